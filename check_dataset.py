@@ -1,0 +1,196 @@
+"""Check a data set: pairs, sizes, class ids, near-duplicates across splits, masks with left and right reversed.
+
+python check_dataset.py --dataset_dir dataset --sheet suspects.png
+python check_dataset.py --dataset_dir dataset --fix_left_right dataset/corrected
+python main_deeplab.py --label_dir dataset/corrected/train_mask --truth_dir dataset/corrected/val_mask
+
+Why the last check: some photographs of this data set are mirrored while their masks keep the names of the unmirrored
+picture, so that both eyes, brows and ears are interchanged. The corrected copies name them as the photograph shows.
+"""
+
+import shutil
+from collections import Counter
+from itertools import combinations
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from class_imbalance_fig import class_pixels, format_counts
+from classes import LEFT_RIGHT_PAIRS, NUM_CLASSES, flipped_class_ids
+from color_visualization import contact_sheet, render, write_picture
+from errors import InputError, run
+from image_io import list_images, match_pairs, read_mask, read_photo, write_label_map
+from options import check_dataset_parser
+from parallel import in_parallel
+
+SPLITS = ("train", "val")
+# Of 256. In the 1,000 pictures of our share of CelebAMask-HQ the one that occurs twice, cropped and coloured anew,
+# differs from itself by 26 bits; the most alike pictures of two people differ by 39.
+NEAR_DUPLICATE_BITS = 32
+
+
+class Pair(NamedTuple):
+    """What is kept of a photograph and its mask; `problem` says why they cannot be used."""
+
+    stem: str
+    photo_file: Path
+    mask_file: Path
+    size: str = ""
+    hashes: np.ndarray | None = None
+    pixels: np.ndarray | None = None
+    is_reversed: bool = False
+    problem: str = ""
+
+
+def mean_x(mask, class_id):
+    """Return the mean column of a class in a mask [H, W]; None where it is absent."""
+    columns = (mask == class_id).sum(axis=0)
+    return np.average(np.arange(len(columns)), weights=columns) if columns.any() else None
+
+
+def left_right_reversed(mask):
+    """Tell whether left and right are interchanged in a mask, class ids [H, W].
+
+    The subject's left lies in the right half of the picture. Eyes, brows and ears that occur on both sides vote by
+    their mean x; the majority decides, a tie leaves the mask as it is.
+    """
+    votes = 0
+    for left, right in LEFT_RIGHT_PAIRS:
+        x_left, x_right = mean_x(mask, left), mean_x(mask, right)
+        if x_left is not None and x_right is not None:
+            votes += np.sign(x_right - x_left)
+    return bool(votes > 0)
+
+
+def swap_left_right(mask):
+    """Return a uint8 mask [H, W] with the ids of left and right eyes, brows and ears interchanged."""
+    new_ids = np.arange(256, dtype=np.uint8)
+    new_ids[: len(flipped_class_ids())] = flipped_class_ids()
+    return new_ids[mask]
+
+
+def hash_photo(photo):
+    """Hash a photograph, uint8 RGB [H, W, 3], and its mirror image: bool [2, 256].
+
+    A bit says whether a cell of a 16 x 16 grid is brighter than its left neighbour: the dHash of N. Krawetz, "Kind of
+    Like That" (2013). Changes of size, crop, colour and compression turn few bits, so copies lie near each other.
+    """
+    grey = Image.fromarray(photo).convert("L").resize((17, 16), Image.Resampling.BOX)
+    cells = np.stack([np.asarray(grey), np.asarray(grey)[:, ::-1]])
+    return (cells[:, :, 1:] > cells[:, :, :-1]).reshape(2, 256)
+
+
+def hash_file(path):
+    return hash_photo(read_photo(path))
+
+
+def near_duplicates(hashes, others):
+    """Return [(bits, i, j), ...] of hashes [N, 2, 256] and others [M, 2, 256] that differ little, the nearest first.
+
+    The bits are those of the nearer of a picture and its mirror image.
+    """
+    signs, other_signs = hashes[:, 0] * 2.0 - 1, others * 2.0 - 1  # their product counts equal less differing bits
+    bits = (256 - np.einsum("nb,mkb->nmk", signs, other_signs, optimize=True).max(axis=2)) / 2
+    return sorted((int(bits[i, j]), int(i), int(j)) for i, j in np.argwhere(bits <= NEAR_DUPLICATE_BITS))
+
+
+def check_pair(pair):
+    """Read one (stem, photograph, mask) and return a Pair."""
+    _, photo_file, mask_file = pair
+    try:
+        photo, mask = read_photo(photo_file), read_mask(mask_file)
+    except InputError as error:
+        return Pair(*pair, problem=str(error))
+    (photo_height, photo_width), (height, width) = photo.shape[:2], mask.shape
+    if photo.shape[:2] != mask.shape:
+        problem = f"{mask_file}: is {width}x{height}, its photograph {photo_width}x{photo_height}; resize one of them"
+        return Pair(*pair, problem=problem)
+    return Pair(*pair, f"{width}x{height}", hash_photo(photo), class_pixels(mask), left_right_reversed(mask))
+
+
+def report_split(split, pairs):
+    """Print what a split holds."""
+    pixels = np.array([pair.pixels for pair in pairs])
+    sizes = ", ".join(f"{size} ({count})" for size, count in Counter(pair.size for pair in pairs).most_common())
+    suspects = [pair.stem for pair in pairs if pair.is_reversed]
+    print(f"{split}: {len(pairs)} pairs; sizes {sizes}; {(pixels.sum(axis=0) > 0).sum()} of {NUM_CLASSES} classes")
+    print(format_counts(pixels))
+    print(f"left and right reversed in {len(suspects)} masks of {len(pairs)} ({len(suspects) / len(pairs):.1%})")
+    print("".join(f"  {stem}\n" for stem in suspects))
+
+
+def report_near_duplicates(hashes):
+    """Print the near-duplicates between any two splits, of {split: (stems, hashes)}."""
+    for (split, (stems, bits)), (other, (other_stems, other_bits)) in combinations(hashes.items(), 2):
+        found = near_duplicates(bits, other_bits)
+        print(f"near-duplicates of {split} and {other} ({NEAR_DUPLICATE_BITS} bits of 256 or fewer): {len(found)}")
+        for distance, i, j in found:
+            print(f"  {stems[i]} {other_stems[j]}: {distance} bits")
+
+
+def check_out(out, mask_dirs):
+    """Raise InputError where corrected masks must not be written."""
+    for folder in mask_dirs:
+        if out.is_relative_to(folder.resolve()):
+            raise InputError(f"--fix_left_right {out}: lies in the masks' own folder; choose another")
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise InputError(f"--fix_left_right {out}: exists already; choose a new or an empty folder")
+
+
+def write_corrected(splits, out):
+    """Write all masks to OUT/{split}_mask, left and right swapped where they are reversed: all of them or none."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
+        whole = Path(temporary) / out.name
+        for split, pairs in splits.items():
+            folder = whole / f"{split}_mask"
+            folder.mkdir(parents=True)
+            for pair in pairs:
+                if pair.is_reversed:
+                    mask = swap_left_right(read_mask(pair.mask_file))
+                    write_label_map(folder / f"{pair.stem}.png", mask, palette=True)
+                else:
+                    shutil.copyfile(pair.mask_file, folder / pair.mask_file.name)
+        whole.rename(out)
+
+
+def main(args):
+    root = Path(args.dataset_dir)
+    folders = {split: (root / split / f"{split}_image", root / split / f"{split}_mask") for split in SPLITS}
+    out = Path(args.fix_left_right).resolve() if args.fix_left_right else None
+    if out:
+        check_out(out, [mask_dir for _, mask_dir in folders.values()])
+
+    matched = {split: match_pairs(*folders[split]) for split in SPLITS}
+    splits = {split: list(in_parallel(check_pair, pairs, split)) for split, pairs in matched.items()}
+    problems = [pair.problem for pairs in splits.values() for pair in pairs if pair.problem]
+    if problems:
+        print(*problems, sep="\n")
+        raise InputError(f"{root}: {len(problems)} pairs cannot be used; each is listed above with its reason")
+    for split, pairs in splits.items():
+        report_split(split, pairs)
+
+    hashes = {split: ([p.stem for p in pairs], np.array([p.hashes for p in pairs])) for split, pairs in splits.items()}
+    test_dir = root / "test_image"
+    if test_dir.is_dir():
+        files = list_images(test_dir)
+        hashes["test"] = (list(files), np.array(list(in_parallel(hash_file, files.values(), "test"))))
+    report_near_duplicates(hashes)
+
+    suspects = [(split, pair) for split, pairs in splits.items() for pair in pairs if pair.is_reversed]
+    if args.sheet and not suspects:
+        print(f"{args.sheet}: not written, there are no suspects to show")
+    elif args.sheet:
+        items = [(f"{split} {p.stem}", render((p.mask_file, p.photo_file), alpha=1)) for split, p in suspects]
+        write_picture(args.sheet, contact_sheet(items))
+        print(f"{args.sheet}: written, {len(items)} masks with left and right reversed")
+    if out:
+        write_corrected(splits, out)
+        print(f"{out}: all masks written, {len(suspects)} of them corrected")
+
+
+if __name__ == "__main__":
+    run(lambda: main(check_dataset_parser(__doc__).parse_args()))

@@ -1,0 +1,99 @@
+"""Save, read and rebuild models. A checkpoint says what model it holds; a bare state_dict is the seed's network."""
+
+import pickle
+from pathlib import Path
+
+import torch
+
+from errors import InputError
+from image_io import atomic_path
+from models import MODELS, build_model
+
+SEED_MODEL_TYPE = "deeplabv3plus_mobilenet"
+
+
+def save(path, content):
+    """torch.save, atomically."""
+    with atomic_path(path) as temporary:
+        torch.save(content, temporary)
+
+
+def describe(model_type, num_classes, in_channels, state_dict):
+    """Return what a checkpoint file holds at least: the weights and what rebuilds their model."""
+    return {
+        "model_type": model_type,
+        "num_classes": num_classes,
+        "in_channels": in_channels,
+        "state_dict": state_dict,
+    }
+
+
+def read(path):
+    """Read a file of `save`, or a bare state_dict, and return the dict that `describe` makes, on the CPU.
+
+    Only tensors and plain containers are unpickled: a file that would run code is refused with an InputError, as is
+    one that is missing, damaged or something else.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such checkpoint; train one with main_deeplab.py or give the path of another")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise InputError(f"{path}: refused, holds more than weights or is not a checkpoint at all") from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path}: not a readable checkpoint, perhaps truncated ({reason})") from None
+    if isinstance(content, dict) and "state_dict" in content:
+        if content.get("model_type") not in MODELS:
+            raise InputError(f"{path}: holds model {content.get('model_type')!r}; known are {', '.join(MODELS)}")
+        return content
+    if not isinstance(content, dict) or not content or not all(isinstance(v, torch.Tensor) for v in content.values()):
+        raise InputError(f"{path}: holds neither a checkpoint of this project nor a state_dict")
+    state_dict = without_module_prefix(content)
+    stem, head = (
+        state_dict.get("backbone.low_level_features.0.0.weight"),
+        state_dict.get("classifier.classifier.3.bias"),
+    )
+    if stem is None or head is None:
+        raise InputError(f"{path}: a bare state_dict, but not of {SEED_MODEL_TYPE}")
+    return describe(SEED_MODEL_TYPE, len(head), stem.shape[1], state_dict)
+
+
+def without_module_prefix(state_dict):
+    """Undo the renaming by DataParallel and DistributedDataParallel."""
+    return {key.removeprefix("module."): value for key, value in state_dict.items()}
+
+
+def load_weights(model, state_dict, path, strict=True):
+    """Copy weights into a model.
+
+    Raises InputError that lists what differs; without `strict` copies what fits, and prints what was left out.
+    """
+    state_dict, own = without_module_prefix(state_dict), model.state_dict()
+    misfits = [f"{key} is missing" for key in own if key not in state_dict]
+    misfits += [f"{key} is not in the model" for key in state_dict if key not in own]
+    fitting = {key: value for key, value in state_dict.items() if key in own and value.shape == own[key].shape}
+    misfits += [
+        f"{key} is {list(value.shape)} here, {list(own[key].shape)} in the model"
+        for key, value in state_dict.items()
+        if key in own and key not in fitting
+    ]
+    if misfits and strict:
+        raise InputError(f"{path}: does not fit the model (--load_not_strict loads what does): {'; '.join(misfits)}")
+    if not fitting:
+        raise InputError(f"{path}: nothing in it fits the model")
+    if misfits:
+        print(f"{path}: loaded {len(fitting)} of {len(own)} tensors; left out:")
+        print("\n".join(f"  {misfit}" for misfit in misfits))
+    model.load_state_dict(fitting, strict=False)
+
+
+def load_model(path, device="cpu"):
+    """Rebuild the model of a checkpoint or bare state_dict, in eval mode, with float32 weights.
+
+    Raises InputError as `read` and `load_weights` do.
+    """
+    content = read(path)
+    model = build_model(content["model_type"], num_classes=content["num_classes"], in_channels=content["in_channels"])
+    load_weights(model, content["state_dict"], path)
+    return model.to(device).eval()

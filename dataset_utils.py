@@ -1,0 +1,243 @@
+"""Photographs and masks as uint8 tensors: the training set in memory or from disk, and photographs to predict on."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+import distributed
+from classes import NUM_CLASSES
+from errors import InputError
+from image_io import match_pairs, read_mask, read_photo
+
+LAYOUT = "train/train_image, train/train_mask, val/val_image and val/val_mask"
+
+
+def find_pairs(dataset_dir, split, label_dir=None):
+    """Return [(stem, photograph, mask)] of "train" or "val"; `label_dir` replaces the split's own masks."""
+    folder = Path(dataset_dir) / split
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; a data set holds {LAYOUT}")
+    return match_pairs(folder / f"{split}_image", label_dir or folder / f"{split}_mask")
+
+
+def read_pair(photo_path, mask_path, num_classes=NUM_CLASSES):
+    """Return photograph [H, W, 3] and mask [H, W]; InputError where their sizes differ."""
+    photo, mask = read_photo(photo_path), read_mask(mask_path, num_classes)
+    if photo.shape[:2] != mask.shape:
+        raise InputError(
+            f"{mask_path}: is {mask.shape[1]} x {mask.shape[0]} but its photograph is "
+            f"{photo.shape[1]} x {photo.shape[0]}; they must be of one size"
+        )
+    return photo, mask
+
+
+def resize_photo(photo, width, height):
+    """Antialiased bilinear; uint8 [H, W, 3] to [height, width, 3]."""
+    if photo.shape[:2] == (height, width):
+        return photo
+    return np.array(Image.fromarray(photo).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def resize_mask(mask, width, height):
+    """Nearest neighbour; uint8 [H, W] to [height, width]."""
+    if mask.shape == (height, width):
+        return mask
+    return np.array(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
+
+
+def to_tensor(photo):
+    """uint8 [H, W, 3] to a uint8 tensor [3, H, W]."""
+    return torch.from_numpy(photo).permute(2, 0, 1)
+
+
+class Raised:
+    """Carries an InputError out of a worker process, where the DataLoader would wrap it in a traceback."""
+
+    def __init__(self, error):
+        self.error = error
+
+
+class ReadingDataset(Dataset):
+    """A Dataset whose items come from `read(index)`; bad input comes back as Raised."""
+
+    def __getitem__(self, index):
+        try:
+            return self.read(index)
+        except InputError as error:
+            return Raised(error)
+
+
+class PairDataset(ReadingDataset):
+    """Training pairs at the network's size: uint8 photograph [3, S, S] and mask [S, S]."""
+
+    def __init__(self, pairs, image_size, num_classes):
+        self.pairs, self.image_size, self.num_classes = pairs, image_size, num_classes
+
+    def __len__(self):
+        return len(self.pairs)
+
+    def read(self, index):
+        _, photo_path, mask_path = self.pairs[index]
+        photo, mask = read_pair(photo_path, mask_path, self.num_classes)
+        size = self.image_size
+        return to_tensor(resize_photo(photo, size, size)), torch.from_numpy(resize_mask(mask, size, size))
+
+
+class PhotoDataset(ReadingDataset):
+    """Photographs to predict on, of any size: (index, uint8 [3, h, w], (height, width) of the original).
+
+    The longer side becomes `image_size`, the shorter follows, so that faces keep their proportions.
+    """
+
+    def __init__(self, paths, image_size):
+        self.paths, self.image_size = paths, image_size
+
+    def __len__(self):
+        return len(self.paths)
+
+    def read(self, index):
+        photo = read_photo(self.paths[index])
+        height, width = photo.shape[:2]
+        scale = self.image_size / max(height, width)
+        # At least 32 px, the least that the network takes.
+        small = resize_photo(photo, max(32, round(width * scale)), max(32, round(height * scale)))
+        return index, to_tensor(small), (height, width)
+
+
+def batches_of_equal_size(loader, batch_size):
+    """Group consecutive photographs of one size from a PhotoDataset: (indices, uint8 [N, 3, h, w], original sizes)."""
+    batch = []
+    for item in loader:
+        if batch and (len(batch) == batch_size or batch[0][1].shape != item[1].shape):
+            yield collate_photos(batch)
+            batch = []
+        batch.append(item)
+    if batch:
+        yield collate_photos(batch)
+
+
+def collate_photos(batch):
+    indices, photos, sizes = zip(*batch, strict=True)
+    return indices, torch.stack(photos), sizes
+
+
+def raise_errors(items):
+    for item in items:
+        if isinstance(item, Raised):
+            raise item.error
+        yield item
+
+
+def one_by_one(dataset, workers):
+    """Read a dataset in order with worker processes, an item at a time."""
+    return raise_errors(DataLoader(dataset, batch_size=None, num_workers=workers))
+
+
+class TrainingSet:
+    """The training pairs, cached as uint8 in RAM or on the GPU, or read by worker processes in every epoch.
+
+    `cache`: "auto", "ram", "gpu" or "off"; auto takes the GPU where a quarter of its free memory holds the set, else
+    RAM where half of the free memory does, else reads from disk. `repeat_rare`: see `repeat_factors`; 0 is off.
+    """
+
+    def __init__(self, pairs, *, image_size, num_classes, cache, repeat_rare, device, workers, seed):
+        self.dataset = PairDataset(pairs, image_size, num_classes)
+        self.device, self.workers, self.seed = device, workers, seed
+        self.cache = choose_cache(cache, 4 * len(pairs) * image_size**2, device)
+        if self.cache != "off":
+            self.photos, self.masks = self._read_all()
+        self.repeats = torch.ones(len(pairs))
+        if repeat_rare:
+            masks = self.masks if self.cache != "off" else (mask for _, mask in one_by_one(self.dataset, workers))
+            self.repeats = repeat_factors(masks, num_classes, repeat_rare)
+
+    def _read_all(self):
+        n, size = len(self.dataset), self.dataset.image_size
+        where = self.device if self.cache == "gpu" else "cpu"
+        # Channels last, as the network wants its batches.
+        photos = torch.empty(n, 3, size, size, dtype=torch.uint8, device=where, memory_format=torch.channels_last)
+        masks = torch.empty(n, size, size, dtype=torch.uint8, device=where)
+        pairs = one_by_one(self.dataset, self.workers)
+        progress = tqdm(pairs, "reading", n, leave=False, disable=distributed.rank() > 0)
+        for index, (photo, mask) in enumerate(progress):
+            photos[index], masks[index] = photo, mask
+        return photos, masks
+
+    def steps(self, batch_size):
+        """Batches an epoch. A remainder is left out, so that BatchNorm never sees a batch of one."""
+        return max(1, int(self.repeats.sum()) // batch_size)
+
+    def order(self, epoch):
+        """Shuffled indices of an epoch, from seed and epoch alone; a fractional repeat is a chance of one more."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        extra = torch.rand(len(self.repeats), generator=generator) < self.repeats.frac()
+        indices = torch.arange(len(self.repeats)).repeat_interleave(self.repeats.floor().long() + extra)
+        return indices[torch.randperm(len(indices), generator=generator)]
+
+    def batches(self, epoch, batch_size):
+        """Yield this process's share of each batch, uint8 photographs [n, 3, S, S] and masks [n, S, S] on the device.
+
+        The order depends on seed and epoch alone; `batch_size` counts all processes.
+        """
+        order = self.order(epoch)
+        share = [
+            order[step * batch_size : (step + 1) * batch_size][distributed.rank() :: distributed.world_size()]
+            for step in range(self.steps(batch_size))
+        ]
+        if self.cache == "off":
+            loader = DataLoader(
+                self.dataset,
+                batch_sampler=[indices.tolist() for indices in share],
+                num_workers=self.workers,
+                collate_fn=collate_pairs,
+                pin_memory=self.device.type == "cuda",
+            )
+            for photos, masks in raise_errors(loader):
+                yield photos.to(self.device, non_blocking=True), masks.to(self.device, non_blocking=True)
+        else:
+            for indices in share:
+                indices = indices.to(self.photos.device)
+                yield self.photos[indices].to(self.device), self.masks[indices].to(self.device)
+
+
+def repeat_factors(masks, num_classes, share):
+    """How often an epoch shows each image, float [n], from masks uint8 [H, W].
+
+    Repeat factor sampling (Gupta et al., 2019, https://arxiv.org/abs/1908.03195): the maximum over the image's classes
+    of max(1, sqrt(share / f)), f the share of images that hold the class.
+    """
+    present = torch.stack([torch.bincount(mask.flatten(), minlength=256)[:num_classes].cpu() > 0 for mask in masks])
+    per_class = (share / present.float().mean(dim=0)).sqrt().clamp(min=1)
+    return torch.where(present, per_class, 1.0).amax(dim=1)
+
+
+def collate_pairs(items):
+    for item in items:
+        if isinstance(item, Raised):
+            return item
+    photos, masks = zip(*items, strict=True)
+    return torch.stack(photos).contiguous(memory_format=torch.channels_last), torch.stack(masks)
+
+
+def choose_cache(cache, needed, device):
+    """Resolve "auto" from the bytes needed and the memory that is free; "gpu" needs CUDA."""
+    if cache == "gpu" and device.type != "cuda":
+        raise InputError("--cache gpu: there is no CUDA here; use auto, ram or off")
+    if cache != "auto":
+        return cache
+    if device.type == "cuda" and needed < torch.cuda.mem_get_info(device)[0] / 4:
+        return "gpu"
+    return "ram" if needed * distributed.world_size() < free_memory() / 2 else "off"
+
+
+def free_memory():
+    """Bytes of RAM that can be used without swapping; 4 GiB where the system does not tell."""
+    meminfo = Path("/proc/meminfo")
+    if not meminfo.exists():
+        return 4 * 2**30
+    fields = dict(line.split(":") for line in meminfo.read_text().splitlines())
+    return int(fields["MemAvailable"].split()[0]) * 1024

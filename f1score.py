@@ -1,0 +1,33 @@
+"""Score predictions by precision, recall and F1 of each class and write scores_with_f1_precision_recall.txt.
+
+python f1score.py --submit_dir predictions --truth_dir dataset/val/val_mask
+python f1score.py --per_image
+"""
+
+from errors import run
+from options import f1score_parser
+
+
+def format_file(scores):
+    from metrics import number
+
+    lines = [
+        f"Class {index}: Precision = {number(precision)}, Recall = {number(recall)}, F1-score = {number(f1)}"
+        for index, (precision, recall, f1) in enumerate(zip(scores.precision, scores.recall, scores.f1, strict=True))
+    ]
+    means = {"Precision": scores.macro_precision, "Recall": scores.macro_recall, "F1-score": scores.macro_f1}
+    lines.append("")
+    lines += [f"Macro {name} (average across all classes): {number(value)}" for name, value in means.items()]
+    return "\n".join([*lines, ""])
+
+
+def main(args):
+    from scoring import write_scores  # here, so that --help need not wait for numpy
+
+    f1_of_images = write_scores(args, "scores_with_f1_precision_recall.txt", format_file)
+    if args.per_image:
+        print(f"F1 per image, over the classes of its truth, averaged over images: {f1_of_images:.4f}")
+
+
+if __name__ == "__main__":
+    run(lambda: main(f1score_parser(__doc__).parse_args()))

@@ -1,0 +1,87 @@
+"""Self-distillation: relabel training pixels where the model is confident.
+
+    python generate_labels.py --checkpoint checkpoints/deeplab/Deeplab_checkpoint_epoch_30.pt
+    python main_deeplab.py --label_dir dataset/train/merged_labels --load_model_path <the same checkpoint> ...
+
+Where the largest softmax probability exceeds the threshold the prediction replaces the label, elsewhere the label
+stays. `python main_deeplab.py --self_distill_epoch 30` does both in one run.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import checkpoint
+from classes import CLASS_NAMES, IGNORE_INDEX, NUM_CLASSES
+from color_visualization import colorize, write_picture
+from dataset_utils import read_pair
+from distributed import select_device
+from errors import run
+from image_io import match_pairs, write_label_map
+from metrics import confusion_matrix
+from options import generate_labels_parser
+from validate import predict, upsample
+
+
+def merge(logits, mask, threshold):
+    """Return `mask` with the predictions of probability above `threshold` written over it.
+
+    logits: [1, C, H, W]; mask: uint8 numpy [H, W], its ignored pixels stay so. Returns uint8 numpy [H, W].
+    """
+    confidence, prediction = (each[0].cpu().numpy() for each in logits.softmax(dim=1).max(dim=1))
+    replace = (confidence > threshold) & (mask != IGNORE_INDEX)
+    return np.where(replace, prediction, mask).astype(np.uint8)
+
+
+def merge_labels(model, pairs, output_dir, *, threshold, colored_dir=None, **prediction_options):
+    """Write the merged mask of every (stem, photograph, mask) into `output_dir` as P-mode PNGs.
+
+    Returns int64 [19, 19]: pixels by old id (row) and new id (column). `prediction_options` go to `predict`.
+    """
+    changes = np.zeros((NUM_CLASSES, NUM_CLASSES), dtype=np.int64)
+    for index, logits, size in predict(model, [photo for _, photo, _ in pairs], **prediction_options):
+        stem, photo_path, mask_path = pairs[index]
+        _, mask = read_pair(photo_path, mask_path)
+        merged = merge(upsample(logits, size), mask, threshold)
+        changes += confusion_matrix(mask, merged)
+        write_label_map(Path(output_dir) / f"{stem}.png", merged, palette=True)
+        if colored_dir:
+            write_picture(Path(colored_dir) / f"{stem}.png", colorize(merged))
+    return changes
+
+
+def format_changes(changes):
+    """A table of how many pixels each class lost and gained."""
+    kept = np.diag(changes)
+    lost, gained = changes.sum(axis=1) - kept, changes.sum(axis=0) - kept
+    lines = [f"{'class':<12}{'before':>12}{'lost':>10}{'gained':>10}{'after':>12}"]
+    lines += [
+        f"{name:<12}{kept[i] + lost[i]:>12}{lost[i]:>10}{gained[i]:>10}{kept[i] + gained[i]:>12}"
+        for i, name in enumerate(CLASS_NAMES)
+    ]
+    share = lost.sum() / max(1, changes.sum())
+    return "\n".join([*lines, f"{lost.sum()} pixels changed, {share:.2%} of all"])
+
+
+def main(args):
+    device = select_device(args.gpu_id)
+    model = checkpoint.load_model(args.checkpoint, device).to(memory_format=torch.channels_last)
+    pairs = match_pairs(args.image_dir, args.label_dir)
+    changes = merge_labels(
+        model,
+        pairs,
+        args.output_dir,
+        threshold=args.threshold,
+        colored_dir=args.colored_dir,
+        device=device,
+        image_size=args.image_size,
+        batch_size=args.batch_size,
+        workers=args.workers,
+    )
+    print(format_changes(changes))
+    print(f"{len(pairs)} merged masks in {args.output_dir}, coloured in {args.colored_dir}")
+
+
+if __name__ == "__main__":
+    run(lambda: main(generate_labels_parser(__doc__).parse_args()))

@@ -1,0 +1,124 @@
+"""Reading photographs and masks, writing label maps. Needs no torch."""
+
+import os
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from classes import IGNORE_INDEX, NUM_CLASSES, PALETTE
+from errors import InputError
+
+IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+FLAT_PALETTE = [channel for colour in PALETTE for channel in colour]
+
+
+def list_images(path):
+    """Return {stem: path} of the images in a folder (not its subfolders), or of a single file, sorted by stem.
+
+    Raises InputError when nothing is there, or when two files share a stem.
+    """
+    path = Path(path)
+    if path.is_file():
+        return {path.stem: path}
+    if not path.is_dir():
+        raise InputError(f"{path}: no such file or folder")
+    images = {}
+    for file in sorted(path.iterdir()):
+        if file.suffix.lower() not in IMAGE_SUFFIXES or file.name.startswith("."):
+            continue
+        if file.stem in images:
+            raise InputError(f"{file}: has the same stem as {images[file.stem].name}; remove or rename one of them")
+        images[file.stem] = file
+    if not images:
+        raise InputError(f"{path}: holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    return dict(sorted(images.items()))
+
+
+def match_pairs(image_dir, mask_dir, kind="mask"):
+    """Pair the files of two folders by stem, never by position: a list of (stem, image path, mask path).
+
+    Raises InputError when a file of one folder has no partner in the other.
+    """
+    images, masks = list_images(image_dir), list_images(mask_dir)
+    for stem, file in images.items():
+        if stem not in masks:
+            raise InputError(f"{file}: has no {kind} {stem}.png in {mask_dir}")
+    for stem, file in masks.items():
+        if stem not in images:
+            raise InputError(f"{file}: has no photograph of the same stem in {image_dir}")
+    return [(stem, file, masks[stem]) for stem, file in images.items()]
+
+
+@contextmanager
+def open_image(path):
+    """Open an image with Pillow; whatever is wrong with the file becomes an InputError that names it."""
+    try:
+        with Image.open(path) as image:
+            yield image
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path}: not a readable image, truncated or of an unknown format ({error})") from None
+
+
+def read_photo(path):
+    """Return a photograph as uint8 RGB [H, W, 3], upright (EXIF), from grey, RGBA, CMYK, palette or 16-bit files."""
+    with open_image(path) as image:
+        image = ImageOps.exif_transpose(image)
+        if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion would clip instead of scale
+            image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
+        return np.array(image.convert("RGB"))
+
+
+def read_mask(path, num_classes=NUM_CLASSES):
+    """Return a mask as uint8 class ids [H, W]; 255 is "ignore".
+
+    Raises InputError for a mask that is not single-channel (mode P, L or 1) or that holds an id in num_classes..254.
+    """
+    with open_image(path) as image:
+        if image.mode not in ("P", "L", "1"):
+            raise InputError(f"{path}: a mask has one channel of class ids (PNG mode P or L); this one is {image.mode}")
+        mask = np.array(image).astype(np.uint8, copy=False)
+    if mask.max() >= num_classes:  # the histogram is only needed where 255 may hide a wrong id
+        wrong = np.flatnonzero(np.bincount(mask.ravel(), minlength=256)[num_classes:IGNORE_INDEX])
+        if wrong.size:
+            raise InputError(
+                f"{path}: holds class id {wrong[0] + num_classes}; ids go from 0 to {num_classes - 1}, 255 is ignored"
+            )
+    return mask
+
+
+def image_size(path):
+    """Return (width, height) from the file's header alone, as stored (EXIF not applied)."""
+    with open_image(path) as image:
+        return image.size
+
+
+@contextmanager
+def atomic_path(path):
+    """Yield a temporary path beside `path`, moved over it when the block ends well: whole file or none."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The suffix stays last, because Pillow and matplotlib choose the format by it.
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_label_map(path, label_map, palette=False):
+    """Write uint8 class ids [H, W] as a single-channel PNG, atomically.
+
+    Mode L by default, which every reader takes as it is; with `palette` mode P in the class colours, as the data
+    set's own masks are (mind that OpenCV expands those into colours).
+    """
+    image = Image.fromarray(label_map)
+    if palette:
+        image = image.convert("L")
+        image.putpalette(FLAT_PALETTE)
+    with atomic_path(path) as temporary:
+        image.save(temporary, compress_level=1)

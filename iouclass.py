@@ -1,0 +1,24 @@
+"""Score predictions by the IoU of each class and write iou_scores.txt.
+
+python iouclass.py --submit_dir predictions --truth_dir dataset/val/val_mask
+"""
+
+from errors import run
+from options import score_parser
+
+
+def format_file(scores):
+    from metrics import number
+
+    lines = [f"Class {index}: IoU = {number(iou)}" for index, iou in enumerate(scores.iou)]
+    return "\n".join([*lines, "", f"Mean IoU (mIoU, average across all classes): {number(scores.miou)}", ""])
+
+
+def main(args):
+    from scoring import write_scores  # here, so that --help need not wait for numpy
+
+    write_scores(args, "iou_scores.txt", format_file)
+
+
+if __name__ == "__main__":
+    run(lambda: main(score_parser(__doc__).parse_args()))

@@ -1,0 +1,94 @@
+"""Cross-entropy, focal and multi-class Dice loss, and the schedule that mixes them.
+
+All take logits [N, C, H, W] of any float type and class ids [N, H, W]; pixels of id 255 count nowhere. The sums run in
+float32, also under bf16 or fp16 autocast. One log-softmax serves all terms, and no one-hot tensor is built.
+"""
+
+import torch
+
+from classes import IGNORE_INDEX
+
+DICE_SMOOTH = 1e-6
+
+
+def log_probabilities(logits, target):
+    """Return log-softmax [N, C, H, W], its value at the true class [N, H, W], and the mask of pixels that count."""
+    # Contiguous, because on the CPU every step over a channels-last tensor of 19 channels is far slower.
+    log_probs = logits.float().contiguous().log_softmax(dim=1)
+    valid = target != IGNORE_INDEX
+    index = target.long().masked_fill(~valid, 0).unsqueeze(1)
+    return log_probs, log_probs.gather(1, index).squeeze(1), valid
+
+
+def masked_mean(values, valid):
+    return (values * valid).sum() / valid.sum().clamp(min=1)
+
+
+def focal_from(log_pt, valid, gamma):
+    """Focal loss (Lin et al., 2017, https://arxiv.org/abs/1708.02002), alpha 1: mean of -(1 - p_t)^gamma log p_t."""
+    # The clamp keeps the gradient finite where p_t rounds to 1 and gamma is below 1.
+    return masked_mean(-((1 - log_pt.exp()).clamp(min=DICE_SMOOTH) ** gamma) * log_pt, valid)
+
+
+def dice_from(log_probs, log_pt, valid, target, present_only):
+    """Dice loss (Milletari et al., 2016, https://arxiv.org/abs/1606.04797): 1 - mean over classes of 2 I / (P + T).
+
+    I, P and T are sums over the whole batch: of the true class's probability, of all probabilities, of true pixels.
+    """
+    num_classes = log_probs.shape[1]
+    predicted = (log_probs.exp() * valid.unsqueeze(1)).sum(dim=(0, 2, 3))
+    # Ignored pixels go to an extra class that is cut off again.
+    index = target.long().masked_fill(~valid, num_classes).flatten()
+    zeros = log_pt.new_zeros(num_classes + 1)
+    intersection = zeros.index_add(0, index, log_pt.exp().flatten())[:num_classes]
+    true = zeros.index_add(0, index, torch.ones_like(log_pt).flatten())[:num_classes]
+    dice = (2 * intersection + DICE_SMOOTH) / (predicted + true + DICE_SMOOTH)
+    if present_only:
+        present = true > 0
+        return 1 - (dice * present).sum() / present.sum().clamp(min=1)
+    return 1 - dice.mean()
+
+
+def cross_entropy_loss(logits, target):
+    _, log_pt, valid = log_probabilities(logits, target)
+    return masked_mean(-log_pt, valid)
+
+
+def focal_loss(logits, target, gamma=2.0):
+    _, log_pt, valid = log_probabilities(logits, target)
+    return focal_from(log_pt, valid, gamma)
+
+
+def dice_loss(logits, target, present_only=False):
+    """Over the classes that occur in the batch only, with `present_only`; the seed takes the mean over all."""
+    log_probs, log_pt, valid = log_probabilities(logits, target)
+    return dice_from(log_probs, log_pt, valid, target, present_only)
+
+
+def mixed_loss(logits, target, *, focal_weight, focal_gamma, dice_weight, dice_present_only):
+    """(1 - dice_weight) * (focal_weight * focal + (1 - focal_weight) * cross-entropy) + dice_weight * Dice."""
+    log_probs, log_pt, valid = log_probabilities(logits, target)
+    loss = (1 - focal_weight) * masked_mean(-log_pt, valid)
+    if focal_weight:
+        loss = loss + focal_weight * focal_from(log_pt, valid, focal_gamma)
+    if dice_weight:
+        dice = dice_from(log_probs, log_pt, valid, target, dice_present_only)
+        loss = (1 - dice_weight) * loss + dice_weight * dice
+    return loss
+
+
+def loss_at_epoch(args, epoch):
+    """Return loss(logits, target) of the 1-based epoch: Dice joins at `args.dice_from_epoch`."""
+    dice_weight = args.dice_weight if epoch >= args.dice_from_epoch else 0.0
+
+    def loss(logits, target):
+        return mixed_loss(
+            logits,
+            target,
+            focal_weight=args.focal_weight,
+            focal_gamma=args.focal_gamma,
+            dice_weight=dice_weight,
+            dice_present_only=args.dice_present_only,
+        )
+
+    return loss

@@ -1,0 +1,270 @@
+"""Train a face parser and validate it.
+
+    python main_deeplab.py --batch_size 32 --epochs 400 --learning_rate 0.001 --gpu_id 2
+    torchrun --nproc_per_node 4 main_deeplab.py ...      # several GPUs; on CPUs too
+    python main_deeplab.py ... --resume                  # go on where the run stopped
+    python main_deeplab.py ... --self_distill_epoch 30   # self-distillation in one run
+
+Writes under checkpoints/<save_prefix>/: Deeplab_checkpoint_epoch_<N>.pt, best.pt (by validation mIoU), last.pt (all
+that resuming needs), log.jsonl (a line an epoch) and training_loss_plot.png.
+"""
+
+import copy
+import math
+import time
+from pathlib import Path
+
+import torch
+from torch.nn.functional import interpolate
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+import checkpoint
+import distributed
+from augment import augment
+from dataset_utils import TrainingSet, find_pairs, read_pair
+from errors import InputError, run
+from generate_labels import format_changes, merge_labels
+from loss import loss_at_epoch
+from metrics import Scores, confusion_matrix, format_table
+from models import build_model
+from options import train_parser
+from training_log import read_log, save_plot, write_log
+from validate import label_map, predict, save_overlay
+
+
+def learning_rate(args, epoch):
+    """The rate of a 1-based epoch: linear warm-up, then the schedule, constant within the epoch.
+
+    Warm restarts (Loshchilov and Hutter, 2016, https://arxiv.org/abs/1608.03983): cycles of 10, 20, 40, ... epochs.
+    """
+    if epoch <= args.warmup_epochs:
+        return args.learning_rate * epoch / (args.warmup_epochs + 1)
+    done, length = epoch - 1 - args.warmup_epochs, args.epochs - args.warmup_epochs
+    if args.schedule == "constant":
+        return args.learning_rate
+    if args.schedule == "warm_restarts":
+        length = 10
+        while done >= length:
+            done, length = done - length, 2 * length
+    return args.learning_rate * (1 + math.cos(math.pi * done / length)) / 2
+
+
+@torch.no_grad()
+def update_ema(ema, model, decay, step):
+    """Move the averaged weights and BatchNorm statistics towards the model's; at first faster than `decay` says."""
+    decay = min(decay, (1 + step) / (10 + step))
+    pairs = list(zip(ema.state_dict().values(), model.state_dict().values(), strict=True))
+    averages, values = zip(*((a, v) for a, v in pairs if a.is_floating_point()), strict=True)
+    torch._foreach_lerp_(averages, values, 1 - decay)
+    for average, value in pairs:
+        if not average.is_floating_point():
+            average.copy_(value)
+
+
+def train_one_epoch(args, epoch, model, ema, optimizer, training_set, device):
+    """Return the epoch's mean loss. Nothing waits for the device until the end."""
+    # Every random number of an epoch follows from the seed and the epoch, so a resumed run draws the same.
+    seed = (args.seed * 1_000_003 + epoch) * distributed.world_size() + distributed.rank()
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(args, epoch)
+    loss_function = loss_at_epoch(args, epoch)
+    augmentation = args.augment if epoch >= args.augment_from_epoch else "none"
+    amp = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda" and not args.float32)
+    steps = training_set.steps(args.batch_size)
+    total = torch.zeros((), device=device)
+    model.train()
+    batches = training_set.batches(epoch, args.batch_size)
+    for step, (photos, masks) in enumerate(
+        tqdm(batches, f"epoch {epoch}", steps, leave=False, disable=distributed.rank() > 0)
+    ):
+        photos, masks = augment(photos, masks, augmentation, generator)
+        with amp:
+            logits = model(photos)
+        loss = loss_function(logits, masks)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        total += loss.detach()
+        if ema is not None:
+            update_ema(ema, unwrap(model), args.ema, (epoch - 1) * steps + step)
+    return (distributed.sum_over_processes(total) / (steps * distributed.world_size())).item()
+
+
+def unwrap(model):
+    return model.module if isinstance(model, DistributedDataParallel) else model
+
+
+def evaluate(args, epoch, model, pairs, device, visualization_dir=None):
+    """Validate on (stem, photograph, mask) at each mask's own size; return loss and Scores of the whole set.
+
+    Every process takes its share, none twice, and all get the same result. The loss is a mean over photographs.
+    """
+    model.eval()
+    mine = pairs[distributed.rank() :: distributed.world_size()]
+    loss_function = loss_at_epoch(args, epoch)
+    matrix = torch.zeros(args.out_channels, args.out_channels, dtype=torch.int64, device=device)
+    loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+    predictions = predict(model, [photo for _, photo, _ in mine], **prediction_options(args, device, "validating"))
+    for index, logits, size in predictions:
+        stem, photo_path, mask_path = mine[index]
+        _, mask = read_pair(photo_path, mask_path, args.out_channels)
+        labels = label_map(logits, size)
+        matrix += torch.from_numpy(confusion_matrix(mask, labels, args.out_channels)).to(device)
+        target = interpolate(torch.from_numpy(mask)[None, None], logits.shape[2:])[0].to(device)  # nearest
+        loss_sum += loss_function(logits, target)
+        if visualization_dir:
+            save_overlay(visualization_dir / f"{stem}.png", photo_path, labels)
+    loss = distributed.sum_over_processes(loss_sum).item() / len(pairs)
+    return loss, Scores(distributed.sum_over_processes(matrix).cpu().numpy())
+
+
+def prediction_options(args, device, progress):
+    return {
+        "device": device,
+        "image_size": args.image_size,
+        "batch_size": max(1, args.batch_size // distributed.world_size()),
+        "workers": args.workers,
+        "progress": progress if distributed.rank() == 0 else None,
+    }
+
+
+def self_distil(args, run_dir, model, pairs, device):
+    """Merge the model's confident predictions into the training masks, once; return the pairs with the merged masks.
+
+    A folder that is already there is complete, and was made by this very model: a resumed run takes it as it is.
+    """
+    merged_dir = run_dir / "merged_labels"
+    if not merged_dir.is_dir():
+        unfinished = run_dir / "merged_labels.tmp"
+        distributed.average_buffers(model)
+        model.eval()
+        mine = pairs[distributed.rank() :: distributed.world_size()]
+        changes = merge_labels(
+            model, mine, unfinished, threshold=args.distill_threshold, **prediction_options(args, device, "relabelling")
+        )
+        changes = distributed.sum_over_processes(torch.from_numpy(changes).to(device)).cpu().numpy()
+        if distributed.rank() == 0:
+            unfinished.rename(merged_dir)
+            print(format_changes(changes))
+    distributed.barrier()
+    return [(stem, photo, merged_dir / f"{stem}.png") for stem, photo, _ in pairs]
+
+
+def main(args):
+    with distributed.process_group():
+        train(args)
+
+
+def build_training(args, device):
+    """Return the model, its averaged twin (None without --ema) and the optimiser, all fresh."""
+    torch.manual_seed(args.seed)
+    model = build_model(args.model_type, num_classes=args.out_channels, in_channels=args.in_channels)
+    model.to(device, memory_format=torch.channels_last)
+    if args.load_model_path:
+        state_dict = checkpoint.read(args.load_model_path)["state_dict"]
+        checkpoint.load_weights(model, state_dict, args.load_model_path, strict=not args.load_not_strict)
+    ema = copy.deepcopy(model).requires_grad_(False) if args.ema else None
+    optimizer_type = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[args.optimizer]
+    return model, ema, optimizer_type(model.parameters(), weight_decay=args.weight_decay, fused=True)
+
+
+def check_start(args, run_dir, train_pairs):
+    """Refuse what would lose an earlier run or end in a traceback later."""
+    last_path = run_dir / "last.pt"
+    if args.resume and not last_path.exists():
+        raise InputError(f"{last_path}: nothing to resume; start without --resume")
+    if not args.resume and last_path.exists():
+        raise InputError(f"{run_dir}: holds a run; --resume goes on with it, another --save_prefix starts anew")
+    if min(args.batch_size, len(train_pairs)) < 2 * distributed.world_size():
+        raise InputError(
+            f"--batch_size {args.batch_size} and {len(train_pairs)} training pairs: BatchNorm needs 2 images a process"
+        )
+
+
+def train(args):
+    device = distributed.select_device(args.gpu_id)
+    run_dir = Path("checkpoints") / args.save_prefix
+    train_pairs = find_pairs(args.dataset_dir, "train", args.label_dir)
+    val_pairs = find_pairs(args.dataset_dir, "val", args.truth_dir)
+    check_start(args, run_dir, train_pairs)
+    distributed.barrier()
+    model, ema, optimizer = build_training(args, device)
+    evaluated = model if ema is None else ema
+
+    first_epoch, best, log = 1, -1.0, []
+    if args.resume:
+        last = checkpoint.read(run_dir / "last.pt")
+        model.load_state_dict(last["state_dict"])
+        optimizer.load_state_dict(last["optimizer"])
+        if ema is not None:
+            ema.load_state_dict(last["ema"])
+        first_epoch, best = last["epoch"] + 1, last["best"]
+        log = read_log(run_dir / "log.jsonl", last["epoch"])
+
+    if distributed.rank() == 0:
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        print(f"{args.model_type}: {parameters:,} parameters; {len(train_pairs)} + {len(val_pairs)} pairs")
+    trained = model
+    if distributed.is_distributed():
+        trained = DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
+
+    training_set = None
+    for epoch in range(first_epoch, args.epochs + 1):
+        start = time.perf_counter()
+        if training_set is None or epoch == args.self_distill_epoch + 1:
+            distilled = 0 < args.self_distill_epoch < epoch
+            training_set = TrainingSet(
+                self_distil(args, run_dir, evaluated, train_pairs, device) if distilled else train_pairs,
+                image_size=args.image_size,
+                num_classes=args.out_channels,
+                cache=args.cache,
+                repeat_rare=args.repeat_rare,
+                device=device,
+                workers=args.workers,
+                seed=args.seed,
+            )
+        train_loss = train_one_epoch(args, epoch, trained, ema, optimizer, training_set, device)
+        line = {"epoch": epoch, "learning_rate": learning_rate(args, epoch), "train_loss": train_loss}
+        validates = epoch % args.save_every == 0 or epoch == args.epochs
+        if validates:
+            distributed.average_buffers(evaluated)
+            visualization_dir = run_dir / "visualizations" if args.save_visualizations else None
+            val_loss, scores = evaluate(args, epoch, evaluated, val_pairs, device, visualization_dir)
+            line |= {"val_loss": val_loss, "mIoU": scores.miou, "macro_F1": scores.macro_f1, "IoU": scores.iou.tolist()}
+        line["seconds"] = round(time.perf_counter() - start, 2)
+        log.append(line)
+        if distributed.rank() == 0:
+            save_epoch(args, run_dir, model, ema, optimizer, log, best)
+        if validates:
+            best = max(best, scores.miou)
+    if first_epoch > args.epochs:
+        raise InputError(f"--epochs {args.epochs}: {run_dir} has them already; give more to go on")
+    if distributed.rank() == 0:
+        print(format_table(scores))
+
+
+def save_epoch(args, run_dir, model, ema, optimizer, log, best):
+    """Write what an epoch leaves; last.pt comes last, so that whatever a kill interrupts is done again."""
+    line = log[-1]
+    print("  ".join(f"{key} {value:.4g}" for key, value in line.items() if key != "IoU"))
+    write_log(run_dir / "log.jsonl", log)
+    content = checkpoint.describe(args.model_type, args.out_channels, args.in_channels, (ema or model).state_dict()) | {
+        "epoch": line["epoch"]
+    }
+    if "mIoU" in line:
+        save_plot(run_dir / "training_loss_plot.png", log)
+        checkpoint.save(run_dir / f"Deeplab_checkpoint_epoch_{line['epoch']}.pt", content)
+        if line["mIoU"] > best:
+            best = line["mIoU"]
+            checkpoint.save(run_dir / "best.pt", content | {"mIoU": best})
+    state = content | {"state_dict": model.state_dict(), "optimizer": optimizer.state_dict(), "best": best}
+    if ema is not None:
+        state["ema"] = ema.state_dict()
+    checkpoint.save(run_dir / "last.pt", state)
+
+
+if __name__ == "__main__":
+    run(lambda: main(train_parser(__doc__).parse_args()))

@@ -1,0 +1,95 @@
+"""DeepLabv3+ (Chen et al., 2018, https://arxiv.org/abs/1802.02611) on a slim MobileNetV2."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torchvision.ops import Conv2dNormActivation as ConvBNReLU
+
+from models.mobilenetv2 import mobilenetv2_features
+
+# (t, c, n, s): expansion, channels, blocks, stride of the first.
+SEED_BACKBONE = (
+    (1, 8, 1, 1),
+    (6, 12, 2, 2),
+    (6, 16, 2, 2),
+    (6, 32, 3, 2),
+    (6, 48, 2, 1),
+    (6, 80, 2, 2),
+    (6, 162, 1, 1),
+)
+
+
+def resize(x, size):
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+
+
+class ImagePooling(nn.Sequential):
+    """Global average, 1x1 convolution, back to the input's height and width."""
+
+    def __init__(self, in_channels, out_channels):
+        super().__init__(nn.AdaptiveAvgPool2d(1), *ConvBNReLU(in_channels, out_channels, kernel_size=1))
+
+    def forward(self, x):
+        return super().forward(x).expand(-1, -1, *x.shape[2:])  # bilinear from 1x1 is a constant
+
+
+class ASPP(nn.Module):
+    """Atrous spatial pyramid pooling: a 1x1, one 3x3 per rate and image pooling side by side, then projected."""
+
+    def __init__(self, in_channels, out_channels, rates, conv3x3):
+        super().__init__()
+        self.convs = nn.ModuleList(
+            [
+                ConvBNReLU(in_channels, out_channels, kernel_size=1),
+                *(conv3x3(in_channels, out_channels, dilation=rate) for rate in rates),
+                ImagePooling(in_channels, out_channels),
+            ]
+        )
+        self.project = nn.Sequential(
+            *ConvBNReLU(len(self.convs) * out_channels, out_channels, kernel_size=1), nn.Dropout(0.1)
+        )
+
+    def forward(self, x):
+        return self.project(torch.cat([conv(x) for conv in self.convs], dim=1))
+
+
+class Backbone(nn.Module):
+    def __init__(self, features, low_level_end):
+        super().__init__()
+        self.low_level_features = features[:low_level_end]
+        self.high_level_features = features[low_level_end:]
+
+    def forward(self, x):
+        low_level = self.low_level_features(x)
+        return low_level, self.high_level_features(low_level)
+
+
+class DeepLabHead(nn.Module):
+    def __init__(self, low_level_channels, high_level_channels, num_classes):
+        super().__init__()
+        self.project = ConvBNReLU(low_level_channels, 48, kernel_size=1)
+        self.aspp = ASPP(high_level_channels, 192, rates=(6, 12, 18), conv3x3=ConvBNReLU)
+        self.classifier = nn.Sequential(*ConvBNReLU(48 + 192, 256), nn.Conv2d(256, num_classes, 1))
+
+    def forward(self, low_level, high_level):
+        low_level = self.project(low_level)
+        high_level = resize(self.aspp(high_level), low_level.shape[2:])
+        return self.classifier(torch.cat([low_level, high_level], dim=1))
+
+
+class DeepLabV3Plus(nn.Module):
+    """The seed's network: 1,992,599 parameters, 21.6 GFLOPs at 512 x 512.
+
+    Takes RGB in [0, 1], [N, 3, H, W], H and W from 32 px; returns logits [N, num_classes, H, W].
+    """
+
+    def __init__(self, *, num_classes, in_channels=3):
+        super().__init__()
+        features = mobilenetv2_features(
+            SEED_BACKBONE, in_channels=in_channels, stem_channels=32, output_stride=16, pad_input=True
+        )
+        self.backbone = Backbone(features, low_level_end=4)
+        self.classifier = DeepLabHead(low_level_channels=12, high_level_channels=162, num_classes=num_classes)
+
+    def forward(self, x):
+        return resize(self.classifier(*self.backbone(x)), x.shape[2:])

@@ -1,0 +1,215 @@
+"""All the flags: a parser per script, every default visible once. Needs no torch, so that `--help` is instant."""
+
+import argparse
+
+MODEL_TYPES = ("deeplabv3plus_mobilenet", "deeplabv3plus_mobilenet_slim")
+SHIPPED_CHECKPOINT = "Deeplab_checkpoint_epoch_400.pt"
+
+
+def positive_int(text):
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
+    return value
+
+
+def natural(text):
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{value} is negative")
+    return value
+
+
+def natural_float(text):
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number of at least 0")
+    return value
+
+
+def fraction(text):
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{value} is not between 0 and 1")
+    return value
+
+
+def class_count(text):
+    value = int(text)
+    if not 2 <= value <= 19:
+        raise argparse.ArgumentTypeError(f"{value} is not between 2 and 19, the classes of CelebAMask-HQ")
+    return value
+
+
+def network_input_size(text):
+    value = int(text)
+    if value < 32:
+        raise argparse.ArgumentTypeError(f"{value} is too small: the network takes 32 px and more")
+    return value
+
+
+def _parser(description):
+    return argparse.ArgumentParser(
+        description=description.strip().splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+
+
+def _add_hardware(parser):
+    group = parser.add_argument_group("hardware")
+    group.add_argument("--gpu_id", "--gpus", type=natural, default=0, help="GPU to use; without CUDA the CPU is used")
+    group.add_argument("--workers", type=natural, default=2, help="processes that read files; 0 reads in this one")
+    return group
+
+
+def train_parser(description):
+    parser = _parser(description)
+
+    group = parser.add_argument_group("data")
+    group.add_argument("--dataset_dir", default="dataset", help="holds train/ and val/")
+    group.add_argument("--label_dir", help="masks to train on; default DATASET_DIR/train/train_mask")
+    group.add_argument("--truth_dir", help="masks to validate on; default DATASET_DIR/val/val_mask")
+    group.add_argument("--image_size", type=network_input_size, default=512, help="side of the network's input, px")
+    group.add_argument(
+        "--cache", choices=("auto", "ram", "gpu", "off"), default="auto", help="where the decoded training set is kept"
+    )
+    group.add_argument(
+        "--repeat_rare",
+        type=fraction,
+        default=0.0,
+        metavar="SHARE",
+        help="show images of classes that fewer than this share of the images hold more often; 0 is off",
+    )
+    group.add_argument(
+        "--augment", choices=("none", "color", "full"), default="color", help="full adds flip, geometry, blur, noise"
+    )
+    group.add_argument("--augment_from_epoch", type=positive_int, default=15, help="first epoch that is augmented")
+
+    group = parser.add_argument_group("model")
+    group.add_argument("--model_type", choices=MODEL_TYPES, default=MODEL_TYPES[0], help="network")
+    group.add_argument("--in_channels", type=positive_int, default=3, help="channels of the photographs")
+    group.add_argument("--out_channels", type=class_count, default=19, help="number of classes")
+    group.add_argument("--load_model_path", help="checkpoint to start from, ours or a bare state_dict")
+    group.add_argument("--load_not_strict", action="store_true", help="load what fits and list what was left out")
+
+    group = parser.add_argument_group("optimisation")
+    group.add_argument("--batch_size", type=positive_int, default=32, help="images a step, all processes together")
+    group.add_argument("--epochs", type=positive_int, default=400, help="epochs in all")
+    group.add_argument("--learning_rate", type=natural_float, default=0.001, help="peak learning rate")
+    group.add_argument("--optimizer", choices=("adam", "adamw"), default="adam", help="adamw decouples weight decay")
+    group.add_argument("--weight_decay", type=natural_float, default=1e-5, help="L2 penalty, or decay with adamw")
+    group.add_argument(
+        "--schedule",
+        choices=("warm_restarts", "cosine", "constant"),
+        default="warm_restarts",
+        help="per epoch; restarts after 10, 30, 70, 150, ... epochs",
+    )
+    group.add_argument("--warmup_epochs", type=natural, default=0, help="epochs of linear warm-up")
+    group.add_argument("--ema", type=fraction, default=0.0, metavar="DECAY", help="average the weights; 0 is off")
+    group.add_argument("--seed", type=natural, default=0, help="of weights, order and augmentation")
+
+    group = parser.add_argument_group("loss")
+    group.add_argument("--focal_weight", type=fraction, default=0.1, help="focal share of the pixel loss, CE the rest")
+    group.add_argument("--focal_gamma", type=natural_float, default=2.0, help="focusing exponent")
+    group.add_argument("--dice_weight", type=fraction, default=0.6, help="Dice share of the loss")
+    group.add_argument("--dice_from_epoch", type=positive_int, default=21, help="first epoch with Dice")
+    group.add_argument("--dice_present_only", action="store_true", help="Dice over classes present in the batch only")
+
+    group = parser.add_argument_group("self-distillation")
+    group.add_argument(
+        "--self_distill_epoch", type=natural, default=0, help="relabel the training set after this epoch; 0 is off"
+    )
+    group.add_argument("--distill_threshold", type=fraction, default=0.95, help="least probability that relabels")
+
+    group = parser.add_argument_group("output")
+    group.add_argument("--save_prefix", default="deeplab", help="the run's folder under checkpoints/")
+    group.add_argument("--save_every", type=positive_int, default=5, help="epochs between validations and checkpoints")
+    group.add_argument("--save_visualizations", action="store_true", help="colour the last validation's predictions")
+    group.add_argument("--resume", action="store_true", help="go on from checkpoints/SAVE_PREFIX/last.pt")
+
+    group = _add_hardware(parser)
+    group.add_argument("--float32", action="store_true", help="no bf16 autocast on CUDA")
+    return parser
+
+
+def _add_prediction(parser, checkpoint, image_dir):
+    parser.add_argument("--checkpoint", default=checkpoint, help="ours or a bare state_dict")
+    parser.add_argument("--image_dir", default=image_dir, help="folder of photographs, or one file")
+    parser.add_argument("--image_size", type=network_input_size, default=512, help="longer side at the network, px")
+    parser.add_argument("--batch_size", type=positive_int, default=8, help="photographs at a time")
+
+
+def validate_parser(description):
+    parser = _parser(description)
+    _add_prediction(parser, SHIPPED_CHECKPOINT, "dataset/val/val_image")
+    parser.add_argument("--output_dir", default="predictions", help="receives <stem>.png, class ids")
+    parser.add_argument("--tta", action="store_true", help="average flip and scales 0.75, 1, 1.25")
+    parser.add_argument("--save_visualizations", action="store_true", help="overlays in OUTPUT_DIR/overlays too")
+    _add_hardware(parser)
+    return parser
+
+
+def generate_labels_parser(description):
+    parser = _parser(description)
+    _add_prediction(parser, "checkpoints/deeplab/Deeplab_checkpoint_epoch_30.pt", "dataset/train/train_image")
+    parser.add_argument("--label_dir", default="dataset/train/train_mask", help="masks to start from")
+    parser.add_argument("--output_dir", default="dataset/train/merged_labels", help="receives the merged masks")
+    parser.add_argument("--colored_dir", default="dataset/train/merged_labels_colored", help="the same, coloured")
+    parser.add_argument("--threshold", type=fraction, default=0.95, help="least probability that relabels a pixel")
+    _add_hardware(parser)
+    return parser
+
+
+def _add_scores(parser):
+    parser.add_argument("--submit_dir", default="predictions", help="predicted label maps")
+    parser.add_argument("--truth_dir", default="dataset/val/val_mask", help="true masks of the same stems")
+    parser.add_argument("--output_dir", default=".", help="receives the score file")
+
+
+def score_parser(description):
+    parser = _parser(description)
+    _add_scores(parser)
+    return parser
+
+
+def f1score_parser(description):
+    parser = score_parser(description)
+    parser.add_argument("--per_image", action="store_true", help="also print the later edition's per-image mean F1")
+    return parser
+
+
+def color_parser(description):
+    parser = _parser(description)
+    parser.add_argument("--label_dir", default="predictions", help="label maps: a folder, or one file")
+    parser.add_argument("--image_dir", help="photographs of the same stems to blend over")
+    parser.add_argument("--output_dir", default="colored_predictions", help="receives <stem>.png")
+    parser.add_argument("--alpha", type=fraction, default=0.5, help="opacity of the colours over a photograph")
+    parser.add_argument("--sheet", metavar="FILE", help="write one contact sheet with a legend instead")
+    parser.add_argument("--sheet_count", type=positive_int, default=12, help="label maps on the sheet")
+    return parser
+
+
+def class_imbalance_parser(description):
+    parser = _parser(description)
+    parser.add_argument("--label_dir", default="dataset/train/train_mask", help="masks to count")
+    parser.add_argument("--output_dir", default=".", help="receives proportions_given_data.pdf and .png")
+    parser.add_argument("--log", action="store_true", help="logarithmic axis, which shows the rare classes")
+    return parser
+
+
+def sample_dataset_parser(description):
+    parser = _parser(description)
+    parser.add_argument("--output_dir", default="dataset_sample", help="receives train/, val/ and test_image/")
+    parser.add_argument("--train", type=positive_int, default=48, help="training pairs")
+    parser.add_argument("--val", type=positive_int, default=13, help="validation pairs")
+    parser.add_argument("--test", type=positive_int, default=4, help="photographs without masks")
+    parser.add_argument("--image_size", type=positive_int, default=512, help="side of the pictures, px")
+    parser.add_argument("--seed", type=natural, default=0, help="of everything drawn")
+    return parser
+
+
+def check_dataset_parser(description):
+    parser = _parser(description)
+    parser.add_argument("--dataset_dir", default="dataset", help="holds train/ and val/")
+    parser.add_argument("--sheet", metavar="FILE", help="write a contact sheet of the suspected left/right swaps")
+    parser.add_argument("--fix_left_right", metavar="OUT", help="write corrected copies of all masks under OUT")
+    return parser

@@ -1,0 +1,161 @@
+"""The data set's checks: left and right, near-duplicates, what it writes and what it refuses."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import check_dataset
+from check_dataset import hash_photo, left_right_reversed, near_duplicates, swap_left_right
+from errors import InputError
+from image_io import read_mask, write_label_map
+from options import check_dataset_parser
+
+
+def check(*flags):
+    check_dataset.main(check_dataset_parser("Check.").parse_args([str(flag) for flag in flags]))
+
+
+def face(*reversed_pairs):
+    """A 32 x 32 mask with eyes 4, 5, brows 6, 7 and ears 8, 9, the subject's left at the right; some pairs reversed."""
+    mask = np.ones((32, 32), dtype=np.uint8)
+    for row, (left, right) in zip((12, 6, 16), ((4, 5), (6, 7), (8, 9)), strict=True):
+        left, right = (right, left) if (left, right) in reversed_pairs else (left, right)
+        mask[row : row + 2, 20:26], mask[row : row + 2, 6:12] = left, right
+    mask[25, 10:20], mask[26, 10:20], mask[31] = 11, 12, 255
+    return mask
+
+
+ALL = (4, 5), (6, 7), (8, 9)
+
+
+def picture(seed):
+    """A smooth random picture, 32 x 32, which survives resampling and compression as a photograph does."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((32, 32), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """3 train and 2 val pairs; train/b and val/e reversed; val/d a copy of train/c, the test picture a mirrored a."""
+    masks = {"train": {"a": face(), "b": face(*ALL), "c": face()}, "val": {"d": face(), "e": face(*ALL)}}
+    for split, stems in masks.items():
+        (tmp_path / f"data/{split}/{split}_image").mkdir(parents=True)
+        for stem, mask in stems.items():
+            write_label_map(tmp_path / f"data/{split}/{split}_mask/{stem}.png", mask, palette=True)
+            seed = ord("c" if stem == "d" else stem)
+            picture(seed).save(tmp_path / f"data/{split}/{split}_image/{stem}.jpg", quality=60 if stem == "d" else 95)
+    (tmp_path / "data/test_image").mkdir()
+    Image.fromarray(np.array(picture(ord("a")))[:, ::-1]).save(tmp_path / "data/test_image/f.jpg")
+    return tmp_path / "data"
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_majority_of_the_pairs_on_both_sides_decides():
+    assert not left_right_reversed(face())
+    assert left_right_reversed(face(*ALL))
+    assert left_right_reversed(face(*ALL[:2]))
+    assert not left_right_reversed(face(ALL[0]))
+    one_sided = face(*ALL)
+    one_sided[np.isin(one_sided, (5, 7))] = 1  # only the ears are left to vote
+    assert left_right_reversed(one_sided)
+    one_sided[one_sided == 9] = 1
+    assert not left_right_reversed(one_sided)  # nothing votes
+    tie = face(ALL[0])
+    tie[tie == 8] = 1
+    assert not left_right_reversed(tie)
+
+
+def test_swap_touches_left_and_right_alone():
+    every_id = np.array([[*range(19), 255]], dtype=np.uint8)
+    swapped = swap_left_right(every_id)
+    assert swapped.dtype == np.uint8
+    assert swapped.tolist() == [[0, 1, 2, 3, 5, 4, 7, 6, 9, 8, *range(10, 19), 255]]
+    np.testing.assert_array_equal(swap_left_right(face(*ALL)), face())
+
+
+def test_near_duplicates_are_found_through_size_compression_and_mirroring():
+    photos = [np.array(picture(seed)) for seed in range(8)]
+    copy = np.array(picture(3).resize((50, 50), Image.Resampling.BILINEAR))
+    mirrored = photos[5][:, ::-1]
+    hashes = np.array([hash_photo(photo) for photo in photos])
+    found = near_duplicates(hashes, np.array([hash_photo(copy), hash_photo(mirrored), hash_photo(photos[0] // 2)]))
+    assert sorted((i, j) for _, i, j in found) == [(0, 2), (3, 0), (5, 1)]
+    assert (0, 5, 1) in found
+    naive = min((hashes[3, 0] != other).sum() for other in hash_photo(copy))
+    assert (naive, 3, 0) in found
+
+
+def test_report(dataset, capsys):
+    check("--dataset_dir", dataset)
+    printed = capsys.readouterr().out
+    assert "train: 3 pairs; sizes 32x32 (3)" in printed
+    assert "reversed in 1 masks of 3 (33.3%)\n  b\n" in printed
+    assert "reversed in 1 masks of 2 (50.0%)\n  e\n" in printed
+    assert "of train and val (32 bits of 256 or fewer): 1\n  c d: " in printed
+    assert "of train and test (32 bits of 256 or fewer): 1\n  a f: " in printed
+    assert "of val and test (32 bits of 256 or fewer): 0" in printed
+
+
+def test_corrected_copies_and_sheet(dataset, tmp_path):
+    before = contents(dataset)
+    out = tmp_path / "new/corrected"
+    check("--dataset_dir", dataset, "--fix_left_right", out, "--sheet", tmp_path / "sheet.png")
+    assert contents(dataset) == before
+    assert sorted(contents(out)) == [f"train_mask/{stem}.png" for stem in "abc"] + [f"val_mask/{s}.png" for s in "de"]
+    for file in out.rglob("*.png"):
+        np.testing.assert_array_equal(read_mask(file), face())
+    unchanged = dataset / "train/train_mask/a.png"
+    assert (out / "train_mask/a.png").read_bytes() == unchanged.read_bytes()
+    assert [path.name for path in out.parent.iterdir()] == ["corrected"]
+    assert Image.open(tmp_path / "sheet.png").mode == "RGB"
+
+
+def test_out_must_be_new_and_elsewhere(dataset, tmp_path):
+    before = contents(tmp_path)
+    (tmp_path / "link").symlink_to(dataset / "val/val_mask")
+    masks = dataset / "train/train_mask"
+    for out in (masks, masks / "inside", tmp_path / "link", tmp_path / "link/inside", dataset, masks / "a.png"):
+        with pytest.raises(InputError, match="--fix_left_right"):
+            check("--dataset_dir", dataset, "--fix_left_right", out)
+    (tmp_path / "link").unlink()
+    assert contents(tmp_path) == before
+    (tmp_path / "empty").mkdir()
+    check("--dataset_dir", dataset, "--fix_left_right", tmp_path / "empty")
+    assert len(contents(tmp_path / "empty")) == 5
+
+
+def test_failure_half_way_leaves_nothing(dataset, tmp_path, monkeypatch):
+    def full_disk(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        check("--dataset_dir", dataset, "--fix_left_right", tmp_path / "out/corrected")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_every_bad_file_is_listed_before_the_script_ends(dataset, tmp_path):
+    Image.new("RGB", (32, 32)).save(dataset / "train/train_mask/a.png")
+    write_label_map(dataset / "train/train_mask/b.png", np.full((32, 32), 19, dtype=np.uint8))
+    write_label_map(dataset / "val/val_mask/d.png", np.zeros((32, 31), dtype=np.uint8))
+    script = Path(check_dataset.__file__)
+    command = [sys.executable, script, "--dataset_dir", dataset, "--fix_left_right", tmp_path / "out"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "3 pairs cannot be used" in done.stderr
+    for expected in ("a.png: a mask has one", "b.png: holds class id 19", "d.png: is 31x32, its photograph 32x32"):
+        assert expected in done.stdout
+    assert not (tmp_path / "out").exists()
+
+
+def test_unmatched_files(dataset):
+    (dataset / "val/val_mask/d.png").unlink()
+    with pytest.raises(InputError, match=r"d\.jpg: has no mask"):
+        check("--dataset_dir", dataset)

@@ -1,0 +1,45 @@
+"""The log of a training run, a JSON line an epoch, and its plot."""
+
+import json
+
+from image_io import atomic_path
+
+
+def save_plot(path, log):
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, left = plt.subplots(figsize=(8, 5))
+    validated = [line for line in log if "mIoU" in line]
+    left.plot([line["epoch"] for line in log], [line["train_loss"] for line in log], label="training loss")
+    left.plot([line["epoch"] for line in validated], [line["val_loss"] for line in validated], label="validation loss")
+    left.set(xlabel="epoch", ylabel="loss")
+    right = left.twinx()
+    right.plot(
+        [line["epoch"] for line in validated], [line["mIoU"] for line in validated], "k--", label="validation mIoU"
+    )
+    right.set(ylabel="mIoU", ylim=(0, 1))
+    figure.legend(loc="upper center", ncols=3)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=120)
+    plt.close(figure)
+
+
+def read_log(path, last_epoch):
+    """The lines up to `last_epoch`: an interrupted run may have logged an epoch that it did not save."""
+    if not path.exists():
+        return []
+    lines = []
+    for text in path.read_text().splitlines():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:  # cut off while being written
+            break
+    return [line for line in lines if line["epoch"] <= last_epoch]
+
+
+def write_log(path, log):
+    with atomic_path(path) as temporary:
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in log))

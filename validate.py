@@ -1,0 +1,112 @@
+"""Parse photographs: write a label map per photograph, and overlays on demand.
+
+    python validate.py                                         # shipped checkpoint, dataset/val/val_image
+    python validate.py --image_dir me.jpg --save_visualizations
+    python validate.py --checkpoint checkpoints/deeplab/best.pt --tta
+
+Each prediction is a single-channel PNG of class ids at the photograph's own size, named by its stem.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from torch.nn import functional as F
+from tqdm import tqdm
+
+import checkpoint
+from classes import flipped_class_ids
+from color_visualization import overlay, write_picture
+from dataset_utils import PhotoDataset, batches_of_equal_size, one_by_one
+from distributed import select_device
+from errors import run
+from image_io import list_images, read_photo, write_label_map
+from options import validate_parser
+
+TTA_SCALES = (0.75, 1.0, 1.25)
+
+
+def flip_and_scale_logits(model, photos):
+    """Test-time augmentation: log of the mean probability over flip and TTA_SCALES. [N, 3, h, w] to [N, C, h, w]."""
+    size, total = photos.shape[2:], 0
+    for scale in TTA_SCALES:
+        scaled_size = [max(32, round(side * scale)) for side in size]
+        scaled = F.interpolate(photos, size=scaled_size, mode="bilinear", align_corners=False, antialias=True)
+        logits = model(scaled)
+        mirrored = model(scaled.flip(3)).flip(3)
+        mirrored = mirrored[:, flipped_class_ids(mirrored.shape[1])]  # their left is our right
+        for each in (logits, mirrored):
+            each = F.interpolate(each.float(), size=size, mode="bilinear", align_corners=False)
+            total = total + each.softmax(dim=1)
+    return (total / (2 * len(TTA_SCALES))).log()
+
+
+@torch.inference_mode()
+def predict(model, paths, *, device, image_size, batch_size, workers, tta=False, progress="predicting"):
+    """The one prediction loop: yield (index, logits float32 [1, C, h, w], (height, width)) per photograph, in order.
+
+    h, w is the network's size, (height, width) the photograph's own; `label_map` brings the logits there. `model` is
+    in eval mode. Photographs stream: memory does not grow with their number.
+    """
+    amp = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+    items = one_by_one(PhotoDataset(paths, image_size), workers)
+    with tqdm(total=len(paths), desc=progress, unit="photo", leave=False, disable=progress is None) as bar:
+        for indices, photos, sizes in batches_of_equal_size(items, batch_size):
+            photos = photos.to(device).float().div(255).contiguous(memory_format=torch.channels_last)
+            with amp:
+                logits = flip_and_scale_logits(model, photos) if tta else model(photos)
+            logits = logits.float()
+            for row, (index, size) in enumerate(zip(indices, sizes, strict=True)):
+                yield index, logits[row : row + 1], size
+            bar.update(len(indices))
+
+
+def upsample(logits, size):
+    """Logits [1, C, h, w] at the photograph's own (height, width)."""
+    if tuple(logits.shape[2:]) == tuple(size):
+        return logits
+    return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def label_map(logits, size):
+    """Class ids, uint8 numpy [height, width], from logits [1, C, h, w]."""
+    return upsample(logits, size).argmax(dim=1)[0].to(torch.uint8).cpu().numpy()
+
+
+def save_overlay(path, photo_path, labels):
+    write_picture(path, overlay(read_photo(photo_path), labels))
+
+
+def main(args):
+    device = select_device(args.gpu_id)
+    model = checkpoint.load_model(args.checkpoint, device).to(memory_format=torch.channels_last)
+    photos = list_images(args.image_dir)
+    stems, paths = list(photos), list(photos.values())
+    output_dir = Path(args.output_dir)
+    predictions = predict(
+        model,
+        paths,
+        device=device,
+        image_size=args.image_size,
+        batch_size=args.batch_size,
+        workers=args.workers,
+        tta=args.tta,
+    )
+    # Writing overlaps with the network; PNG compression releases the interpreter lock.
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        writing = []
+        for index, logits, size in predictions:
+            labels = label_map(logits, size)
+            writing.append(pool.submit(write_label_map, output_dir / f"{stems[index]}.png", labels))
+            if args.save_visualizations:
+                overlay_path = output_dir / "overlays" / f"{stems[index]}.png"
+                writing.append(pool.submit(save_overlay, overlay_path, paths[index], labels))
+            while len(writing) > 4 * args.batch_size:  # a bound on what waits in memory
+                writing.pop(0).result()
+        for each in writing:
+            each.result()
+    print(f"{len(paths)} label maps in {output_dir}")
+
+
+if __name__ == "__main__":
+    run(lambda: main(validate_parser(__doc__).parse_args()))
