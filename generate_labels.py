@@ -10,26 +10,25 @@ stays. `python main_deeplab.py --self_distill_epoch 30` does both in one run.
 from pathlib import Path
 
 import numpy as np
-import torch
 
-import checkpoint
 from classes import CLASS_NAMES, IGNORE_INDEX, NUM_CLASSES
 from color_visualization import colorize, write_picture
 from dataset_utils import read_pair
 from distributed import select_device
 from errors import run
 from image_io import match_pairs, write_label_map
+from labels import upsample
 from metrics import confusion_matrix
 from options import generate_labels_parser
-from validate import predict, upsample
+from validate import load_network, predict
 
 
 def merge(logits, mask, threshold):
     """Return `mask` with the predictions of probability above `threshold` written over it.
 
-    logits: [1, C, H, W]; mask: uint8 numpy [H, W], its ignored pixels stay so. Returns uint8 numpy [H, W].
+    logits: [C, H, W]; mask: uint8 numpy [H, W], its ignored pixels stay so. Returns uint8 numpy [H, W].
     """
-    confidence, prediction = (each[0].cpu().numpy() for each in logits.softmax(dim=1).max(dim=1))
+    confidence, prediction = (each.cpu().numpy() for each in logits.softmax(dim=0).max(dim=0))
     replace = (confidence > threshold) & (mask != IGNORE_INDEX)
     return np.where(replace, prediction, mask).astype(np.uint8)
 
@@ -43,7 +42,7 @@ def merge_labels(model, pairs, output_dir, *, threshold, colored_dir=None, **pre
     for index, logits, size in predict(model, [photo for _, photo, _ in pairs], **prediction_options):
         stem, photo_path, mask_path = pairs[index]
         _, mask = read_pair(photo_path, mask_path)
-        merged = merge(upsample(logits, size), mask, threshold)
+        merged = merge(upsample(logits[None], size)[0], mask, threshold)
         changes += confusion_matrix(mask, merged)
         write_label_map(Path(output_dir) / f"{stem}.png", merged, palette=True)
         if colored_dir:
@@ -66,7 +65,7 @@ def format_changes(changes):
 
 def main(args):
     device = select_device(args.gpu_id)
-    model = checkpoint.load_model(args.checkpoint, device).to(memory_format=torch.channels_last)
+    model = load_network(args.checkpoint, device)
     pairs = match_pairs(args.image_dir, args.label_dir)
     changes = merge_labels(
         model,

@@ -15,7 +15,6 @@ import time
 from pathlib import Path
 
 import torch
-from torch.nn.functional import interpolate
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
@@ -25,12 +24,13 @@ from augment import augment
 from dataset_utils import TrainingSet, find_pairs, read_pair
 from errors import InputError, run
 from generate_labels import format_changes, merge_labels
+from labels import label_map, upsample
 from loss import loss_at_epoch
 from metrics import Scores, confusion_matrix, format_table
 from models import build_model
 from options import train_parser
 from training_log import read_log, save_plot, write_log
-from validate import label_map, predict, save_overlay
+from validate import predict, save_overlay
 
 
 def learning_rate(args, epoch):
@@ -113,8 +113,7 @@ def evaluate(args, epoch, model, pairs, device, visualization_dir=None):
         _, mask = read_pair(photo_path, mask_path, args.out_channels)
         labels = label_map(logits, size)
         matrix += torch.from_numpy(confusion_matrix(mask, labels, args.out_channels)).to(device)
-        target = interpolate(torch.from_numpy(mask)[None, None], logits.shape[2:])[0].to(device)  # nearest
-        loss_sum += loss_function(logits, target)
+        loss_sum += loss_function(upsample(logits[None], size), torch.from_numpy(mask)[None].to(device))
         if visualization_dir:
             save_overlay(visualization_dir / f"{stem}.png", photo_path, labels)
     loss = distributed.sum_over_processes(loss_sum).item() / len(pairs)

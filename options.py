@@ -86,7 +86,7 @@ def train_parser(description):
 
     group = parser.add_argument_group("model")
     group.add_argument("--model_type", choices=MODEL_TYPES, default=MODEL_TYPES[0], help="network")
-    group.add_argument("--in_channels", type=positive_int, default=3, help="channels of the photographs")
+    group.add_argument("--in_channels", type=int, choices=(3,), default=3, help="photographs are read as RGB")
     group.add_argument("--out_channels", type=class_count, default=19, help="number of classes")
     group.add_argument("--load_model_path", help="checkpoint to start from, ours or a bare state_dict")
     group.add_argument("--load_not_strict", action="store_true", help="load what fits and list what was left out")
@@ -132,7 +132,7 @@ def train_parser(description):
 
 
 def _add_prediction(parser, checkpoint, image_dir):
-    parser.add_argument("--checkpoint", default=checkpoint, help="ours or a bare state_dict")
+    parser.add_argument("--checkpoint", default=checkpoint, help="ours, a bare state_dict, or a file of export_onnx.py")
     parser.add_argument("--image_dir", default=image_dir, help="folder of photographs, or one file")
     parser.add_argument("--image_size", type=network_input_size, default=512, help="longer side at the network, px")
     parser.add_argument("--batch_size", type=positive_int, default=8, help="photographs at a time")
@@ -212,4 +212,11 @@ def check_dataset_parser(description):
     parser.add_argument("--dataset_dir", default="dataset", help="holds train/ and val/")
     parser.add_argument("--sheet", metavar="FILE", help="write a contact sheet of the suspected left/right swaps")
     parser.add_argument("--fix_left_right", metavar="OUT", help="write corrected copies of all masks under OUT")
+    return parser
+
+
+def export_parser(description):
+    parser = _parser(description)
+    parser.add_argument("--checkpoint", default=SHIPPED_CHECKPOINT, help="ours or a bare state_dict")
+    parser.add_argument("--output", default="face_parser.onnx", help="file to write")
     return parser

@@ -21,6 +21,9 @@ from dataset_utils import PhotoDataset, batches_of_equal_size, one_by_one
 from distributed import select_device
 from errors import run
 from image_io import list_images, read_photo, write_label_map
+from labels import label_map
+from models.folding import fold_batchnorm
+from onnx_model import OnnxModel
 from options import validate_parser
 
 TTA_SCALES = (0.75, 1.0, 1.25)
@@ -43,34 +46,25 @@ def flip_and_scale_logits(model, photos):
 
 @torch.inference_mode()
 def predict(model, paths, *, device, image_size, batch_size, workers, tta=False, progress="predicting"):
-    """The one prediction loop: yield (index, logits float32 [1, C, h, w], (height, width)) per photograph, in order.
+    """The one prediction loop: yield (index, logits float32 [C, h, w], (height, width)) per photograph, in order.
 
-    h, w is the network's size, (height, width) the photograph's own; `label_map` brings the logits there. `model` is
-    in eval mode. Photographs stream: memory does not grow with their number.
+    h, w is the network's coarse size, (height, width) the photograph's own; `labels.label_map` brings the logits there.
+    `model` is in eval mode. Photographs stream: memory does not grow with their number.
     """
-    amp = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
     items = one_by_one(PhotoDataset(paths, image_size), workers)
     with tqdm(total=len(paths), desc=progress, unit="photo", leave=False, disable=progress is None) as bar:
         for indices, photos, sizes in batches_of_equal_size(items, batch_size):
             photos = photos.to(device).float().div(255).contiguous(memory_format=torch.channels_last)
-            with amp:
-                logits = flip_and_scale_logits(model, photos) if tta else model(photos)
-            logits = logits.float()
-            for row, (index, size) in enumerate(zip(indices, sizes, strict=True)):
-                yield index, logits[row : row + 1], size
+            logits = flip_and_scale_logits(model, photos) if tta else model.coarse_logits(photos)
+            yield from zip(indices, logits, sizes, strict=True)
             bar.update(len(indices))
 
 
-def upsample(logits, size):
-    """Logits [1, C, h, w] at the photograph's own (height, width)."""
-    if tuple(logits.shape[2:]) == tuple(size):
-        return logits
-    return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
-
-
-def label_map(logits, size):
-    """Class ids, uint8 numpy [height, width], from logits [1, C, h, w]."""
-    return upsample(logits, size).argmax(dim=1)[0].to(torch.uint8).cpu().numpy()
+def load_network(path, device):
+    """Return what `predict` runs: the model of a checkpoint, made ready for prediction, or of an .onnx file (CPU)."""
+    if str(path).endswith(".onnx"):
+        return OnnxModel(path)
+    return fold_batchnorm(checkpoint.load_model(path, device)).to(memory_format=torch.channels_last)
 
 
 def save_overlay(path, photo_path, labels):
@@ -78,8 +72,8 @@ def save_overlay(path, photo_path, labels):
 
 
 def main(args):
-    device = select_device(args.gpu_id)
-    model = checkpoint.load_model(args.checkpoint, device).to(memory_format=torch.channels_last)
+    device = torch.device("cpu") if args.checkpoint.endswith(".onnx") else select_device(args.gpu_id)
+    model = load_network(args.checkpoint, device)
     photos = list_images(args.image_dir)
     stems, paths = list(photos), list(photos.values())
     output_dir = Path(args.output_dir)

@@ -91,5 +91,9 @@ class DeepLabV3Plus(nn.Module):
         self.backbone = Backbone(features, low_level_end=4)
         self.classifier = DeepLabHead(low_level_channels=12, high_level_channels=162, num_classes=num_classes)
 
+    def coarse_logits(self, x):
+        """Logits at the decoder's stride, 4: all that the logits at input size are made of."""
+        return self.classifier(*self.backbone(x))
+
     def forward(self, x):
-        return resize(self.classifier(*self.backbone(x)), x.shape[2:])
+        return resize(self.coarse_logits(x), x.shape[2:])

@@ -41,10 +41,14 @@ class DeepLabV3PlusSlim(nn.Module):
         self.decode2 = separable_conv(STRIDE2_CHANNELS, STRIDE2_CHANNELS)
         self.classifier = nn.Conv2d(STRIDE2_CHANNELS, num_classes, 1)
 
-    def forward(self, x):
+    def coarse_logits(self, x):
+        """Logits at the decoder's last stride, 2: all that the logits at input size are made of."""
         low2 = self.stride2(x)
         low4 = self.stride4(low2)
         context = resize(self.aspp(self.stride16(low4)), low4.shape[2:])
         decoded = self.decode4(torch.cat([self.project4(low4), context], dim=1))
         decoded = resize(self.reduce(decoded), low2.shape[2:])
-        return resize(self.classifier(self.decode2(torch.cat([low2, decoded], dim=1))), x.shape[2:])
+        return self.classifier(self.decode2(torch.cat([low2, decoded], dim=1)))
+
+    def forward(self, x):
+        return resize(self.coarse_logits(x), x.shape[2:])

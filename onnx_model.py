@@ -1,0 +1,35 @@
+"""A network in an ONNX file, run by ONNX Runtime in place of a PyTorch model. An optional extra."""
+
+from pathlib import Path
+
+import torch
+
+from errors import InputError
+from labels import upsample
+
+INSTALL_HINT = "pip install -r requirements-onnx.txt"
+
+
+class OnnxModel:
+    """Takes and gives what the models do: photographs float32 [N, 3, H, W] in [0, 1], logits float32."""
+
+    def __init__(self, path):
+        """Raises InputError where ONNX Runtime or the file is missing, or the file is not one of export_onnx.py."""
+        try:
+            import onnxruntime
+        except ImportError:
+            raise InputError(f"{path}: needs ONNX Runtime; {INSTALL_HINT}") from None
+        if not Path(path).is_file():
+            raise InputError(f"{path}: no such file; write one with export_onnx.py")
+        try:
+            self.session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's own exception types have no common public base
+            raise InputError(f"{path}: not a readable ONNX file ({str(error).splitlines()[0]})") from None
+        if [each.name for each in self.session.get_inputs()] != ["photos"]:
+            raise InputError(f"{path}: not a network of export_onnx.py")
+
+    def coarse_logits(self, photos):
+        return torch.from_numpy(self.session.run(["logits"], {"photos": photos.contiguous().numpy()})[0])
+
+    def __call__(self, photos):
+        return upsample(self.coarse_logits(photos), photos.shape[2:])
