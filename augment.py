@@ -5,7 +5,7 @@ import math
 import torch
 from torch.nn import functional as F
 
-from classes import IGNORE_INDEX, flipped_class_ids
+from classes import IGNORE_INDEX, NUM_CLASSES, flipped_class_ids
 
 ROTATION = 25.0  # degrees, either way
 SCALE = 1.3  # largest enlargement; the largest reduction is its inverse
@@ -18,7 +18,7 @@ NOISE = 0.03  # largest standard deviation, of the range 0 to 1
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
-def augment(images, masks, mode, generator):
+def augment(images, masks, mode, generator, num_classes=NUM_CLASSES):
     """Turn a uint8 batch into the network's input and target.
 
     images: uint8 [N, 3, S, S]; masks: uint8 [N, S, S]; mode: "none", "color" or "full"; generator: of the CPU, all
@@ -27,7 +27,7 @@ def augment(images, masks, mode, generator):
     """
     images, masks = images.float() / 255, masks.long()
     if mode == "full":
-        images, masks = random_geometry(images, masks, generator)
+        images, masks = random_geometry(images, masks, generator, num_classes)
     if mode in ("color", "full"):
         images = random_color(images, generator)
     if mode == "full":
@@ -42,7 +42,7 @@ def uniform(n, low, high, generator, like):
     return torch.empty(n).uniform_(low, high, generator=generator).to(like.device, non_blocking=True)
 
 
-def random_geometry(images, masks, generator):
+def random_geometry(images, masks, generator, num_classes=NUM_CLASSES):
     """Flip, rotate, scale and shift with one resampling grid; outside, photographs reflect and masks are ignored."""
     n = len(images)
     flipped = uniform(n, 0, 1, generator, images) < 0.5
@@ -66,7 +66,7 @@ def random_geometry(images, masks, generator):
     images = F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
     masks = resample_masks(masks, grid)
     swap = torch.arange(256, device=masks.device)
-    swap[:19] = torch.tensor(flipped_class_ids(), device=masks.device)
+    swap[:num_classes] = torch.tensor(flipped_class_ids(num_classes), device=masks.device)
     return images, torch.where(flipped[:, None, None], swap[masks], masks)
 
 

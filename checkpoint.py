@@ -1,6 +1,7 @@
 """Save, read and rebuild models. A checkpoint says what model it holds; a bare state_dict is the seed's network."""
 
 import pickle
+import warnings
 from pathlib import Path
 
 import torch
@@ -37,24 +38,37 @@ def read(path):
     if not Path(path).is_file():
         raise InputError(f"{path}: no such checkpoint; train one with main_deeplab.py or give the path of another")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols; a refusal is said below
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise InputError(f"{path}: refused, holds more than weights or is not a checkpoint at all") from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # damaged files make torch.load raise nearly anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path}: not a readable checkpoint, perhaps truncated ({reason})") from None
-    if isinstance(content, dict) and "state_dict" in content:
-        if content.get("model_type") not in MODELS:
-            raise InputError(f"{path}: holds model {content.get('model_type')!r}; known are {', '.join(MODELS)}")
-        return content
-    if not isinstance(content, dict) or not content or not all(isinstance(v, torch.Tensor) for v in content.values()):
+    if is_state_dict(content):
+        return describe_seed(path, without_module_prefix(content))
+    fields = {"model_type": str, "num_classes": int, "in_channels": int, "state_dict": dict}
+    if not isinstance(content, dict) or any(not isinstance(content.get(key), kind) for key, kind in fields.items()):
         raise InputError(f"{path}: holds neither a checkpoint of this project nor a state_dict")
-    state_dict = without_module_prefix(content)
-    stem, head = (
-        state_dict.get("backbone.low_level_features.0.0.weight"),
-        state_dict.get("classifier.classifier.3.bias"),
+    if content["model_type"] not in MODELS or not is_state_dict(content["state_dict"]):
+        raise InputError(f"{path}: holds model {content['model_type']!r}; known are {', '.join(MODELS)}")
+    return content
+
+
+def is_state_dict(content):
+    return (
+        isinstance(content, dict)
+        and bool(content)
+        and all(isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in content.items())
     )
-    if stem is None or head is None:
+
+
+def describe_seed(path, state_dict):
+    """Describe a bare state_dict, which must be of the seed's network."""
+    stem = state_dict.get("backbone.low_level_features.0.0.weight")
+    head = state_dict.get("classifier.classifier.3.bias")
+    if stem is None or head is None or stem.dim() != 4 or head.dim() != 1:
         raise InputError(f"{path}: a bare state_dict, but not of {SEED_MODEL_TYPE}")
     return describe(SEED_MODEL_TYPE, len(head), stem.shape[1], state_dict)
 

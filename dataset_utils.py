@@ -172,10 +172,11 @@ class TrainingSet:
         return max(1, int(self.repeats.sum()) // batch_size)
 
     def order(self, epoch):
-        """Shuffled indices of an epoch, from seed and epoch alone; a fractional repeat is a chance of one more."""
+        """Shuffled indices of an epoch, from seed and epoch alone. A fractional repeat is a chance of one more."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-        extra = torch.rand(len(self.repeats), generator=generator) < self.repeats.frac()
-        indices = torch.arange(len(self.repeats)).repeat_interleave(self.repeats.floor().long() + extra)
+        # Systematic sampling: one random offset, so that the epoch has the expected length, give or take one.
+        ends = (self.repeats.double().cumsum(dim=0) + torch.rand(1, generator=generator)).floor().long()
+        indices = torch.arange(len(ends)).repeat_interleave(ends.diff(prepend=ends.new_zeros(1)))
         return indices[torch.randperm(len(indices), generator=generator)]
 
     def batches(self, epoch, batch_size):

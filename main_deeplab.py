@@ -32,6 +32,10 @@ from options import train_parser
 from training_log import read_log, save_plot, write_log
 from validate import predict, save_overlay
 
+# What may differ between a run and its --resume.
+FREE_ON_RESUME = {"resume", "epochs", "dataset_dir", "label_dir", "truth_dir", "cache", "gpu_id", "workers"}
+FREE_ON_RESUME |= {"save_every", "save_visualizations", "load_model_path", "load_not_strict"}
+
 
 def learning_rate(args, epoch):
     """The rate of a 1-based epoch: linear warm-up, then the schedule, constant within the epoch.
@@ -80,7 +84,7 @@ def train_one_epoch(args, epoch, model, ema, optimizer, training_set, device):
     for step, (photos, masks) in enumerate(
         tqdm(batches, f"epoch {epoch}", steps, leave=False, disable=distributed.rank() > 0)
     ):
-        photos, masks = augment(photos, masks, augmentation, generator)
+        photos, masks = augment(photos, masks, augmentation, generator, args.out_channels)
         with amp:
             logits = model(photos)
         loss = loss_function(logits, masks)
@@ -175,12 +179,27 @@ def check_start(args, run_dir, train_pairs):
     last_path = run_dir / "last.pt"
     if args.resume and not last_path.exists():
         raise InputError(f"{last_path}: nothing to resume; start without --resume")
-    if not args.resume and last_path.exists():
+    if not args.resume and (last_path.exists() or (run_dir / "merged_labels").exists()):
         raise InputError(f"{run_dir}: holds a run; --resume goes on with it, another --save_prefix starts anew")
     if min(args.batch_size, len(train_pairs)) < 2 * distributed.world_size():
         raise InputError(
             f"--batch_size {args.batch_size} and {len(train_pairs)} training pairs: BatchNorm needs 2 images a process"
         )
+
+
+def read_last(args, path):
+    """Return the state to resume from; InputError where the flags would make it another run, or it is complete."""
+    last = checkpoint.read(path)
+    changed = [
+        f"--{name} {value} (now {getattr(args, name)})"
+        for name, value in last["args"].items()
+        if name not in FREE_ON_RESUME and value != getattr(args, name)
+    ]
+    if changed:
+        raise InputError(f"{path}: the run began with {', '.join(changed)}; --resume takes the same flags")
+    if last["epoch"] >= args.epochs:
+        raise InputError(f"{path}: has {last['epoch']} epochs already; give more --epochs to go on")
+    return last
 
 
 def train(args):
@@ -195,7 +214,7 @@ def train(args):
 
     first_epoch, best, log = 1, -1.0, []
     if args.resume:
-        last = checkpoint.read(run_dir / "last.pt")
+        last = read_last(args, run_dir / "last.pt")
         model.load_state_dict(last["state_dict"])
         optimizer.load_state_dict(last["optimizer"])
         if ema is not None:
@@ -232,15 +251,14 @@ def train(args):
             distributed.average_buffers(evaluated)
             visualization_dir = run_dir / "visualizations" if args.save_visualizations else None
             val_loss, scores = evaluate(args, epoch, evaluated, val_pairs, device, visualization_dir)
-            line |= {"val_loss": val_loss, "mIoU": scores.miou, "macro_F1": scores.macro_f1, "IoU": scores.iou.tolist()}
+            line |= {"val_loss": val_loss, "mIoU": scores.miou, "macro_F1": scores.macro_f1}
+            line["IoU"] = [None if math.isnan(iou) else iou for iou in scores.iou]
         line["seconds"] = round(time.perf_counter() - start, 2)
         log.append(line)
         if distributed.rank() == 0:
             save_epoch(args, run_dir, model, ema, optimizer, log, best)
         if validates:
             best = max(best, scores.miou)
-    if first_epoch > args.epochs:
-        raise InputError(f"--epochs {args.epochs}: {run_dir} has them already; give more to go on")
     if distributed.rank() == 0:
         print(format_table(scores))
 
@@ -260,6 +278,7 @@ def save_epoch(args, run_dir, model, ema, optimizer, log, best):
             best = line["mIoU"]
             checkpoint.save(run_dir / "best.pt", content | {"mIoU": best})
     state = content | {"state_dict": model.state_dict(), "optimizer": optimizer.state_dict(), "best": best}
+    state["args"] = vars(args)
     if ema is not None:
         state["ema"] = ema.state_dict()
     checkpoint.save(run_dir / "last.pt", state)

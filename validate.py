@@ -7,6 +7,7 @@
 Each prediction is a single-channel PNG of class ids at the photograph's own size, named by its stem.
 """
 
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -71,35 +72,40 @@ def save_overlay(path, photo_path, labels):
     write_picture(path, overlay(read_photo(photo_path), labels))
 
 
+def write_predictions(model, photos, output_dir, *, save_visualizations=False, **prediction_options):
+    """Predict on {stem: path} and write OUTPUT_DIR/<stem>.png; `prediction_options` go to `predict`."""
+    stems, paths = list(photos), list(photos.values())
+    # Writing overlaps with the network; PNG compression releases the interpreter lock.
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        writing = deque()
+        for index, logits, size in predict(model, paths, **prediction_options):
+            labels = label_map(logits, size)
+            writing.append(pool.submit(write_label_map, output_dir / f"{stems[index]}.png", labels))
+            if save_visualizations:
+                overlay_path = output_dir / "overlays" / f"{stems[index]}.png"
+                writing.append(pool.submit(save_overlay, overlay_path, paths[index], labels))
+            while len(writing) > 32:  # a bound on what waits in memory
+                writing.popleft().result()
+        for each in writing:
+            each.result()
+
+
 def main(args):
     device = torch.device("cpu") if args.checkpoint.endswith(".onnx") else select_device(args.gpu_id)
     model = load_network(args.checkpoint, device)
     photos = list_images(args.image_dir)
-    stems, paths = list(photos), list(photos.values())
-    output_dir = Path(args.output_dir)
-    predictions = predict(
+    write_predictions(
         model,
-        paths,
+        photos,
+        Path(args.output_dir),
+        save_visualizations=args.save_visualizations,
         device=device,
         image_size=args.image_size,
         batch_size=args.batch_size,
         workers=args.workers,
         tta=args.tta,
     )
-    # Writing overlaps with the network; PNG compression releases the interpreter lock.
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        writing = []
-        for index, logits, size in predictions:
-            labels = label_map(logits, size)
-            writing.append(pool.submit(write_label_map, output_dir / f"{stems[index]}.png", labels))
-            if args.save_visualizations:
-                overlay_path = output_dir / "overlays" / f"{stems[index]}.png"
-                writing.append(pool.submit(save_overlay, overlay_path, paths[index], labels))
-            while len(writing) > 4 * args.batch_size:  # a bound on what waits in memory
-                writing.pop(0).result()
-        for each in writing:
-            each.result()
-    print(f"{len(paths)} label maps in {output_dir}")
+    print(f"{len(photos)} label maps in {args.output_dir}")
 
 
 if __name__ == "__main__":

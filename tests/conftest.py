@@ -1,0 +1,13 @@
+"""Fixtures that several test files share."""
+
+import pytest
+
+from make_sample_dataset import make_sample_dataset
+
+
+@pytest.fixture(scope="session")
+def sample_dataset(tmp_path_factory):
+    """Path of a drawn data set: 8 train and 5 val pairs, 2 test photographs, 64 px. Read it, never change it."""
+    return make_sample_dataset(
+        tmp_path_factory.mktemp("sample") / "dataset", train=8, val=5, test=2, image_size=64, seed=0
+    )

@@ -1,0 +1,345 @@
+"""Reading of pairs and photographs, the training set's order, shares and caches, and how errors leave a worker."""
+
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import dataset_utils
+import distributed
+from dataset_utils import (
+    PairDataset,
+    PhotoDataset,
+    TrainingSet,
+    batches_of_equal_size,
+    choose_cache,
+    find_pairs,
+    free_memory,
+    one_by_one,
+    read_pair,
+    repeat_factors,
+)
+from errors import InputError
+from image_io import write_label_map
+
+CPU = torch.device("cpu")
+RANDOM = np.random.default_rng(0)
+
+
+def write_photo(path, height, width):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(RANDOM.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+def training_set(pairs, **options):
+    defaults = {"image_size": 64, "num_classes": 19, "cache": "ram", "repeat_rare": 0.0}
+    return TrainingSet(pairs, **(defaults | {"device": CPU, "workers": 0, "seed": 0} | options))
+
+
+def as_processes(monkeypatch, rank, world_size):
+    monkeypatch.setattr(distributed, "rank", lambda: rank)
+    monkeypatch.setattr(distributed, "world_size", lambda: world_size)
+
+
+@pytest.fixture
+def pairs(sample_dataset):
+    """The 8 training pairs of the drawn data set, 64 px."""
+    return find_pairs(sample_dataset, "train")
+
+
+@pytest.fixture
+def damaged_pairs(sample_dataset, tmp_path):
+    """The same in a folder of their own, the fourth photograph cut short."""
+    shutil.copytree(sample_dataset / "train", tmp_path / "train")
+    path = tmp_path / "train/train_image/train_0003.jpg"
+    path.write_bytes(path.read_bytes()[:400])
+    return find_pairs(tmp_path, "train")
+
+
+def test_pairs_are_found_by_stem(sample_dataset, tmp_path):
+    pairs = find_pairs(sample_dataset, "val")
+    assert [stem for stem, _, _ in pairs] == [f"val_{index:04d}" for index in range(5)]
+    assert pairs[2][1:] == (
+        sample_dataset / "val/val_image/val_0002.jpg",
+        sample_dataset / "val/val_mask/val_0002.png",
+    )
+    shutil.copytree(sample_dataset / "val/val_mask", tmp_path / "merged")
+    assert find_pairs(sample_dataset, "val", tmp_path / "merged")[2][2] == tmp_path / "merged/val_0002.png"
+
+
+def test_missing_split_names_the_layout(tmp_path):
+    with pytest.raises(InputError, match=r"train: no such folder.*val/val_mask"):
+        find_pairs(tmp_path, "train")
+    (tmp_path / "train").mkdir()
+    with pytest.raises(InputError, match="train_image: no such file or folder"):
+        find_pairs(tmp_path, "train")
+
+
+@pytest.mark.parametrize(
+    ("removed", "message"),
+    [
+        ("train_mask/train_0005.png", r"train_0005\.jpg: has no mask train_0005\.png"),
+        ("train_image/train_0005.jpg", r"train_0005\.png: has no photograph"),
+    ],
+)
+def test_file_without_partner_is_named(sample_dataset, tmp_path, removed, message):
+    shutil.copytree(sample_dataset / "train", tmp_path / "train")
+    (tmp_path / "train" / removed).unlink()
+    with pytest.raises(InputError, match=message):
+        find_pairs(tmp_path, "train")
+
+
+def test_photograph_and_mask_must_be_of_one_size(tmp_path):
+    photo = write_photo(tmp_path / "a.png", 6, 9)
+    write_label_map(tmp_path / "mask.png", np.zeros((9, 6), dtype=np.uint8))
+    with pytest.raises(InputError, match=r"mask\.png: is 6 x 9 but its photograph is 9 x 6"):
+        read_pair(photo, tmp_path / "mask.png")
+
+
+def test_number_of_classes_bounds_the_ids_of_a_pair(tmp_path):
+    photo = write_photo(tmp_path / "a.png", 4, 4)
+    write_label_map(tmp_path / "mask.png", np.full((4, 4), 5, dtype=np.uint8))
+    assert (read_pair(photo, tmp_path / "mask.png", 6)[1] == 5).all()
+    with pytest.raises(InputError, match="class id 5"):
+        read_pair(photo, tmp_path / "mask.png", 5)
+
+
+def test_pairs_come_at_the_networks_size_and_masks_keep_their_ids(tmp_path):
+    """0 and 18 only: interpolation would make ids between them. Enlarged twice, every pixel becomes four."""
+    mask = RANDOM.choice([0, 18, 255], (40, 40)).astype(np.uint8)
+    photo = write_photo(tmp_path / "a.png", 40, 40)
+    write_label_map(tmp_path / "mask.png", mask)
+    pair = [("a", photo, tmp_path / "mask.png")]
+    for size in (32, 80):
+        image, labels = PairDataset(pair, size, 19)[0]
+        assert image.dtype == labels.dtype == torch.uint8
+        assert image.shape == (3, size, size) and labels.shape == (size, size)
+        assert set(labels.unique().tolist()) == {0, 18, 255}
+    np.testing.assert_array_equal(labels, mask.repeat(2, axis=0).repeat(2, axis=1))
+
+
+def test_pair_of_the_networks_size_is_what_the_files_hold(pairs):
+    dataset = PairDataset(pairs, 64, 19)
+    assert len(dataset) == 8
+    image, labels = dataset[3]
+    with Image.open(pairs[3][1]) as photo, Image.open(pairs[3][2]) as mask:
+        np.testing.assert_array_equal(image.permute(1, 2, 0), np.array(photo))
+        np.testing.assert_array_equal(labels, np.array(mask))
+
+
+def test_rectangular_pair_becomes_square_with_photograph_and_mask_in_place(tmp_path):
+    """A photograph white exactly where the mask says 1."""
+    mask = np.zeros((48, 96), dtype=np.uint8)
+    mask[12:36, 24:48] = 1
+    Image.fromarray(np.dstack([255 * mask] * 3)).save(tmp_path / "a.png")
+    write_label_map(tmp_path / "mask.png", mask)
+    image, labels = PairDataset([("a", tmp_path / "a.png", tmp_path / "mask.png")], 32, 19)[0]
+    expected = np.zeros((32, 32), dtype=np.uint8)
+    expected[8:24, 8:16] = 1
+    np.testing.assert_array_equal(labels, expected)
+    assert ((image > 127).all(dim=0).numpy() == expected).all()
+
+
+@pytest.mark.parametrize(
+    ("original", "expected"),
+    [
+        ((64, 64), (64, 64)),
+        ((50, 100), (32, 64)),
+        ((200, 150), (64, 48)),
+        ((30, 40), (48, 64)),
+        ((400, 20), (64, 32)),  # at least 32 px, at the cost of the proportions
+        ((1, 1), (64, 64)),
+    ],
+)
+def test_photographs_keep_their_proportions(tmp_path, original, expected):
+    index, photo, size = PhotoDataset([write_photo(tmp_path / "a.png", *original)], 64)[0]
+    assert (index, size) == (0, original)
+    assert photo.dtype == torch.uint8 and photo.shape == (3, *expected)
+
+
+def test_photograph_of_the_right_size_is_not_touched(tmp_path):
+    path = write_photo(tmp_path / "a.png", 64, 40)
+    with Image.open(path) as image:
+        np.testing.assert_array_equal(PhotoDataset([path], 64)[0][1].permute(1, 2, 0), np.array(image))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_group_neighbours_of_one_size_in_order(tmp_path, workers):
+    shapes = [(64, 64)] * 3 + [(40, 64)] + [(64, 64)] * 2
+    paths = [write_photo(tmp_path / f"{index}.png", *shape) for index, shape in enumerate(shapes)]
+    dataset = PhotoDataset(paths, 64)
+    batches = list(batches_of_equal_size(one_by_one(dataset, workers), batch_size=2))
+    assert [list(indices) for indices, _, _ in batches] == [[0, 1], [2], [3], [4, 5]]
+    for indices, photos, sizes in batches:
+        assert torch.equal(photos, torch.stack([dataset[index][1] for index in indices]))
+        assert [tuple(size) for size in sizes] == [shapes[index] for index in indices]
+
+
+def test_no_photographs_make_no_batch():
+    assert list(batches_of_equal_size([], batch_size=2)) == []
+
+
+@pytest.mark.parametrize(("cache", "workers"), [("ram", 0), ("ram", 2), ("off", 0), ("off", 2)])
+def test_every_cache_gives_what_the_files_hold_in_the_epochs_order(pairs, cache, workers):
+    reference = PairDataset(pairs, 64, 19)
+    tested = training_set(pairs, cache=cache, workers=workers)
+    for epoch in (1, 2):
+        order = tested.order(epoch).tolist()
+        batches = list(tested.batches(epoch, batch_size=4))
+        assert len(batches) == tested.steps(4) == 2
+        for step, (photos, masks) in enumerate(batches):
+            expected = [reference[index] for index in order[4 * step : 4 * step + 4]]
+            assert photos.is_contiguous(memory_format=torch.channels_last)
+            assert torch.equal(photos, torch.stack([photo for photo, _ in expected]))
+            assert torch.equal(masks, torch.stack([mask for _, mask in expected]))
+
+
+def test_order_shows_every_image_once_and_depends_on_seed_and_epoch_alone(pairs):
+    torch.manual_seed(1)
+    first = training_set(pairs, seed=3)
+    orders = [first.order(epoch).tolist() for epoch in range(1, 6)]
+    assert all(sorted(order) == list(range(8)) for order in orders)
+    assert len({tuple(order) for order in orders}) == 5
+    torch.manual_seed(2)
+    again = training_set(pairs, seed=3, cache="off")
+    assert [again.order(epoch).tolist() for epoch in (5, 2)] == [orders[4], orders[1]]
+    assert training_set(pairs, seed=4).order(1).tolist() != orders[0]
+
+
+def test_remainder_is_left_out_but_a_small_set_is_one_batch(pairs):
+    tested = training_set(pairs)
+    assert [len(photos) for photos, _ in tested.batches(1, batch_size=3)] == [3, 3]
+    assert [len(photos) for photos, _ in tested.batches(1, batch_size=32)] == [8]
+
+
+@pytest.mark.parametrize("cache", ["ram", "off"])
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_processes_share_each_batch_without_overlap(pairs, monkeypatch, cache, world_size):
+    tested = training_set(pairs, cache=cache)
+    whole = list(tested.batches(1, batch_size=4))
+    shares = []
+    for rank in range(world_size):
+        as_processes(monkeypatch, rank, world_size)
+        shares.append(list(tested.batches(1, batch_size=4)))
+    for step, (photos, masks) in enumerate(whole):
+        assert sum(len(share[step][0]) for share in shares) == 4
+        for rank, share in enumerate(shares):
+            assert torch.equal(share[step][0], photos[rank::world_size])
+            assert torch.equal(share[step][1], masks[rank::world_size])
+
+
+def test_repeat_factors_hand_worked():
+    """Four images, share 1/2: class 1 is in one, f = 1/4, sqrt((1/2) / (1/4)) = sqrt(2); class 2 is in two, so 1."""
+    masks = [torch.tensor([ids], dtype=torch.uint8) for ids in ([0, 0, 1], [0, 2, 255], [0, 2, 2], [0, 255, 255])]
+    assert repeat_factors(masks, 4, 0.5).tolist() == pytest.approx([2**0.5, 1, 1, 1])
+    # Share 1: sqrt(1 / (1/4)) = 2 for class 1, sqrt(1 / (2/4)) = sqrt(2) for class 2; class 3 and 255 are nowhere.
+    assert repeat_factors(masks, 4, 1.0).tolist() == pytest.approx([2, 2**0.5, 2**0.5, 1])
+    masks[1][0, 0] = 1  # instead of class 0, which three images keep: sqrt(1 / (3/4)), the most for the last alone
+    assert repeat_factors(masks, 4, 1.0).tolist() == pytest.approx([2**0.5, 2**0.5, 2**0.5, (4 / 3) ** 0.5])
+
+
+@pytest.mark.parametrize("cache", ["ram", "off"])
+def test_repeats_are_counted_from_the_masks_of_the_set(pairs, cache):
+    share = 0.9
+    present = np.array([[index in np.array(Image.open(mask)) for index in range(19)] for _, _, mask in pairs])
+    factors = np.sqrt(share / present.mean(axis=0)).clip(min=1)
+    expected = [factors[row].max() for row in present]
+    assert max(expected) > 1.3
+    tested = training_set(pairs, cache=cache, repeat_rare=share)
+    np.testing.assert_allclose(tested.repeats, expected, rtol=1e-6)
+
+
+def test_fractional_repeat_is_the_chance_of_one_more(pairs):
+    tested = training_set(pairs)
+    tested.repeats = torch.tensor([1.0, 1.25, 1.5, 2.0, 2.75, 1.0, 1.0, 1.0])
+    counts = torch.stack([tested.order(epoch).bincount(minlength=8) for epoch in range(400)]).float()
+    assert torch.equal(counts.amin(dim=0), tested.repeats.floor())
+    assert torch.equal(counts.amax(dim=0), tested.repeats.ceil())
+    torch.testing.assert_close(counts.mean(dim=0), tested.repeats, atol=0.08, rtol=0)  # 3 standard deviations
+
+
+def test_batches_stay_full_when_images_are_repeated(pairs):
+    """A last batch of one image stops BatchNorm, an empty one stops everything."""
+    tested = training_set(pairs)
+    tested.repeats = torch.full((8,), 1.5)
+    sizes = [len(photos) for epoch in range(20) for photos, _ in tested.batches(epoch, batch_size=4)]
+    assert set(sizes) == {4}
+
+
+# The whole message, in one line: a DataLoader's own way out of a worker would add the worker's traceback.
+damage_is_named = pytest.raises(InputError, match=r"\A[^\n]*train_0003\.jpg: not a readable image[^\n]*\Z")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_damaged_file_is_named_when_the_cache_is_filled(damaged_pairs, workers):
+    with damage_is_named:
+        training_set(damaged_pairs, cache="ram", workers=workers)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_damaged_file_is_named_when_read_in_an_epoch(damaged_pairs, workers):
+    tested = training_set(damaged_pairs, cache="off", workers=workers)
+    with damage_is_named:
+        list(tested.batches(1, batch_size=2))
+    with damage_is_named:
+        training_set(damaged_pairs, cache="off", workers=workers, repeat_rare=0.5)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_damaged_photograph_to_predict_on_is_named(damaged_pairs, workers):
+    photos = PhotoDataset([photo for _, photo, _ in damaged_pairs], 64)
+    read = []
+    with damage_is_named:
+        read.extend(index for index, _, _ in one_by_one(photos, workers))
+    with damage_is_named:
+        list(batches_of_equal_size(one_by_one(photos, workers), batch_size=2))
+
+
+@pytest.mark.parametrize("cache", ["ram", "off"])
+def test_asked_for_caches_are_taken_whatever_the_memory(monkeypatch, cache):
+    monkeypatch.setattr(dataset_utils, "free_memory", lambda: 0 if cache == "ram" else 10**12)
+    assert choose_cache(cache, 1000, CPU) == cache
+
+
+def test_auto_takes_ram_where_half_of_the_free_memory_holds_the_set_of_every_process(monkeypatch):
+    monkeypatch.setattr(dataset_utils, "free_memory", lambda: 2001)
+    assert choose_cache("auto", 1000, CPU) == "ram"
+    assert choose_cache("auto", 1001, CPU) == "off"
+    as_processes(monkeypatch, 0, 2)
+    assert choose_cache("auto", 500, CPU) == "ram"
+    assert choose_cache("auto", 501, CPU) == "off"
+
+
+def test_auto_takes_the_gpu_where_a_quarter_of_its_free_memory_holds_the_set(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (4001, 10**6))
+    monkeypatch.setattr(dataset_utils, "free_memory", lambda: 4000)
+    device = SimpleNamespace(type="cuda")
+    assert choose_cache("auto", 1000, device) == "gpu"
+    assert choose_cache("auto", 1001, device) == "ram"
+    assert choose_cache("auto", 2001, device) == "off"
+    assert choose_cache("gpu", 10**9, device) == "gpu"
+
+
+def test_gpu_cache_without_cuda_is_bad_input(pairs):
+    with pytest.raises(InputError, match="--cache gpu: there is no CUDA"):
+        training_set(pairs, cache="gpu")
+
+
+def test_training_set_counts_four_bytes_a_pixel(pairs, monkeypatch):
+    """Three of the photograph, one of the mask."""
+    needed = 8 * 64 * 64 * 4
+    monkeypatch.setattr(dataset_utils, "free_memory", lambda: 2 * needed + 1)
+    assert training_set(pairs, cache="auto").cache == "ram"
+    monkeypatch.setattr(dataset_utils, "free_memory", lambda: 2 * needed)
+    assert training_set(pairs, cache="auto").cache == "off"
+
+
+def test_free_memory_is_what_linux_calls_available(tmp_path, monkeypatch):
+    monkeypatch.setattr(dataset_utils, "Path", lambda _: tmp_path / "meminfo")
+    assert free_memory() == 4 * 2**30
+    (tmp_path / "meminfo").write_text("MemTotal:  8000 kB\nMemFree: 100 kB\nMemAvailable:  2048 kB\nHugePages: 0\n")
+    assert free_memory() == 2048 * 1024

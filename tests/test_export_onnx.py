@@ -1,0 +1,61 @@
+"""The ONNX file computes what PyTorch does. Skipped where the optional packages are missing."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import checkpoint
+import export_onnx
+import validate
+from classes import CLASS_NAMES
+from errors import InputError
+from models import build_model
+from onnx_model import OnnxModel
+from options import export_parser, validate_parser
+
+SLIM = "deeplabv3plus_mobilenet_slim"
+
+
+def test_missing_and_damaged_files_are_refused(tmp_path):
+    (tmp_path / "a.onnx").write_bytes(b"no network")
+    for name in ("a.onnx", "b.onnx"):
+        with pytest.raises(InputError, match=name):
+            OnnxModel(tmp_path / name)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    for package in ("onnx", "onnxruntime", "onnxscript"):
+        pytest.importorskip(package)
+    folder = tmp_path_factory.mktemp("onnx")
+    torch.manual_seed(0)
+    checkpoint.save(folder / "a.pt", checkpoint.describe(SLIM, 19, 3, build_model(SLIM).state_dict()))
+    flags = ["--checkpoint", str(folder / "a.pt"), "--output", str(folder / "a.onnx")]
+    export_onnx.main(export_parser("Export.").parse_args(flags))
+    return folder
+
+
+def test_logits_of_any_batch_and_size_are_pytorchs(exported):
+    model, onnx_model = checkpoint.load_model(exported / "a.pt"), OnnxModel(exported / "a.onnx")
+    for shape in ((1, 3, 32, 32), (3, 3, 51, 70)):
+        photos = torch.rand(shape)
+        with torch.no_grad():
+            torch.testing.assert_close(onnx_model(photos), model(photos), rtol=1e-3, atol=1e-3)
+
+
+def test_class_names_are_in_the_metadata(exported):
+    metadata = OnnxModel(exported / "a.onnx").session.get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["class_names"]) == list(CLASS_NAMES)
+
+
+def test_validate_takes_the_file_in_place_of_a_checkpoint(exported, tmp_path):
+    photo = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    Image.fromarray(photo).save(tmp_path / "me.png")
+    for name in ("a.pt", "a.onnx"):
+        flags = ["--checkpoint", str(exported / name), "--image_dir", str(tmp_path / "me.png"), "--workers", "0"]
+        validate.main(validate_parser("V.").parse_args([*flags, "--output_dir", str(tmp_path / name)]))
+    labels = [np.asarray(Image.open(tmp_path / name / "me.png")) for name in ("a.pt", "a.onnx")]
+    assert labels[0].shape == (60, 80) and (labels[0] != labels[1]).mean() < 1e-3

@@ -1,0 +1,151 @@
+"""The networks: the seed's, weight for weight and logit for logit, and what every entry of MODELS promises."""
+
+import hashlib
+import math
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from models import MODELS, build_model
+from options import MODEL_TYPES
+
+SEED, SLIM = "deeplabv3plus_mobilenet", "deeplabv3plus_mobilenet_slim"
+SEED_PARAMETERS, PARAMETER_CAP = 1_992_599, 1_821_085  # the cap is the later edition's
+
+# The seed's network returned these logits, at [n, c, y, x], for the weights and the input of `seed_logits`.
+SEED_LOGITS = {
+    (0, 0, 0, 0): 0.8219492047699236,
+    (0, 5, 80, 48): -1.974106522096412,
+    (0, 18, 159, 95): 0.25747596950531343,
+    (1, 1, 17, 33): -3.1432317180422022,
+    (1, 9, 100, 60): -1.1041421114135288,
+    (1, 13, 40, 90): 1.167215969039046,
+}
+SEED_MEAN, SEED_STD = 0.1393306550837589, 1.6262028449409418
+# Of the sorted lines "<key> <shape>" of the seed's state_dict, 284 of them.
+SEED_KEYS_SHA256 = "7c4ca369c7a54788e36becd24224c4c78b9efbc9678e60d09e791fbd375559ae"
+
+
+def parameters(model):
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def flops(model_type):
+    """Twice the multiply-adds of one 512 x 512 photograph; nothing is computed on the meta device."""
+    with torch.device("meta"):
+        model, photo = build_model(model_type).eval(), torch.empty(1, 3, 512, 512)
+    with FlopCounterMode(display=False) as counter:
+        model(photo)
+    return counter.get_total_flops()
+
+
+def deterministic(key, value):
+    """Weights drawn from a generator that the key's name seeds."""
+    n = np.random.RandomState(zlib.crc32(key.encode())).standard_normal(value.shape)
+    if key.endswith("running_var"):
+        n = 1 + 0.1 * np.abs(n)
+    elif key.endswith(("running_mean", "bias")):
+        n = 0.1 * n
+    elif n.ndim == 1:
+        n = 1 + 0.1 * n
+    else:
+        n = n * math.sqrt(2 / math.prod(n.shape[1:]))
+    return torch.from_numpy(n).float()
+
+
+@pytest.fixture(scope="module")
+def seed_logits():
+    model = build_model(SEED)
+    state_dict = {
+        key: value if key.endswith("num_batches_tracked") else deterministic(key, value)
+        for key, value in model.state_dict().items()
+    }
+    model.load_state_dict(state_dict)
+    photos = torch.from_numpy(np.random.RandomState(0).rand(2, 3, 160, 96)).float()
+    with torch.inference_mode():
+        return model.eval()(photos)
+
+
+@pytest.mark.parametrize(("position", "expected"), SEED_LOGITS.items())
+def test_logits_are_those_of_the_seeds_network(seed_logits, position, expected):
+    assert seed_logits.shape == (2, 19, 160, 96)
+    assert seed_logits[position].item() == pytest.approx(expected, abs=1e-4)
+
+
+def test_mean_and_deviation_of_all_logits_are_those_of_the_seeds_network(seed_logits):
+    assert seed_logits.mean().item() == pytest.approx(SEED_MEAN, abs=1e-4)
+    assert seed_logits.std().item() == pytest.approx(SEED_STD, abs=1e-4)
+
+
+def test_keys_and_shapes_are_those_of_the_seeds_checkpoint():
+    shapes = {key: list(value.shape) for key, value in build_model(SEED).state_dict().items()}
+    spelled_out = {
+        "backbone.low_level_features.0.0.weight": [32, 3, 3, 3],
+        "backbone.low_level_features.2.conv.1.0.weight": [48, 1, 3, 3],
+        "backbone.high_level_features.13.conv.3.running_var": [162],
+        "backbone.high_level_features.13.conv.3.num_batches_tracked": [],
+        "classifier.project.0.weight": [48, 12, 1, 1],
+        "classifier.aspp.convs.3.0.weight": [192, 162, 3, 3],
+        "classifier.aspp.convs.4.1.weight": [192, 162, 1, 1],
+        "classifier.aspp.project.0.weight": [192, 960, 1, 1],
+        "classifier.classifier.0.weight": [256, 240, 3, 3],
+        "classifier.classifier.3.bias": [19],
+    }
+    assert {key: shapes.get(key) for key in spelled_out} == spelled_out
+    assert len(shapes) == 284
+    lines = "\n".join(sorted(f"{key} {shape}" for key, shape in shapes.items()))
+    assert hashlib.sha256(lines.encode()).hexdigest() == SEED_KEYS_SHA256
+
+
+def test_aspp_rates_are_the_seeds():
+    """The logits above cannot tell: at 160 x 96 px all taps of rates 12 and 18 but the middle one fall outside."""
+    convs = [build_model(SEED).classifier.aspp.convs[index][0] for index in (1, 2, 3)]
+    assert [conv.dilation for conv in convs] == [conv.padding for conv in convs] == [(6, 6), (12, 12), (18, 18)]
+
+
+def test_seeds_network_has_the_published_size_and_cost():
+    assert parameters(build_model(SEED)) == SEED_PARAMETERS
+    assert flops(SEED) / 1e9 == pytest.approx(21.6, abs=0.05)
+
+
+def test_slim_network_is_below_the_cap_at_half_of_the_seeds_cost():
+    assert parameters(build_model(SLIM)) < PARAMETER_CAP
+    assert flops(SLIM) <= flops(SEED) / 2
+
+
+@pytest.mark.parametrize("size", [(32, 32), (33, 47), (64, 32), (37, 96)])
+@pytest.mark.parametrize("model_type", MODELS)
+def test_logits_have_the_inputs_size_and_every_weight_a_finite_gradient(model_type, size):
+    torch.manual_seed(0)
+    model = build_model(model_type).train()
+    logits = model(torch.rand(2, 3, *size))
+    assert logits.shape == (2, 19, *size) and logits.isfinite().all()
+    logits.square().mean().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+        assert parameter.grad.any(), f"{name} has no part in the logits"
+
+
+@pytest.mark.parametrize("model_type", MODELS)
+def test_classes_and_channels_are_as_asked_for(model_type):
+    model = build_model(model_type, num_classes=7, in_channels=4).eval()
+    with torch.inference_mode():
+        assert model(torch.rand(1, 4, 32, 40)).shape == (1, 7, 32, 40)
+
+
+@pytest.mark.parametrize("model_type", MODELS)
+def test_equal_random_seeds_give_equal_weights(model_type):
+    def weights(seed):
+        torch.manual_seed(seed)
+        return build_model(model_type).state_dict()
+
+    first, again, other = weights(1), weights(1), weights(2)
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert not all(torch.equal(first[key], other[key]) for key in first)
+
+
+def test_flag_offers_exactly_the_models_there_are():
+    assert tuple(MODELS) == MODEL_TYPES
