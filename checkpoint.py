@@ -11,6 +11,7 @@ from image_io import atomic_path
 from models import MODELS, build_model
 
 SEED_MODEL_TYPE = "deeplabv3plus_mobilenet"
+LISTED = 20  # misfits that an error names; another network differs in hundreds
 
 
 def save(path, content):
@@ -51,7 +52,9 @@ def read(path):
     fields = {"model_type": str, "num_classes": int, "in_channels": int, "state_dict": dict}
     if not isinstance(content, dict) or any(not isinstance(content.get(key), kind) for key, kind in fields.items()):
         raise InputError(f"{path}: holds neither a checkpoint of this project nor a state_dict")
-    if content["model_type"] not in MODELS or not is_state_dict(content["state_dict"]):
+    if not is_state_dict(content["state_dict"]):
+        raise InputError(f"{path}: its state_dict holds something else than tensors")
+    if content["model_type"] not in MODELS:
         raise InputError(f"{path}: holds model {content['model_type']!r}; known are {', '.join(MODELS)}")
     return content
 
@@ -93,7 +96,8 @@ def load_weights(model, state_dict, path, strict=True):
         if key in own and key not in fitting
     ]
     if misfits and strict:
-        raise InputError(f"{path}: does not fit the model (--load_not_strict loads what does): {'; '.join(misfits)}")
+        listed = "; ".join(misfits[:LISTED]) + (f"; and {len(misfits) - LISTED} more" if misfits[LISTED:] else "")
+        raise InputError(f"{path}: does not fit the model (--load_not_strict loads what does): {listed}")
     if not fitting:
         raise InputError(f"{path}: nothing in it fits the model")
     if misfits:

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from classes import CLASS_NAMES, IGNORE_INDEX, NUM_CLASSES, PALETTE
 from errors import InputError, run
-from image_io import IMAGE_SUFFIXES, atomic_path, list_images, read_mask, read_photo
+from image_io import IMAGE_SUFFIXES, atomic_path, list_images, read_mask, read_photo, refuse_overwriting
 from options import color_parser
 from parallel import in_parallel
 
@@ -120,8 +120,7 @@ def main(args):
         write_picture(args.sheet, contact_sheet(items))
         print(f"{args.sheet}: written, {len(items)} of {len(pairs)} label maps")
         return
-    if Path(args.output_dir).resolve() in [file.parent.resolve() for file in pairs[0] if file]:
-        raise InputError(f"--output_dir {args.output_dir}: holds the files to read; choose another folder")
+    refuse_overwriting("--output_dir", args.output_dir, *[file for file in pairs[0] if file])
     for _ in in_parallel(partial(write_rendered, alpha=args.alpha, output_dir=args.output_dir), pairs, "colouring"):
         pass
     print(f"{args.output_dir}: {len(pairs)} pictures written")

@@ -134,7 +134,12 @@ def raise_errors(items):
 
 def one_by_one(dataset, workers):
     """Read a dataset in order with worker processes, an item at a time."""
-    return raise_errors(DataLoader(dataset, batch_size=None, num_workers=workers))
+    return raise_errors(DataLoader(dataset, batch_size=None, num_workers=workers, generator=own_generator()))
+
+
+def own_generator():
+    """For a DataLoader, which else draws from the global generator, and so changes the training's random numbers."""
+    return torch.Generator().manual_seed(0)
 
 
 class TrainingSet:
@@ -196,6 +201,7 @@ class TrainingSet:
                 num_workers=self.workers,
                 collate_fn=collate_pairs,
                 pin_memory=self.device.type == "cuda",
+                generator=own_generator(),
             )
             for photos, masks in raise_errors(loader):
                 yield photos.to(self.device, non_blocking=True), masks.to(self.device, non_blocking=True)

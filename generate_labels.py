@@ -14,9 +14,8 @@ import numpy as np
 from classes import CLASS_NAMES, IGNORE_INDEX, NUM_CLASSES
 from color_visualization import colorize, write_picture
 from dataset_utils import read_pair
-from distributed import select_device
 from errors import run
-from image_io import match_pairs, write_label_map
+from image_io import match_pairs, refuse_overwriting, write_label_map
 from labels import upsample
 from metrics import confusion_matrix
 from options import generate_labels_parser
@@ -64,9 +63,10 @@ def format_changes(changes):
 
 
 def main(args):
-    device = select_device(args.gpu_id)
-    model = load_network(args.checkpoint, device)
     pairs = match_pairs(args.image_dir, args.label_dir)
+    refuse_overwriting("--output_dir", args.output_dir, args.image_dir, args.label_dir)
+    refuse_overwriting("--colored_dir", args.colored_dir, args.image_dir, args.label_dir, args.output_dir)
+    model, device = load_network(args.checkpoint, args.gpu_id)
     changes = merge_labels(
         model,
         pairs,

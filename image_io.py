@@ -90,10 +90,12 @@ def read_mask(path, num_classes=NUM_CLASSES):
     return mask
 
 
-def image_size(path):
-    """Return (width, height) from the file's header alone, as stored (EXIF not applied)."""
-    with open_image(path) as image:
-        return image.size
+def refuse_overwriting(flag, output_dir, *inputs):
+    """Raise InputError where `output_dir` is a folder that is read, or that of a file that is read."""
+    for path in map(Path, inputs):
+        folder = path.parent if path.is_file() else path
+        if Path(output_dir).resolve() == folder.resolve():
+            raise InputError(f"{flag} {output_dir}: holds the files to read; choose another folder")
 
 
 @contextmanager

@@ -111,8 +111,8 @@ def evaluate(args, epoch, model, pairs, device, visualization_dir=None):
     loss_function = loss_at_epoch(args, epoch)
     matrix = torch.zeros(args.out_channels, args.out_channels, dtype=torch.int64, device=device)
     loss_sum = torch.zeros((), dtype=torch.float64, device=device)
-    predictions = predict(model, [photo for _, photo, _ in mine], **prediction_options(args, device, "validating"))
-    for index, logits, size in predictions:
+    options = prediction_options(args, device, "validating")
+    for index, logits, size in predict(model, [photo for _, photo, _ in mine], **options):
         stem, photo_path, mask_path = mine[index]
         _, mask = read_pair(photo_path, mask_path, args.out_channels)
         labels = label_map(logits, size)
@@ -187,9 +187,19 @@ def check_start(args, run_dir, train_pairs):
         )
 
 
+def prepare_run_dir(run_dir):
+    """Make the folder, and remove what a killed run was writing."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    for unfinished in run_dir.rglob(".*.tmp.*"):
+        unfinished.unlink()
+
+
 def read_last(args, path):
     """Return the state to resume from; InputError where the flags would make it another run, or it is complete."""
     last = checkpoint.read(path)
+    missing = {"args", "epoch", "best", "optimizer", "ema"} - last.keys()
+    if missing:
+        raise InputError(f"{path}: not written by this version of main_deeplab.py, lacks {', '.join(sorted(missing))}")
     changed = [
         f"--{name} {value} (now {getattr(args, name)})"
         for name, value in last["args"].items()
@@ -208,7 +218,9 @@ def train(args):
     train_pairs = find_pairs(args.dataset_dir, "train", args.label_dir)
     val_pairs = find_pairs(args.dataset_dir, "val", args.truth_dir)
     check_start(args, run_dir, train_pairs)
-    distributed.barrier()
+    distributed.barrier()  # all have checked before the first one writes
+    if distributed.rank() == 0:
+        prepare_run_dir(run_dir)
     model, ema, optimizer = build_training(args, device)
     evaluated = model if ema is None else ema
 
@@ -278,9 +290,7 @@ def save_epoch(args, run_dir, model, ema, optimizer, log, best):
             best = line["mIoU"]
             checkpoint.save(run_dir / "best.pt", content | {"mIoU": best})
     state = content | {"state_dict": model.state_dict(), "optimizer": optimizer.state_dict(), "best": best}
-    state["args"] = vars(args)
-    if ema is not None:
-        state["ema"] = ema.state_dict()
+    state |= {"args": vars(args), "ema": None if ema is None else ema.state_dict()}
     checkpoint.save(run_dir / "last.pt", state)
 
 

@@ -21,7 +21,7 @@ from color_visualization import overlay, write_picture
 from dataset_utils import PhotoDataset, batches_of_equal_size, one_by_one
 from distributed import select_device
 from errors import run
-from image_io import list_images, read_photo, write_label_map
+from image_io import list_images, read_photo, refuse_overwriting, write_label_map
 from labels import label_map
 from models.folding import fold_batchnorm
 from onnx_model import OnnxModel
@@ -61,11 +61,12 @@ def predict(model, paths, *, device, image_size, batch_size, workers, tta=False,
             bar.update(len(indices))
 
 
-def load_network(path, device):
-    """Return what `predict` runs: the model of a checkpoint, made ready for prediction, or of an .onnx file (CPU)."""
+def load_network(path, gpu_id):
+    """Return what `predict` runs, and its device: a checkpoint's model made ready, or an .onnx file on the CPU."""
     if str(path).endswith(".onnx"):
-        return OnnxModel(path)
-    return fold_batchnorm(checkpoint.load_model(path, device)).to(memory_format=torch.channels_last)
+        return OnnxModel(path), torch.device("cpu")
+    device = select_device(gpu_id)
+    return fold_batchnorm(checkpoint.load_model(path, device)).to(memory_format=torch.channels_last), device
 
 
 def save_overlay(path, photo_path, labels):
@@ -91,9 +92,9 @@ def write_predictions(model, photos, output_dir, *, save_visualizations=False, *
 
 
 def main(args):
-    device = torch.device("cpu") if args.checkpoint.endswith(".onnx") else select_device(args.gpu_id)
-    model = load_network(args.checkpoint, device)
     photos = list_images(args.image_dir)
+    refuse_overwriting("--output_dir", args.output_dir, args.image_dir)
+    model, device = load_network(args.checkpoint, args.gpu_id)
     write_predictions(
         model,
         photos,

@@ -175,9 +175,7 @@ def test_truncated_file_is_named(tmp_path, seed_model, kept):
         checkpoint.load_model(tmp_path / "a.pt")
 
 
-@pytest.mark.parametrize(
-    "data", [b"\x89PNG\r\n\x1a\n", b"# notes\n", b"<html></html>", b"best model\n"]
-)
+@pytest.mark.parametrize("data", [b"\x89PNG\r\n\x1a\n", b"# notes\n", b"<html></html>", b"best model\n"])
 def test_files_of_other_kinds_are_refused(tmp_path, data):
     (tmp_path / "a.pt").write_bytes(data)
     with pytest.raises(InputError, match=r"a\.pt: "):

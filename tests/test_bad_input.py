@@ -1,0 +1,358 @@
+"""Bad input to the scripts that use the network: one line that names the file or flag, status 2, nothing touched."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import checkpoint
+import errors
+import generate_labels
+import main_deeplab
+import validate
+from image_io import write_label_map
+from models import build_model
+from options import generate_labels_parser, train_parser, validate_parser
+
+PARSERS = {main_deeplab: train_parser, validate: validate_parser, generate_labels: generate_labels_parser}
+SMALL = ("--image_size", 32, "--workers", 0)
+SLIM, SEED = "deeplabv3plus_mobilenet_slim", "deeplabv3plus_mobilenet"
+TRAIN = ("--dataset_dir", "dataset", "--batch_size", 4, "--epochs", 1, "--model_type", SLIM, *SMALL)
+VALIDATE = ("--checkpoint", "model.pt", "--image_dir", "dataset/val/val_image", *SMALL)
+MERGE = (
+    *("--checkpoint", "model.pt", *SMALL, "--output_dir", "merged", "--colored_dir", "colored"),
+    *("--image_dir", "dataset/val/val_image", "--label_dir", "dataset/val/val_mask"),
+)
+PHOTO, MASK = "{0}/{0}_image/{0}_0002.jpg", "{0}/{0}_mask/{0}_0002.png"
+
+
+@pytest.fixture(scope="module")
+def checkpoint_path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("checkpoint") / "model.pt"
+    checkpoint.save(path, checkpoint.describe(SLIM, 19, 3, build_model(SLIM).state_dict()))
+    return path
+
+
+@pytest.fixture
+def place(sample_dataset, checkpoint_path, tmp_path, monkeypatch):
+    """The working directory: dataset/, which a test may spoil, and the checkpoint model.pt."""
+    shutil.copytree(sample_dataset, tmp_path / "dataset")
+    shutil.copy(checkpoint_path, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def the_error(stderr):
+    """The one error line of what a script printed; progress bars move to the start of a line, or up by one."""
+    assert "Traceback" not in stderr
+    lines = [line for line in re.split(r"[\r\n]|\x1b\[A", stderr) if "error:" in line]
+    assert len(lines) == 1 and lines[0].startswith("error: "), lines
+    return lines[0]
+
+
+@pytest.fixture
+def refusal(place, capsys):
+    def call(script, *flags):
+        """Run a script's main as its command line does; return the error line. No file may appear or change."""
+        before = contents(place)
+        args = PARSERS[script]("Run.").parse_args([str(flag) for flag in flags])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            errors.run(lambda: script.main(args))
+        assert ended.value.code == 2
+        assert contents(place) == before
+        return the_error(capsys.readouterr().err)
+
+    return call
+
+
+# Ways to spoil one pair of a split, and what the message must name.
+
+
+def remove(path):
+    path.unlink()
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-300])
+
+
+def not_an_image(path):
+    path.write_text("not an image")
+
+
+def other_size(path):
+    write_label_map(path, np.zeros((64, 63), dtype=np.uint8))
+
+
+def rgb(path):
+    Image.open(path).convert("RGB").save(path)
+
+
+def id_19(path):
+    write_label_map(path, np.full((64, 64), 19, dtype=np.uint8))
+
+
+def id_254(path):
+    write_label_map(path, np.array([[0] * 63 + [254], [255] * 64] * 32, dtype=np.uint8))
+
+
+SPOILT = {
+    "mask missing": (remove, MASK, PHOTO, "has no mask"),
+    "photograph missing": (remove, PHOTO, MASK, "has no photograph"),
+    "photograph truncated": (truncate, PHOTO, PHOTO, "not a readable image"),
+    "photograph not an image": (not_an_image, PHOTO, PHOTO, "not a readable image"),
+    "mask truncated": (truncate, MASK, MASK, "not a readable image"),
+    "mask of another size": (other_size, MASK, MASK, "63 x 64 but its photograph is 64 x 64"),
+    "mask in RGB": (rgb, MASK, MASK, "one channel"),
+    "mask with id 19": (id_19, MASK, MASK, "class id 19"),
+    "mask with id 254": (id_254, MASK, MASK, "class id 254"),
+}
+
+
+def spoil(place, name, split):
+    """Spoil a pair of a split; return what the message must hold."""
+    change, victim, named, reason = SPOILT[name]
+    change(place / "dataset" / victim.format(split))
+    return f"dataset/{named.format(split)}", reason
+
+
+@pytest.mark.parametrize("flags", [(), ("--cache", "off")], ids=["ram", "off"])
+@pytest.mark.parametrize("name", SPOILT)
+def test_training_on_a_spoilt_pair(place, refusal, name, flags):
+    file, reason = spoil(place, name, "train")
+    message = refusal(main_deeplab, *TRAIN, *flags)
+    assert message.startswith(f"error: {file}: ") and reason in message
+
+
+@pytest.mark.parametrize("flags", [("--cache", "off"), ("--cache", "off", "--repeat_rare", 0.5), ("--cache", "ram")])
+def test_training_on_a_spoilt_pair_read_by_worker_processes(place, refusal, flags):
+    file, reason = spoil(place, "mask with id 19", "train")
+    message = refusal(main_deeplab, *TRAIN, *flags, "--workers", 2)
+    assert message.startswith(f"error: {file}: ") and reason in message
+
+
+@pytest.mark.parametrize("name", SPOILT)
+def test_training_with_a_spoilt_validation_pair(place, refusal, name):
+    file, reason = spoil(place, name, "val")
+    message = refusal(main_deeplab, *TRAIN)
+    assert message.startswith(f"error: {file}: ") and reason in message
+
+
+@pytest.mark.parametrize("name", [name for name in SPOILT if name not in ("mask missing", "photograph missing")])
+def test_relabelling_a_spoilt_pair(place, refusal, name):
+    """A batch of all five: the spoilt third comes before anything is written."""
+    file, reason = spoil(place, name, "val")
+    for stem in ("val_0000", "val_0001"):
+        (place / f"dataset/val/val_image/{stem}.jpg").unlink()
+        (place / f"dataset/val/val_mask/{stem}.png").unlink()
+    message = refusal(generate_labels, *MERGE)
+    assert message.startswith(f"error: {file}: ") and reason in message
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("name", ["photograph truncated", "photograph not an image"])
+def test_prediction_of_a_spoilt_photograph(place, refusal, name, workers):
+    file, reason = spoil(place, name, "val")
+    message = refusal(validate, *VALIDATE, "--workers", workers)
+    assert message.startswith(f"error: {file}: ") and reason in message
+
+
+@pytest.mark.parametrize("script, flags", [(main_deeplab, TRAIN), (validate, VALIDATE), (generate_labels, MERGE)])
+def test_no_data_set(place, refusal, script, flags):
+    shutil.rmtree(place / "dataset")
+    expected = (
+        "dataset/train: no such folder; a data set holds train/train_image"
+        if script is main_deeplab
+        else ("dataset/val/val_image: no such file or folder")
+    )
+    assert refusal(script, *flags).startswith(f"error: {expected}")
+
+
+@pytest.mark.parametrize(
+    "folder, script, flags",
+    [
+        ("dataset/train/train_image", main_deeplab, TRAIN),
+        ("dataset/train/train_mask", main_deeplab, TRAIN),
+        ("dataset/val/val_image", main_deeplab, TRAIN),
+        ("dataset/val/val_image", validate, VALIDATE),
+        ("dataset/val/val_mask", generate_labels, MERGE),
+    ],
+)
+def test_empty_folder(place, refusal, folder, script, flags):
+    for path in (place / folder).iterdir():
+        path.unlink()
+    assert refusal(script, *flags).startswith(f"error: {folder}: holds no images")
+
+
+# Flags that do not go with the data or the machine.
+
+
+def test_more_classes_in_the_masks_than_out_channels(refusal):
+    message = refusal(main_deeplab, *TRAIN, "--out_channels", 5)
+    assert re.match(r"error: dataset/train/train_mask/train_\d+\.png: holds class id \d+; ids go from 0 to 4", message)
+
+
+@pytest.mark.parametrize("flag", [("--label_dir", "elsewhere"), ("--truth_dir", "elsewhere")])
+def test_label_folders_that_do_not_exist(refusal, flag):
+    assert refusal(main_deeplab, *TRAIN, *flag).startswith("error: elsewhere: no such file or folder")
+
+
+def test_batch_of_one(refusal):
+    assert "--batch_size 1" in refusal(main_deeplab, *TRAIN, "--batch_size", 1)
+
+
+@pytest.mark.parametrize("flag, value", [("--in_channels", 1), ("--image_size", 31), ("--distill_threshold", 1.1)])
+def test_values_that_no_run_can_have(flag, value, capsys):
+    """The parser itself refuses: its usage, then the flag."""
+    with pytest.raises(SystemExit) as ended:
+        train_parser("Train.").parse_args([flag, str(value)])
+    assert ended.value.code == 2
+    assert f"error: argument {flag}: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("script, flags", [(main_deeplab, TRAIN), (validate, VALIDATE), (generate_labels, MERGE)])
+def test_gpu_that_does_not_exist(refusal, monkeypatch, script, flags):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    assert refusal(script, *flags, "--gpu_id", 2) == "error: --gpu_id 2: there are 2 GPUs here, 0 to 1"
+
+
+def test_cache_on_a_gpu_that_does_not_exist(refusal, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert refusal(main_deeplab, *TRAIN, "--cache", "gpu").startswith("error: --cache gpu: there is no CUDA")
+
+
+@pytest.mark.parametrize(
+    "script, flags, file",
+    [
+        (main_deeplab, TRAIN, "checkpoints"),
+        (validate, (*VALIDATE, "--output_dir", "out"), "out"),
+        (validate, (*VALIDATE, "--output_dir", "out/deeper"), "out"),
+        (validate, (*VALIDATE, "--output_dir", "new", "--save_visualizations"), "new/overlays"),
+        (generate_labels, (*MERGE, "--output_dir", "out"), "out"),
+        (generate_labels, (*MERGE, "--colored_dir", "out"), "out"),
+    ],
+)
+def test_output_folder_that_is_a_file(place, script, flags, file, capsys):
+    (place / file).parent.mkdir(exist_ok=True)
+    (place / file).write_text("precious")
+    before = contents(place)
+    with pytest.raises(SystemExit) as ended:
+        errors.run(lambda: script.main(PARSERS[script]("Run.").parse_args([str(flag) for flag in flags])))
+    assert ended.value.code == 2
+    assert f"'{file}" in the_error(capsys.readouterr().err)
+    after = contents(place)
+    assert {path: after.get(path) for path in before} == before
+
+
+# Checkpoints.
+
+
+class RunsCode:
+    """Unpickled without care, it makes a folder."""
+
+    def __reduce__(self):
+        return os.mkdir, ("code_was_run",)
+
+
+def torchvision_like():
+    return {"conv1.weight": torch.zeros(8, 3, 3, 3), "fc.bias": torch.zeros(10)}
+
+
+CHECKPOINTS = {  # what the file holds, and a part of the message
+    "empty": (b"", "not a readable checkpoint"),
+    "text": (b"hello, this is no checkpoint", "not a readable checkpoint"),
+    "pointer of Git LFS": (b"version https://git-lfs.github.com/spec/v1\n", "refused"),
+    "image": (b"\x89PNG\r\n\x1a\n" + bytes(99), "refused"),
+    "code": (RunsCode(), "refused, holds more than weights"),
+    "code beside weights": ({"state_dict": {}, "model_type": SLIM, "x": RunsCode()}, "refused"),
+    "bare of another network": (torchvision_like(), f"a bare state_dict, but not of {SEED}"),
+    "another network": (checkpoint.describe("resnet", 19, 3, torchvision_like()), "holds model 'resnet'"),
+    "wrong name": (checkpoint.describe(SLIM, 19, 3, torchvision_like()), "does not fit the model"),
+    "list": ([1, 2, 3], "neither a checkpoint of this project nor a state_dict"),
+    "no weights": ({"epoch": 3}, "neither a checkpoint of this project nor a state_dict"),
+    "one byte": (b".", "not a readable checkpoint"),
+    "cut in a number": (b"G", "not a readable checkpoint"),
+    "classes unsaid": ({"model_type": SLIM, "in_channels": 3, "state_dict": torchvision_like()}, "holds neither"),
+}
+
+
+@pytest.mark.parametrize("content, reason", CHECKPOINTS.values(), ids=CHECKPOINTS)
+@pytest.mark.parametrize("script, flags", [(validate, VALIDATE), (generate_labels, MERGE)])
+def test_a_file_that_is_no_checkpoint(place, refusal, script, flags, content, reason):
+    if isinstance(content, bytes):
+        (place / "model.pt").write_bytes(content)
+    else:
+        torch.save(content, place / "model.pt")
+    message = refusal(script, *flags)
+    assert message.startswith("error: model.pt: ") and reason in message
+    assert not (place / "code_was_run").exists()
+
+
+def test_the_code_in_that_pickle_would_run(place):
+    """Else the tests above prove nothing."""
+    torch.save(RunsCode(), "code.pt")
+    torch.load("code.pt", weights_only=False)
+    assert (place / "code_was_run").is_dir()
+
+
+@pytest.mark.parametrize("script, flags", [(validate, VALIDATE), (generate_labels, MERGE)])
+def test_truncated_or_missing_checkpoint(place, refusal, script, flags):
+    path = place / "model.pt"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert refusal(script, *flags).startswith("error: model.pt: not a readable checkpoint")
+    path.unlink()
+    assert refusal(script, *flags).startswith("error: model.pt: no such checkpoint")
+
+
+def test_onnx_file_that_does_not_exist(refusal):
+    assert refusal(validate, *VALIDATE, "--checkpoint", "model.onnx").startswith("error: model.onnx: ")
+
+
+def test_training_from_a_checkpoint_of_another_model(refusal, capsys):
+    message = refusal(main_deeplab, *TRAIN, "--model_type", SEED, "--load_model_path", "model.pt")
+    assert message.startswith("error: model.pt: does not fit the model (--load_not_strict")
+    flags = ("--model_type", SEED, "--load_model_path", "model.pt", "--load_not_strict")
+    assert "model.pt: nothing in it fits" in refusal(main_deeplab, *TRAIN, *flags)
+
+
+def test_training_from_a_missing_checkpoint(refusal):
+    message = refusal(main_deeplab, *TRAIN, "--load_model_path", "nowhere.pt")
+    assert message.startswith("error: nowhere.pt: no such checkpoint")
+
+
+@pytest.mark.parametrize("file", ["truncated", "model.pt"])
+def test_resume_from_a_file_that_cannot_be_resumed(place, refusal, file):
+    """A truncated last.pt, and another checkpoint renamed to it."""
+    last = place / "checkpoints/deeplab/last.pt"
+    last.parent.mkdir(parents=True)
+    data = (place / "model.pt").read_bytes()
+    last.write_bytes(data[:-1000] if file == "truncated" else data)
+    assert refusal(main_deeplab, *TRAIN, "--resume").startswith("error: checkpoints/deeplab/last.pt: ")
+
+
+# The script itself.
+
+
+def test_no_traceback_from_the_command_line_with_worker_processes(place):
+    file, reason = spoil(place, "photograph truncated", "train")
+    before = contents(place)
+    command = [sys.executable, main_deeplab.__file__, *map(str, TRAIN), "--workers", "2", "--cache", "off"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 2
+    message = the_error(done.stderr)
+    assert message.startswith(f"error: {file}: ") and reason in message
+    assert contents(place) == before

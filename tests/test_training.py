@@ -1,0 +1,504 @@
+"""Training from start to end: what a run writes, that it repeats itself, survives kills and runs on two processes."""
+
+import json
+import math
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from itertools import count
+from pathlib import Path
+from shlex import split
+
+import numpy as np
+import pytest
+import torch
+
+import checkpoint
+import errors
+import generate_labels
+import main_deeplab
+from dataset_utils import TrainingSet, find_pairs
+from image_io import write_label_map
+from main_deeplab import evaluate, learning_rate, update_ema
+from options import generate_labels_parser, train_parser
+
+SCRIPT = Path(main_deeplab.__file__)
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parent)}
+SMALL = split("--image_size 32 --batch_size 4 --workers 0")
+# Everything that a run carries from epoch to epoch: averaged weights, augmentation, repeats, merged labels, Dice.
+FULL = [
+    *SMALL,
+    *split("--epochs 3 --save_every 2 --warmup_epochs 1 --ema 0.5 --augment full --augment_from_epoch 2"),
+    *split("--repeat_rare 0.5 --self_distill_epoch 2 --distill_threshold 0.1 --dice_from_epoch 3"),
+]
+LAST_BIAS = "classifier.classifier.3.bias"
+VALIDATED = (2, 3)  # of FULL: every second epoch and the last
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """As in the processes started here: the number of threads may change the last bits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def parse(*flags):
+    return train_parser("Train.").parse_args([str(flag) for flag in flags])
+
+
+def train(folder, *flags):
+    """Train in this process with `folder` as working directory; return the run's folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        main_deeplab.main(parse(*flags))
+    return Path(folder) / "checkpoints/deeplab"
+
+
+@pytest.fixture(scope="module")
+def reference(sample_dataset, tmp_path_factory):
+    """The folder of an uninterrupted run of FULL by the script, seed 0. Read it, never change it."""
+    folder = tmp_path_factory.mktemp("reference")
+    command = [sys.executable, SCRIPT, "--dataset_dir", sample_dataset, *FULL]
+    done = subprocess.run(command, cwd=folder, env=ONE_THREAD, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "deeplabv3plus_mobilenet: 1,992,599 parameters" in done.stdout and "8 + 5 pairs" in done.stdout
+    assert [path.name for path in folder.iterdir()] == ["checkpoints"]
+    return folder / "checkpoints/deeplab"
+
+
+def files(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def contents(folder):
+    return {name: (folder / name).read_bytes() for name in files(folder)}
+
+
+def read_log(run_dir):
+    return [json.loads(line) for line in (run_dir / "log.jsonl").read_text().splitlines()]
+
+
+def load(path):
+    """A checkpoint's content, without the flags of the run."""
+    content = torch.load(path, weights_only=True)
+    content.pop("args", None)
+    return content
+
+
+def assert_identical(a, b):
+    """Bit for bit, through nested dicts and lists."""
+    assert type(a) is type(b)
+    if isinstance(a, dict):
+        assert list(a) == list(b)
+        for key in a:
+            assert_identical(a[key], b[key])
+    elif isinstance(a, list):
+        assert len(a) == len(b)
+        for one, other in zip(a, b, strict=True):
+            assert_identical(one, other)
+    elif isinstance(a, torch.Tensor):
+        assert a.dtype == b.dtype and torch.equal(a, b)
+    else:
+        assert a == b
+
+
+def assert_same_run(run_dir, reference):
+    """Same files, same content but for the seconds; hidden files, which a kill leaves, aside."""
+    visible = [name for name in files(run_dir) if not Path(name).name.startswith(".")]
+    assert visible == files(reference)
+    for name in visible:
+        if name.endswith(".pt"):
+            assert_identical(load(run_dir / name), load(reference / name))
+        elif name.startswith("merged_labels"):
+            assert (run_dir / name).read_bytes() == (reference / name).read_bytes()
+    lines = [[{**line, "seconds": 0} for line in read_log(each)] for each in (run_dir, reference)]
+    assert lines[0] == lines[1]
+
+
+def test_a_run_writes_the_documented_files_and_no_other(reference):
+    expected = [f"Deeplab_checkpoint_epoch_{epoch}.pt" for epoch in VALIDATED]
+    expected += ["best.pt", "last.pt", "log.jsonl", "training_loss_plot.png"]
+    expected += [f"merged_labels/train_{index:04d}.png" for index in range(8)]
+    assert files(reference) == sorted(expected)
+
+
+def test_log_has_a_line_per_epoch(reference):
+    log, always = read_log(reference), {"epoch", "learning_rate", "train_loss", "seconds"}
+    assert [line["epoch"] for line in log] == [1, 2, 3]
+    for line in log:
+        validated = {"val_loss", "mIoU", "macro_F1", "IoU"} if line["epoch"] in VALIDATED else set()
+        assert set(line) == always | validated
+        assert line["learning_rate"] == learning_rate(parse(*FULL), line["epoch"])
+        assert math.isfinite(line["train_loss"]) and line["train_loss"] > 0 and line["seconds"] > 0
+        if validated:
+            assert len(line["IoU"]) == 19 and line["mIoU"] == pytest.approx(np.nanmean(line["IoU"]))
+
+
+@pytest.mark.parametrize("name", ["best.pt", "Deeplab_checkpoint_epoch_2.pt"])
+def test_a_checkpoint_rebuilds_the_model_that_was_validated(sample_dataset, reference, name):
+    content = load(reference / name)
+    model = checkpoint.load_model(reference / name)
+    args = parse(*FULL)
+    loss, scores = evaluate(args, content["epoch"], model, find_pairs(sample_dataset, "val"), torch.device("cpu"))
+    line = read_log(reference)[content["epoch"] - 1]
+    np.testing.assert_array_equal(scores.iou, line["IoU"])
+    assert loss == pytest.approx(line["val_loss"], rel=1e-6)
+    if name == "best.pt":
+        assert content["mIoU"] == scores.miou == max(line.get("mIoU", -1) for line in read_log(reference))
+
+
+def test_numbered_checkpoints_hold_the_averaged_weights(reference):
+    last, numbered = load(reference / "last.pt"), load(reference / "Deeplab_checkpoint_epoch_3.pt")
+    assert_identical(numbered["state_dict"], last["ema"])
+    assert not torch.equal(last["ema"][LAST_BIAS], last["state_dict"][LAST_BIAS])
+
+
+def test_same_seed_same_bits_and_visualizations_change_nothing(sample_dataset, reference, tmp_path):
+    run_dir = train(tmp_path, "--dataset_dir", sample_dataset, *FULL, "--save_visualizations")
+    overlays = run_dir / "visualizations"
+    assert files(overlays) == [f"val_{index:04d}.png" for index in range(5)]
+    shutil.rmtree(overlays)
+    assert_same_run(run_dir, reference)
+
+
+def test_another_seed_gives_another_run(sample_dataset, reference, tmp_path):
+    run_dir = train(tmp_path, "--dataset_dir", sample_dataset, *FULL, "--epochs", 1, "--seed", 1)
+    assert read_log(run_dir)[0]["train_loss"] != read_log(reference)[0]["train_loss"]
+
+
+def test_reading_from_disk_in_every_epoch_trains_the_same_weights(sample_dataset, tmp_path):
+    flags = ["--dataset_dir", sample_dataset, *SMALL, "--epochs", 2]
+    in_memory = train(tmp_path, *flags, "--cache", "ram").rename(tmp_path / "ram")
+    from_disk = train(tmp_path, *flags, "--cache", "off", "--workers", 2)
+    assert_identical(load(from_disk / "last.pt"), load(in_memory / "last.pt"))
+
+
+def assert_merged_by(checkpoint_path, merged_dir, sample_dataset, out):
+    """`merged_dir` holds what generate_labels.py makes with that checkpoint."""
+    flags = ["--checkpoint", checkpoint_path, "--image_dir", sample_dataset / "train/train_image"]
+    flags += ["--label_dir", sample_dataset / "train/train_mask", "--output_dir", out / "merged"]
+    flags += ["--colored_dir", out / "colored", "--threshold", 0.1, "--image_size", 32, "--batch_size", 4]
+    parser = generate_labels_parser("Merge.")
+    generate_labels.main(parser.parse_args([str(flag) for flag in [*flags, "--workers", 0]]))
+    merged = contents(out / "merged")
+    assert contents(merged_dir) == merged
+    given = contents(sample_dataset / "train/train_mask")
+    assert set(given) == set(merged) and given != merged
+
+
+def test_self_distillation_in_one_run_merges_as_generate_labels_does(sample_dataset, reference, tmp_path):
+    """`--self_distill_epoch 2` and a validation at epoch 2: the checkpoint of that epoch is the relabelling model."""
+    assert_merged_by(reference / "Deeplab_checkpoint_epoch_2.pt", reference / "merged_labels", sample_dataset, tmp_path)
+
+
+def test_merged_labels_are_what_training_goes_on_with(sample_dataset, reference, tmp_path):
+    flags = ["--dataset_dir", sample_dataset, *FULL]
+    without = train(tmp_path, *flags, "--self_distill_epoch", 0).rename(tmp_path / "without")
+    unchanged = train(tmp_path, *flags, "--distill_threshold", 1)
+    assert_identical(load(unchanged / "last.pt"), load(without / "last.pt"))  # same labels, same training
+    losses, others = ([line["train_loss"] for line in read_log(run_dir)] for run_dir in (without, reference))
+    assert losses[:2] == others[:2]
+    assert losses[2] != others[2]
+
+
+# Kills. A fork of a process that has imported everything starts in no time, unlike a new interpreter.
+
+
+@pytest.fixture(scope="module")
+def forks():
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["main_deeplab"])
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("OMP_NUM_THREADS", "PYTHONPATH"):
+            patch.setenv(name, ONE_THREAD[name])
+        process = context.Process(target=print)  # starts the server, with this environment
+        process.start()
+        process.join()
+    return context
+
+
+def train_in_child(folder, flags, dies_before_file=None):
+    """Train, but die by SIGKILL when the n-th file is complete and about to be moved to its place."""
+    os.chdir(folder)
+    replace, numbers = Path.replace, count(1)
+
+    def replace_or_die(path, target):
+        if next(numbers) == dies_before_file:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return replace(path, target)
+
+    Path.replace = replace_or_die
+    main_deeplab.main(parse(*flags))
+
+
+class KilledRun:
+    """A run of FULL in a folder that is started, killed and gone on with."""
+
+    def __init__(self, forks, folder, dataset):
+        self.forks, self.folder, self.flags = forks, folder, ["--dataset_dir", dataset, *FULL]
+        self.run_dir = folder / "checkpoints/deeplab"
+
+    def start(self, dies_before_file=None):
+        resume = ["--resume"] if (self.run_dir / "last.pt").exists() else []
+        process = self.forks.Process(
+            target=train_in_child, args=(self.folder, [*self.flags, *resume], dies_before_file)
+        )
+        process.start()
+        return process
+
+    def epochs(self):
+        return len(read_log(self.run_dir)) if (self.run_dir / "log.jsonl").exists() else 0
+
+    def finish(self):
+        process = self.start()
+        process.join(120)
+        assert process.exitcode == 0
+
+
+@pytest.fixture(scope="module")
+def killed_between_files(forks, sample_dataset, tmp_path_factory):
+    """A finished run that was killed between any two kinds of files."""
+    run = KilledRun(forks, tmp_path_factory.mktemp("killed"), sample_dataset)
+    moments = (
+        2,  # epoch 1 is logged, no last.pt yet: begins anew
+        6,  # epoch 2 is logged, plotted, has its checkpoint, no best.pt
+        9,  # epoch 2 is complete, three of eight labels are merged
+        10,  # all labels are merged, epoch 3 is logged, but nothing more
+        4,  # epoch 3 has its checkpoint, but neither best.pt nor last.pt holds it
+    )
+    epochs = []
+    for file in moments:
+        process = run.start(dies_before_file=file)
+        process.join(120)
+        assert process.exitcode == -signal.SIGKILL
+        epochs.append(run.epochs())
+    assert epochs == [1, 2, 2, 3, 3]
+    run.finish()
+    return run.run_dir
+
+
+def test_killed_between_files_and_resumed_equals_the_uninterrupted_run(killed_between_files, reference):
+    assert_same_run(killed_between_files, reference)
+
+
+def test_a_killed_run_leaves_no_temporary_files(killed_between_files, reference):
+    assert files(killed_between_files) == files(reference)
+
+
+def test_killed_at_random_moments_and_resumed_equals_the_uninterrupted_run(forks, sample_dataset, reference, tmp_path):
+    run, kills = KilledRun(forks, tmp_path, sample_dataset), 0
+    pace = max(line["seconds"] for line in read_log(reference))
+    for epoch in range(3):
+        process = run.start()
+        while process.is_alive() and run.epochs() < epoch:
+            time.sleep(0.01)
+        process.join(random.uniform(0, pace))  # somewhere in the next epoch, its validation or its files
+        process.kill()
+        process.join()
+        kills += process.exitcode == -signal.SIGKILL
+        if process.exitcode == 0:  # faster than the reference run
+            break
+    else:
+        run.finish()
+    assert kills > 1
+    assert_same_run(run.run_dir, reference)
+
+
+# Resuming and starting over.
+
+
+def refusal(capsys, folder, *flags):
+    """The one line on stderr with which main_deeplab refuses to run."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        errors.run(lambda: train(folder, *flags))
+    assert ended.value.code == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: ")
+    return lines[0]
+
+
+@pytest.fixture
+def copied(reference, tmp_path):
+    """A working directory with a copy of the reference run."""
+    shutil.copytree(reference, tmp_path / "checkpoints/deeplab")
+    return tmp_path
+
+
+def test_resume_without_a_run_is_refused(sample_dataset, tmp_path, capsys):
+    message = refusal(capsys, tmp_path, "--dataset_dir", sample_dataset, *FULL, "--resume")
+    assert "checkpoints/deeplab/last.pt: nothing to resume" in message
+    assert files(tmp_path) == []
+
+
+def test_start_over_a_run_is_refused_and_loses_nothing(sample_dataset, copied, capsys):
+    before = contents(copied)
+    message = refusal(capsys, copied, "--dataset_dir", sample_dataset, *FULL)
+    assert "checkpoints/deeplab: holds a run" in message and "--resume" in message
+    assert contents(copied) == before
+
+
+def test_resume_of_a_finished_run_is_refused_and_loses_nothing(sample_dataset, copied, capsys):
+    before = contents(copied)
+    assert "has 3 epochs already" in refusal(capsys, copied, "--dataset_dir", sample_dataset, *FULL, "--resume")
+    assert contents(copied) == before
+
+
+def test_more_epochs_go_on_after_the_last(sample_dataset, copied, reference):
+    run_dir = train(copied, "--dataset_dir", sample_dataset, *FULL, "--epochs", 4, "--resume")
+    log = read_log(run_dir)
+    assert log[:3] == read_log(reference) and [line["epoch"] for line in log] == [1, 2, 3, 4]
+    assert {"Deeplab_checkpoint_epoch_4.pt"} == set(files(run_dir)) - set(files(reference))
+
+
+@pytest.mark.parametrize(
+    "flag, value",
+    [
+        ("--model_type", "deeplabv3plus_mobilenet_slim"),
+        ("--out_channels", 18),
+        ("--ema", 0.0),
+        ("--weight_decay", 0.1),
+    ],
+)
+def test_resume_as_another_run_is_refused_and_loses_nothing(sample_dataset, copied, capsys, flag, value):
+    before = contents(copied)
+    flags = ["--dataset_dir", sample_dataset, *FULL, "--epochs", 4, "--resume", flag, value]
+    message = refusal(capsys, copied, *flags)
+    assert "checkpoints/deeplab/last.pt" in message and f"{flag} " in message and f"now {value}" in message
+    assert contents(copied) == before
+
+
+def test_log_stays_json_where_a_class_has_no_score(sample_dataset, tmp_path):
+    """Validated on background alone, classes that are neither true nor predicted score null, not NaN."""
+    for index in range(5):
+        write_label_map(tmp_path / f"truth/val_{index:04d}.png", np.zeros((64, 64), dtype=np.uint8))
+    run_dir = train(tmp_path, "--dataset_dir", sample_dataset, *SMALL, "--epochs", 1, "--truth_dir", tmp_path / "truth")
+    line = json.loads((run_dir / "log.jsonl").read_text(), parse_constant=pytest.fail)
+    scored = [iou for iou in line["IoU"] if iou is not None]
+    assert 0 < len(scored) < 19 and line["mIoU"] == pytest.approx(np.mean(scored))
+
+
+# Two processes.
+
+
+def test_two_processes_train_distil_and_validate_as_one(sample_dataset, tmp_path):
+    flags = split("--epochs 2 --save_every 1 --ema 0.5 --self_distill_epoch 1 --distill_threshold 0.1")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += [SCRIPT, "--dataset_dir", sample_dataset, *SMALL, *flags]
+    with subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=ONE_THREAD,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as launcher:
+        try:
+            out, err = launcher.communicate(timeout=300)
+        except subprocess.TimeoutExpired:
+            os.killpg(launcher.pid, signal.SIGKILL)  # the launcher alone would leave its processes
+            raise
+    assert launcher.returncode == 0, err
+    assert out.count("8 + 5 pairs") == out.count("pixels changed") == 1  # one of them speaks
+    run_dir = tmp_path / "checkpoints/deeplab"
+    assert [line["epoch"] for line in read_log(run_dir)] == [1, 2]
+    assert_merged_by(run_dir / "Deeplab_checkpoint_epoch_1.pt", run_dir / "merged_labels", sample_dataset, tmp_path)
+    # Five photographs over two processes: each counts once, and the weights saved are those that were validated.
+    for line in read_log(run_dir):
+        model = checkpoint.load_model(run_dir / f"Deeplab_checkpoint_epoch_{line['epoch']}.pt")
+        args = parse(*SMALL, "--batch_size", 2)
+        loss, scores = evaluate(args, line["epoch"], model, find_pairs(sample_dataset, "val"), torch.device("cpu"))
+        np.testing.assert_array_equal(scores.iou, line["IoU"])
+        assert loss == pytest.approx(line["val_loss"], rel=1e-6)
+
+
+def test_a_process_without_photographs_of_its_own_validates(sample_dataset):
+    """With fewer photographs than processes a share is empty."""
+    model = main_deeplab.build_model("deeplabv3plus_mobilenet").eval()
+    args = parse(*SMALL)
+    options = main_deeplab.prediction_options(args, torch.device("cpu"), None)
+    assert list(main_deeplab.predict(model, [], **options)) == []
+
+
+# Single parts.
+
+
+@pytest.mark.parametrize("epoch", [1, 11, 31, 71])
+def test_warm_restarts_begin_again_at_the_peak(epoch):
+    args = parse("--learning_rate", 0.004)
+    assert learning_rate(args, epoch) == 0.004
+    if epoch > 1:
+        assert learning_rate(args, epoch - 1) < 0.004 * 0.03
+
+
+@pytest.mark.parametrize(
+    ("flags", "rates"),
+    [
+        # Half of the peak in the middle of each cycle: 5 of 10, 10 of 20, 20 of 40 epochs done.
+        ("", {6: 0.5, 21: 0.5, 51: 0.5, 10: 0.02447174185, 3: 0.90450849719}),
+        ("--schedule cosine --epochs 100", {1: 1, 26: 0.85355339059, 51: 0.5, 76: 0.14644660941, 100: 0.000246719817}),
+        ("--schedule constant --warmup_epochs 1", {1: 0.5, 2: 1, 3: 1, 400: 1}),
+        ("--warmup_epochs 4", {1: 0.2, 2: 0.4, 3: 0.6, 4: 0.8, 5: 1, 10: 0.5, 15: 1, 25: 0.5, 35: 1}),
+        ("--schedule cosine --epochs 12 --warmup_epochs 2", {1: 1 / 3, 2: 2 / 3, 3: 1, 8: 0.5, 12: 0.02447174185}),
+        ("--epochs 3 --warmup_epochs 5", {1: 1 / 6, 3: 0.5}),
+    ],
+)
+def test_schedules_against_worked_out_rates(flags, rates):
+    args = parse("--learning_rate", 1, *flags.split())
+    assert {epoch: learning_rate(args, epoch) for epoch in rates} == pytest.approx(rates, rel=1e-8)
+
+
+def test_warm_restarts_are_those_of_torch():
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.01)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, T_0=10, T_mult=2)
+    expected = []
+    for _ in range(160):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    args = parse("--learning_rate", 0.01)
+    assert [learning_rate(args, epoch) for epoch in range(1, 161)] == pytest.approx(expected, rel=1e-9)
+
+
+def test_update_ema_worked_out():
+    model, ema = torch.nn.BatchNorm1d(2), torch.nn.BatchNorm1d(2)
+    for module, value in ((model, 3.0), (ema, 1.0)):
+        module.weight.data.fill_(value)
+        module.running_mean.fill_(value)
+    model.num_batches_tracked.fill_(7)
+    update_ema(ema, model, decay=0.9, step=0)  # the decay begins at 1 / 10: 0.1 * 1 + 0.9 * 3
+    assert ema.weight.tolist() == ema.running_mean.tolist() == pytest.approx([2.8, 2.8])
+    assert ema.num_batches_tracked == 7  # a count is copied
+    ema.weight.data.fill_(1.0)
+    update_ema(ema, model, decay=0.9, step=5)  # 6 / 15
+    assert ema.weight.tolist() == pytest.approx([2.2, 2.2])
+    ema.weight.data.fill_(1.0)
+    update_ema(ema, model, decay=0.9, step=1000)  # 0.9 at last
+    assert ema.weight.tolist() == pytest.approx([1.2, 1.2])
+    assert model.weight.tolist() == [3, 3]
+
+
+def test_every_batch_is_full_however_the_repeats_fall(sample_dataset):
+    """A batch of one or none would end the run: BatchNorm needs two images."""
+    pairs = find_pairs(sample_dataset, "train")
+    options = {"image_size": 32, "num_classes": 19, "cache": "ram", "repeat_rare": 0.0, "workers": 0, "seed": 0}
+    training_set = TrainingSet(pairs, device=torch.device("cpu"), **options)
+    training_set.repeats = torch.full((8,), 1.5)  # 12 images an epoch on average
+    for epoch in range(1, 20):
+        assert [len(photos) for photos, _ in training_set.batches(epoch, 4)] == [4, 4, 4]
+
+
+def test_training_learns(sample_dataset, tmp_path):
+    flags = split("--epochs 6 --ema 0.5 --save_every 1 --schedule constant")
+    log = read_log(train(tmp_path, "--dataset_dir", sample_dataset, *SMALL, *flags))
+    for loss in ("train_loss", "val_loss"):
+        assert log[-1][loss] < 0.6 * log[0][loss]
+    assert log[-1]["mIoU"] > 2 * log[0]["mIoU"]
