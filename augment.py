@@ -1,5 +1,6 @@
 """Augmentation of a whole batch, on the device that trains; every sample draws its own parameters."""
 
+import functools
 import math
 
 import torch
@@ -22,7 +23,7 @@ def augment(images, masks, mode, generator, num_classes=NUM_CLASSES):
     """Turn a uint8 batch into the network's input and target.
 
     images: uint8 [N, 3, S, S]; masks: uint8 [N, S, S]; mode: "none", "color" or "full"; generator: of the CPU, all
-    random numbers come from it, so that a seed gives the same batch on every device (but for the last bits).
+    random numbers come from it, so that a seed gives the same batch on every device, but for the noise.
     Returns float32 images [N, 3, S, S] in [0, 1], channels last, and int64 masks [N, S, S].
     """
     images, masks = images.float() / 255, masks.long()
@@ -37,36 +38,34 @@ def augment(images, masks, mode, generator, num_classes=NUM_CLASSES):
     return images.contiguous(memory_format=torch.channels_last), masks
 
 
-def uniform(n, low, high, generator, like):
-    """n draws from [low, high) as [n] on the device of `like`."""
-    return torch.empty(n).uniform_(low, high, generator=generator).to(like.device, non_blocking=True)
+def uniform(n, low, high, generator):
+    """n draws from [low, high) as [n] on the CPU. What is computed from them is small and goes to the device whole."""
+    return torch.empty(n).uniform_(low, high, generator=generator)
+
+
+@functools.cache
+def constant(values, device):
+    """A tensor of nested tuples on the device, sent there once: sending would stop the host in every step."""
+    return torch.tensor(values, device=device)
 
 
 def random_geometry(images, masks, generator, num_classes=NUM_CLASSES):
     """Flip, rotate, scale and shift with one resampling grid; outside, photographs reflect and masks are ignored."""
-    n = len(images)
-    flipped = uniform(n, 0, 1, generator, images) < 0.5
-    angle = uniform(n, -ROTATION, ROTATION, generator, images) * (math.pi / 180)
-    zoom = uniform(n, -math.log(SCALE), math.log(SCALE), generator, images).exp()
-    shift_x, shift_y = (
-        uniform(n, -2 * SHIFT, 2 * SHIFT, generator, images),
-        uniform(n, -2 * SHIFT, 2 * SHIFT, generator, images),
-    )  # the grid's side is 2
+    n, device = len(images), images.device
+    flipped = uniform(n, 0, 1, generator) < 0.5
+    angle = uniform(n, -ROTATION, ROTATION, generator) * (math.pi / 180)
+    zoom = uniform(n, -math.log(SCALE), math.log(SCALE), generator).exp()
+    shift_x = uniform(n, -2 * SHIFT, 2 * SHIFT, generator)  # the grid's side is 2
+    shift_y = uniform(n, -2 * SHIFT, 2 * SHIFT, generator)
     # affine_grid maps output to input positions, so this is the inverse transform; the flip comes first of all.
     cos, sin = angle.cos() / zoom, angle.sin() / zoom
     mirror = torch.where(flipped, -1.0, 1.0)
-    theta = torch.stack(
-        [
-            torch.stack([mirror * cos, mirror * sin, mirror * shift_x], dim=1),
-            torch.stack([-sin, cos, shift_y], dim=1),
-        ],
-        dim=1,
-    )
+    theta = torch.stack([mirror * cos, mirror * sin, mirror * shift_x, -sin, cos, shift_y], dim=1).view(n, 2, 3)
+    theta, flipped = theta.to(device, non_blocking=True), flipped.to(device, non_blocking=True)
     grid = F.affine_grid(theta, images.shape, align_corners=False)
     images = F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
     masks = resample_masks(masks, grid)
-    swap = torch.arange(256, device=masks.device)
-    swap[:num_classes] = torch.tensor(flipped_class_ids(num_classes), device=masks.device)
+    swap = constant((*flipped_class_ids(num_classes), *range(num_classes, 256)), device)
     return images, torch.where(flipped[:, None, None], swap[masks], masks)
 
 
@@ -81,39 +80,40 @@ def resample_masks(masks, grid):
 def random_color(images, generator):
     """Brightness, contrast, saturation and hue as one matrix and offset per sample."""
     n = len(images)
-    brightness = uniform(n, 1 - BRIGHTNESS, 1 + BRIGHTNESS, generator, images)
-    contrast = uniform(n, 1 - CONTRAST, 1 + CONTRAST, generator, images)
-    saturation = uniform(n, 1 - SATURATION, 1 + SATURATION, generator, images)
-    hue = uniform(n, -HUE, HUE, generator, images) * (2 * math.pi)
+    brightness = uniform(n, 1 - BRIGHTNESS, 1 + BRIGHTNESS, generator)
+    contrast = uniform(n, 1 - CONTRAST, 1 + CONTRAST, generator)
+    saturation = uniform(n, 1 - SATURATION, 1 + SATURATION, generator)
+    hue = uniform(n, -HUE, HUE, generator) * (2 * math.pi)
     return apply_color(images, brightness, contrast, saturation, hue)
 
 
 def apply_color(images, brightness, contrast, saturation, hue):
-    """Parameters [N]: three factors (1 changes nothing) and the hue's turn in radians (0 changes nothing).
+    """Parameters [N], on the CPU: three factors (1 changes nothing) and the hue's turn in radians (0 changes nothing).
 
     Contrast keeps the picture's mean grey, saturation each pixel's luma, hue turns about the grey axis (Rodrigues).
     """
     n, channels, height, width = images.shape
-    luma = torch.tensor(LUMA, device=images.device)
-    identity = torch.eye(3, device=images.device)
-    to_grey = luma.expand(3, 3)  # every row gives the luma
+    identity, luma = torch.eye(3), torch.tensor(LUMA)
     # Turning about (1, 1, 1)/sqrt(3): cos I + sin K + (1 - cos)/3, K the cross-product matrix.
-    cross = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]], device=images.device) / math.sqrt(3)
+    cross = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / math.sqrt(3)
     cos, sin = hue.cos()[:, None, None], hue.sin()[:, None, None]
     turn = cos * identity + sin * cross + (1 - cos) / 3
     saturation = saturation[:, None, None]
-    matrix = (saturation * identity + (1 - saturation) * to_grey) @ turn
-    grey = (images.mean(dim=(2, 3)) * luma).sum(dim=1)
-    matrix = (brightness * contrast)[:, None, None] * matrix
-    offset = (brightness * (1 - contrast) * grey)[:, None, None].expand(n, 3, 1)
+    to_grey = luma.expand(3, 3)  # every row gives the luma
+    matrix = (saturation * identity + (1 - saturation) * to_grey) @ turn * (brightness * contrast)[:, None, None]
+    grey_share = brightness * (1 - contrast)
+    matrix, grey_share = (each.to(images.device, non_blocking=True) for each in (matrix, grey_share))
+    grey = (images.mean(dim=(2, 3)) * constant(LUMA, images.device)).sum(dim=1)
+    offset = (grey_share * grey)[:, None, None].expand(n, 3, 1)
     return torch.baddbmm(offset, matrix, images.reshape(n, channels, -1)).view(n, channels, height, width)
 
 
 def random_blur(images, generator):
     """Blend a share of the samples with their 3x3 binomial blur."""
     n = len(images)
-    amount = uniform(n, 0, 1, generator, images) * (uniform(n, 0, 1, generator, images) < BLUR)
-    kernel = torch.tensor([1.0, 2, 1], device=images.device) / 4
+    amount = uniform(n, 0, 1, generator) * (uniform(n, 0, 1, generator) < BLUR)
+    amount = amount.to(images.device, non_blocking=True)
+    kernel = constant((0.25, 0.5, 0.25), images.device)
     kernel = (kernel[:, None] * kernel).expand(images.shape[1], 1, 3, 3)
     blurred = F.conv2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), kernel, groups=images.shape[1])
     return images.lerp(blurred, amount[:, None, None, None])
@@ -121,7 +121,7 @@ def random_blur(images, generator):
 
 def random_noise(images, generator):
     """Gaussian noise, its strength drawn per sample; half of the samples stay clean."""
-    sigma = uniform(len(images), -NOISE, NOISE, generator, images).clamp(min=0)
+    sigma = uniform(len(images), -NOISE, NOISE, generator).clamp(min=0).to(images.device, non_blocking=True)
     # Drawn on the device: a batch of noise is too much to carry from the host.
     seed = int(torch.randint(2**31, (1,), generator=generator))
     noise = torch.empty_like(images).normal_(generator=torch.Generator(images.device).manual_seed(seed))

@@ -22,7 +22,7 @@ from class_imbalance_fig import class_pixels, format_counts
 from classes import LEFT_RIGHT_PAIRS, NUM_CLASSES, flipped_class_ids
 from color_visualization import contact_sheet, render, write_picture
 from errors import InputError, run
-from image_io import list_images, match_pairs, read_mask, read_photo, write_label_map
+from image_io import check_same_size, list_images, match_pairs, read_mask, read_photo, write_label_map
 from options import check_dataset_parser
 from parallel import in_parallel
 
@@ -102,12 +102,10 @@ def check_pair(pair):
     _, photo_file, mask_file = pair
     try:
         photo, mask = read_photo(photo_file), read_mask(mask_file)
+        check_same_size(mask_file, mask.shape, "photograph", photo.shape)
     except InputError as error:
         return Pair(*pair, problem=str(error))
-    (photo_height, photo_width), (height, width) = photo.shape[:2], mask.shape
-    if photo.shape[:2] != mask.shape:
-        problem = f"{mask_file}: is {width}x{height}, its photograph {photo_width}x{photo_height}; resize one of them"
-        return Pair(*pair, problem=problem)
+    height, width = mask.shape
     return Pair(*pair, f"{width}x{height}", hash_photo(photo), class_pixels(mask), left_right_reversed(mask))
 
 

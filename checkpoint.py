@@ -30,23 +30,39 @@ def describe(model_type, num_classes, in_channels, state_dict):
     }
 
 
-def read(path):
-    """Read a file of `save`, or a bare state_dict, and return the dict that `describe` makes, on the CPU.
+def unpickle(path):
+    """torch.load of tensors and plain containers alone, on the CPU; a file that would run code is refused.
 
-    Only tensors and plain containers are unpickled: a file that would run code is refused with an InputError, as is
-    one that is missing, damaged or something else.
+    Raises InputError for a file that is missing, refused or damaged.
     """
     if not Path(path).is_file():
         raise InputError(f"{path}: no such checkpoint; train one with main_deeplab.py or give the path of another")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols; a refusal is said below
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise InputError(f"{path}: refused, holds more than weights or is not a checkpoint at all") from None
     except Exception as error:  # damaged files make torch.load raise nearly anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path}: not a readable checkpoint, perhaps truncated ({reason})") from None
+
+
+def read_state_dict(path):
+    """Return the weights alone, of a file of `save` or of a bare state_dict of any network."""
+    content = unpickle(path)
+    state_dict = content.get("state_dict", content) if isinstance(content, dict) else content
+    if not is_state_dict(state_dict):
+        raise InputError(f"{path}: holds neither a checkpoint of this project nor a state_dict")
+    return without_module_prefix(state_dict)
+
+
+def read(path):
+    """Read a file of `save`, or a bare state_dict of the seed's network: the dict that `describe` makes, and more.
+
+    Raises InputError as `unpickle` does, and for what describes no model of this project.
+    """
+    content = unpickle(path)
     if is_state_dict(content):
         return describe_seed(path, without_module_prefix(content))
     fields = {"model_type": str, "num_classes": int, "in_channels": int, "state_dict": dict}

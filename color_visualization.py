@@ -13,7 +13,15 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from classes import CLASS_NAMES, IGNORE_INDEX, NUM_CLASSES, PALETTE
 from errors import InputError, run
-from image_io import IMAGE_SUFFIXES, atomic_path, list_images, read_mask, read_photo, refuse_overwriting
+from image_io import (
+    IMAGE_SUFFIXES,
+    atomic_path,
+    check_same_size,
+    list_images,
+    read_mask,
+    read_photo,
+    refuse_overwriting,
+)
 from options import color_parser
 from parallel import in_parallel
 
@@ -34,10 +42,8 @@ def colorize(label_map):
 def overlay(photo, label_map, alpha=0.5):
     """Blend the class colours over a photograph, uint8 RGB [H, W, 3]: alpha 0 is the photograph, 1 the colours.
 
-    Raises ValueError where the label map [H, W] is not of the photograph's size.
+    The label map [H, W] is of the photograph's size.
     """
-    if photo.shape[:2] != label_map.shape:
-        raise ValueError(f"photograph {photo.shape[:2]} and label map {label_map.shape} differ in size")
     return np.rint((1 - alpha) * photo + alpha * colorize(label_map)).astype(np.uint8)
 
 
@@ -91,10 +97,8 @@ def render(pair, alpha):
     if photo_file is None:
         return [colorize(label_map)]
     photo = read_photo(photo_file)
-    try:
-        return [photo, overlay(photo, label_map, alpha)]
-    except ValueError as error:
-        raise InputError(f"{label_file}: {error}; predict at the photograph's size") from None
+    check_same_size(label_file, label_map.shape, "photograph", photo.shape)
+    return [photo, overlay(photo, label_map, alpha)]
 
 
 def write_rendered(pair, alpha, output_dir):

@@ -11,13 +11,16 @@ from tqdm import tqdm
 import distributed
 from classes import NUM_CLASSES
 from errors import InputError
-from image_io import match_pairs, read_mask, read_photo
+from image_io import check_same_size, match_pairs, read_mask, read_photo
 
 LAYOUT = "train/train_image, train/train_mask, val/val_image and val/val_mask"
 
 
 def find_pairs(dataset_dir, split, label_dir=None):
-    """Return [(stem, photograph, mask)] of "train" or "val"; `label_dir` replaces the split's own masks."""
+    """Return [(stem, photograph path, mask path)] of "train" or "val"; `label_dir` replaces the split's own masks.
+
+    Raises InputError for a missing folder, and for a photograph without mask or the reverse.
+    """
     folder = Path(dataset_dir) / split
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; a data set holds {LAYOUT}")
@@ -27,11 +30,7 @@ def find_pairs(dataset_dir, split, label_dir=None):
 def read_pair(photo_path, mask_path, num_classes=NUM_CLASSES):
     """Return photograph [H, W, 3] and mask [H, W]; InputError where their sizes differ."""
     photo, mask = read_photo(photo_path), read_mask(mask_path, num_classes)
-    if photo.shape[:2] != mask.shape:
-        raise InputError(
-            f"{mask_path}: is {mask.shape[1]} x {mask.shape[0]} but its photograph is "
-            f"{photo.shape[1]} x {photo.shape[0]}; they must be of one size"
-        )
+    check_same_size(mask_path, mask.shape, "photograph", photo.shape)
     return photo, mask
 
 
@@ -54,6 +53,12 @@ def to_tensor(photo):
     return torch.from_numpy(photo).permute(2, 0, 1)
 
 
+def epoch_seed(seed, epoch, purpose, process=0):
+    """A seed for one purpose in one epoch: all random numbers follow from --seed, so a resumed run draws the same."""
+    purpose = ("order", "augmentation").index(purpose)
+    return int(np.random.SeedSequence([seed, epoch, purpose, process]).generate_state(1, np.uint64)[0] >> 1)
+
+
 class Raised:
     """Carries an InputError out of a worker process, where the DataLoader would wrap it in a traceback."""
 
@@ -72,7 +77,7 @@ class ReadingDataset(Dataset):
 
 
 class PairDataset(ReadingDataset):
-    """Training pairs at the network's size: uint8 photograph [3, S, S] and mask [S, S]."""
+    """Training pairs at the network's size: uint8 photograph [3, S, S] and mask [S, S], squashed where not square."""
 
     def __init__(self, pairs, image_size, num_classes):
         self.pairs, self.image_size, self.num_classes = pairs, image_size, num_classes
@@ -167,7 +172,7 @@ class TrainingSet:
         photos = torch.empty(n, 3, size, size, dtype=torch.uint8, device=where, memory_format=torch.channels_last)
         masks = torch.empty(n, size, size, dtype=torch.uint8, device=where)
         pairs = one_by_one(self.dataset, self.workers)
-        progress = tqdm(pairs, "reading", n, leave=False, disable=distributed.rank() > 0)
+        progress = tqdm(pairs, "reading", n, leave=False, disable=distributed.rank() > 0 or None)
         for index, (photo, mask) in enumerate(progress):
             photos[index], masks[index] = photo, mask
         return photos, masks
@@ -178,7 +183,7 @@ class TrainingSet:
 
     def order(self, epoch):
         """Shuffled indices of an epoch, from seed and epoch alone. A fractional repeat is a chance of one more."""
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        generator = torch.Generator().manual_seed(epoch_seed(self.seed, epoch, "order"))
         # Systematic sampling: one random offset, so that the epoch has the expected length, give or take one.
         ends = (self.repeats.double().cumsum(dim=0) + torch.rand(1, generator=generator)).floor().long()
         indices = torch.arange(len(ends)).repeat_interleave(ends.diff(prepend=ends.new_zeros(1)))
@@ -190,6 +195,8 @@ class TrainingSet:
         The order depends on seed and epoch alone; `batch_size` counts all processes.
         """
         order = self.order(epoch)
+        if self.cache != "off":
+            order = order.to(self.photos.device)  # once: sending indices would stop the host in every step
         share = [
             order[step * batch_size : (step + 1) * batch_size][distributed.rank() :: distributed.world_size()]
             for step in range(self.steps(batch_size))
@@ -207,8 +214,12 @@ class TrainingSet:
                 yield photos.to(self.device, non_blocking=True), masks.to(self.device, non_blocking=True)
         else:
             for indices in share:
-                indices = indices.to(self.photos.device)
-                yield self.photos[indices].to(self.device), self.masks[indices].to(self.device)
+                yield tuple(self._to_device(part[indices]) for part in (self.photos, self.masks))
+
+    def _to_device(self, tensor):
+        if self.device.type == "cuda" and self.cache == "ram":
+            tensor = tensor.pin_memory()  # what a copy needs to run beside the computation
+        return tensor.to(self.device, non_blocking=True)
 
 
 def repeat_factors(masks, num_classes, share):

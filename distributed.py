@@ -10,16 +10,21 @@ from errors import InputError
 
 
 @contextmanager
-def process_group():
-    """Join torchrun's processes (NCCL with CUDA, gloo without) for the block; do nothing when started plainly."""
+def process_group(device):
+    """Join torchrun's processes (NCCL on CUDA, gloo on CPUs) for the block; do nothing when started plainly.
+
+    An error leaves the group as it is: taking it down may wait for the others, who wait for this process. It ends, and
+    torchrun ends them.
+    """
     if "WORLD_SIZE" not in os.environ:
         yield
         return
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+    if device.type == "cuda":
+        dist.init_process_group("nccl", device_id=device)
+    else:
+        dist.init_process_group("gloo")
+    yield
+    dist.destroy_process_group()
 
 
 def is_distributed():
@@ -40,14 +45,14 @@ def barrier():
 
 
 def sum_over_processes(tensor):
-    """Return the sum of the processes' tensors, the same on each of them."""
+    """Replace the tensor by the sum of the processes' tensors, the same on each of them, and return it."""
     if is_distributed():
         dist.all_reduce(tensor)
     return tensor
 
 
 def average_buffers(model):
-    """Give all processes the same BatchNorm statistics: each has seen its own images."""
+    """Give all processes the same BatchNorm statistics, the mean: each has seen its own images."""
     for buffer in model.buffers():
         if is_distributed() and buffer.is_floating_point():
             buffer.copy_(sum_over_processes(buffer) / world_size())
@@ -56,12 +61,12 @@ def average_buffers(model):
 def select_device(gpu_id):
     """Return the device to run on: torchrun's own GPU, else `gpu_id`, else, where CUDA is missing, the CPU."""
     if not torch.cuda.is_available():
-        if rank() == 0:
+        if os.environ.get("RANK", "0") == "0":
             print("no CUDA: running on the CPU")
         return torch.device("cpu")
-    index = int(os.environ.get("LOCAL_RANK", gpu_id))
-    count = torch.cuda.device_count()
+    index, count = int(os.environ.get("LOCAL_RANK", gpu_id)), torch.cuda.device_count()
     if index >= count:
-        raise InputError(f"--gpu_id {index}: there are {count} GPUs here, 0 to {count - 1}")
+        flag = "--nproc_per_node" if "LOCAL_RANK" in os.environ else "--gpu_id"
+        raise InputError(f"{flag}: there is no GPU {index} here; there are {count}, numbered from 0")
     torch.cuda.set_device(index)
     return torch.device("cuda", index)

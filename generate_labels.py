@@ -13,12 +13,11 @@ import numpy as np
 
 from classes import CLASS_NAMES, IGNORE_INDEX, NUM_CLASSES
 from color_visualization import colorize, write_picture
-from dataset_utils import read_pair
 from errors import run
-from image_io import match_pairs, refuse_overwriting, write_label_map
-from labels import upsample
+from image_io import check_same_size, match_pairs, read_mask, refuse_overwriting, write_label_map
 from metrics import confusion_matrix
 from options import generate_labels_parser
+from upsampling import upsample
 from validate import load_network, predict
 
 
@@ -39,8 +38,9 @@ def merge_labels(model, pairs, output_dir, *, threshold, colored_dir=None, **pre
     """
     changes = np.zeros((NUM_CLASSES, NUM_CLASSES), dtype=np.int64)
     for index, logits, size in predict(model, [photo for _, photo, _ in pairs], **prediction_options):
-        stem, photo_path, mask_path = pairs[index]
-        _, mask = read_pair(photo_path, mask_path)
+        stem, _, mask_path = pairs[index]
+        mask = read_mask(mask_path)
+        check_same_size(mask_path, mask.shape, "photograph", size)
         merged = merge(upsample(logits[None], size)[0], mask, threshold)
         changes += confusion_matrix(mask, merged)
         write_label_map(Path(output_dir) / f"{stem}.png", merged, palette=True)

@@ -36,7 +36,7 @@ def list_images(path):
     return dict(sorted(images.items()))
 
 
-def match_pairs(image_dir, mask_dir, kind="mask"):
+def match_pairs(image_dir, mask_dir):
     """Pair the files of two folders by stem, never by position: a list of (stem, image path, mask path).
 
     Raises InputError when a file of one folder has no partner in the other.
@@ -44,7 +44,7 @@ def match_pairs(image_dir, mask_dir, kind="mask"):
     images, masks = list_images(image_dir), list_images(mask_dir)
     for stem, file in images.items():
         if stem not in masks:
-            raise InputError(f"{file}: has no {kind} {stem}.png in {mask_dir}")
+            raise InputError(f"{file}: has no mask {stem}.png in {mask_dir}")
     for stem, file in masks.items():
         if stem not in images:
             raise InputError(f"{file}: has no photograph of the same stem in {image_dir}")
@@ -88,6 +88,15 @@ def read_mask(path, num_classes=NUM_CLASSES):
                 f"{path}: holds class id {wrong[0] + num_classes}; ids go from 0 to {num_classes - 1}, 255 is ignored"
             )
     return mask
+
+
+def check_same_size(path, shape, other, other_shape):
+    """Raise InputError where two [H, W] shapes differ: of the file `path` and of the `other`, a word, it belongs to."""
+    if tuple(shape[:2]) != tuple(other_shape[:2]):
+        (height, width), (other_height, other_width) = shape[:2], other_shape[:2]
+        raise InputError(
+            f"{path}: is {width} x {height} but its {other} is {other_width} x {other_height}; they must be of one size"
+        )
 
 
 def refuse_overwriting(flag, output_dir, *inputs):

@@ -9,6 +9,7 @@ import torch
 from classes import IGNORE_INDEX
 
 DICE_SMOOTH = 1e-6
+SMALLEST_BASE = 1e-6  # of the focal factor's power
 
 
 def log_probabilities(logits, target):
@@ -27,7 +28,7 @@ def masked_mean(values, valid):
 def focal_from(log_pt, valid, gamma):
     """Focal loss (Lin et al., 2017, https://arxiv.org/abs/1708.02002), alpha 1: mean of -(1 - p_t)^gamma log p_t."""
     # The clamp keeps the gradient finite where p_t rounds to 1 and gamma is below 1.
-    return masked_mean(-((1 - log_pt.exp()).clamp(min=DICE_SMOOTH) ** gamma) * log_pt, valid)
+    return masked_mean(-((1 - log_pt.exp()).clamp(min=SMALLEST_BASE) ** gamma) * log_pt, valid)
 
 
 def dice_from(log_probs, log_pt, valid, target, present_only):
@@ -39,9 +40,10 @@ def dice_from(log_probs, log_pt, valid, target, present_only):
     predicted = (log_probs.exp() * valid.unsqueeze(1)).sum(dim=(0, 2, 3))
     # Ignored pixels go to an extra class that is cut off again.
     index = target.long().masked_fill(~valid, num_classes).flatten()
-    zeros = log_pt.new_zeros(num_classes + 1)
-    intersection = zeros.index_add(0, index, log_pt.exp().flatten())[:num_classes]
-    true = zeros.index_add(0, index, torch.ones_like(log_pt).flatten())[:num_classes]
+    # In float64, because index_add adds millions of numbers one after the other.
+    zeros = torch.zeros(num_classes + 1, dtype=torch.float64, device=index.device)
+    intersection = zeros.index_add(0, index, log_pt.exp().flatten().double())[:num_classes].float()
+    true = zeros.index_add(0, index, torch.ones_like(index, dtype=torch.float64))[:num_classes].float()
     dice = (2 * intersection + DICE_SMOOTH) / (predicted + true + DICE_SMOOTH)
     if present_only:
         present = true > 0
@@ -77,8 +79,12 @@ def mixed_loss(logits, target, *, focal_weight, focal_gamma, dice_weight, dice_p
     return loss
 
 
-def loss_at_epoch(args, epoch):
-    """Return loss(logits, target) of the 1-based epoch: Dice joins at `args.dice_from_epoch`."""
+def loss_at_epoch(args, epoch, present_only=False):
+    """Return loss(logits, target) of the 1-based epoch: Dice joins at `args.dice_from_epoch`.
+
+    `present_only` takes Dice over the classes that occur, whatever the flag says: for single photographs, where each
+    class that does not occur would count as missed.
+    """
     dice_weight = args.dice_weight if epoch >= args.dice_from_epoch else 0.0
 
     def loss(logits, target):
@@ -88,7 +94,7 @@ def loss_at_epoch(args, epoch):
             focal_weight=args.focal_weight,
             focal_gamma=args.focal_gamma,
             dice_weight=dice_weight,
-            dice_present_only=args.dice_present_only,
+            dice_present_only=present_only or args.dice_present_only,
         )
 
     return loss

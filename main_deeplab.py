@@ -14,6 +14,7 @@ import math
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
@@ -21,20 +22,33 @@ from tqdm import tqdm
 import checkpoint
 import distributed
 from augment import augment
-from dataset_utils import TrainingSet, find_pairs, read_pair
+from dataset_utils import TrainingSet, epoch_seed, find_pairs
 from errors import InputError, run
 from generate_labels import format_changes, merge_labels
-from labels import label_map, upsample
+from image_io import check_same_size, read_mask
 from loss import loss_at_epoch
 from metrics import Scores, confusion_matrix, format_table
 from models import build_model
 from options import train_parser
 from training_log import read_log, save_plot, write_log
+from upsampling import label_map, upsample
 from validate import predict, save_overlay
 
 # What may differ between a run and its --resume.
-FREE_ON_RESUME = {"resume", "epochs", "dataset_dir", "label_dir", "truth_dir", "cache", "gpu_id", "workers"}
-FREE_ON_RESUME |= {"save_every", "save_visualizations", "load_model_path", "load_not_strict"}
+FREE_ON_RESUME = {
+    "resume",
+    "epochs",
+    "dataset_dir",
+    "label_dir",
+    "truth_dir",
+    "cache",
+    "gpu_id",
+    "workers",
+    "save_every",
+    "save_visualizations",
+    "load_model_path",
+    "load_not_strict",
+}
 
 
 def learning_rate(args, epoch):
@@ -56,21 +70,23 @@ def learning_rate(args, epoch):
 
 @torch.no_grad()
 def update_ema(ema, model, decay, step):
-    """Move the averaged weights and BatchNorm statistics towards the model's; at first faster than `decay` says."""
+    """Move the averaged weights and BatchNorm statistics towards the model's; at first faster than `decay` says.
+
+    `step` counts from 0 over the whole run.
+    """
     decay = min(decay, (1 + step) / (10 + step))
-    pairs = list(zip(ema.state_dict().values(), model.state_dict().values(), strict=True))
-    averages, values = zip(*((a, v) for a, v in pairs if a.is_floating_point()), strict=True)
-    torch._foreach_lerp_(averages, values, 1 - decay)
-    for average, value in pairs:
-        if not average.is_floating_point():
-            average.copy_(value)
+    # One fused call for all tensors: a loop over hundreds of them would cost more than a training step of the network.
+    torch._foreach_lerp_(float_tensors(ema), float_tensors(model), 1 - decay)
+
+
+def float_tensors(model):
+    return [tensor for tensor in (*model.parameters(), *model.buffers()) if tensor.is_floating_point()]
 
 
 def train_one_epoch(args, epoch, model, ema, optimizer, training_set, device):
-    """Return the epoch's mean loss. Nothing waits for the device until the end."""
-    # Every random number of an epoch follows from the seed and the epoch, so a resumed run draws the same.
-    seed = (args.seed * 1_000_003 + epoch) * distributed.world_size() + distributed.rank()
-    torch.manual_seed(seed)
+    """Return the epoch's loss, the mean over steps and processes. Nothing waits for the device until the end."""
+    seed = epoch_seed(args.seed, epoch, "augmentation", distributed.rank())
+    torch.manual_seed(seed)  # for dropout
     generator = torch.Generator().manual_seed(seed)
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(args, epoch)
@@ -81,9 +97,8 @@ def train_one_epoch(args, epoch, model, ema, optimizer, training_set, device):
     total = torch.zeros((), device=device)
     model.train()
     batches = training_set.batches(epoch, args.batch_size)
-    for step, (photos, masks) in enumerate(
-        tqdm(batches, f"epoch {epoch}", steps, leave=False, disable=distributed.rank() > 0)
-    ):
+    progress = tqdm(batches, f"epoch {epoch}", steps, leave=False, disable=distributed.rank() > 0 or None)
+    for step, (photos, masks) in enumerate(progress):
         photos, masks = augment(photos, masks, augmentation, generator, args.out_channels)
         with amp:
             logits = model(photos)
@@ -94,34 +109,41 @@ def train_one_epoch(args, epoch, model, ema, optimizer, training_set, device):
         total += loss.detach()
         if ema is not None:
             update_ema(ema, unwrap(model), args.ema, (epoch - 1) * steps + step)
-    return (distributed.sum_over_processes(total) / (steps * distributed.world_size())).item()
+    mean_loss = distributed.sum_over_processes(total).item() / (steps * distributed.world_size())
+    if not math.isfinite(mean_loss):
+        raise InputError(
+            f"epoch {epoch}: the loss is not finite; lower --learning_rate. last.pt holds the epoch before"
+        )
+    return mean_loss
 
 
 def unwrap(model):
     return model.module if isinstance(model, DistributedDataParallel) else model
 
 
-def evaluate(args, epoch, model, pairs, device, visualization_dir=None):
+def validate_epoch(args, epoch, model, pairs, device, visualization_dir=None):
     """Validate on (stem, photograph, mask) at each mask's own size; return loss and Scores of the whole set.
 
-    Every process takes its share, none twice, and all get the same result. The loss is a mean over photographs.
+    Every process takes its share, none twice, and all get the same result. The loss is a mean over photographs, with
+    Dice over the classes that occur in each.
     """
     model.eval()
     mine = pairs[distributed.rank() :: distributed.world_size()]
-    loss_function = loss_at_epoch(args, epoch)
-    matrix = torch.zeros(args.out_channels, args.out_channels, dtype=torch.int64, device=device)
+    loss_function = loss_at_epoch(args, epoch, present_only=True)
+    matrix = np.zeros((args.out_channels, args.out_channels), dtype=np.int64)
     loss_sum = torch.zeros((), dtype=torch.float64, device=device)
     options = prediction_options(args, device, "validating")
     for index, logits, size in predict(model, [photo for _, photo, _ in mine], **options):
         stem, photo_path, mask_path = mine[index]
-        _, mask = read_pair(photo_path, mask_path, args.out_channels)
+        mask = read_mask(mask_path, args.out_channels)
+        check_same_size(mask_path, mask.shape, "photograph", size)
         labels = label_map(logits, size)
-        matrix += torch.from_numpy(confusion_matrix(mask, labels, args.out_channels)).to(device)
+        matrix += confusion_matrix(mask, labels, args.out_channels)
         loss_sum += loss_function(upsample(logits[None], size), torch.from_numpy(mask)[None].to(device))
         if visualization_dir:
             save_overlay(visualization_dir / f"{stem}.png", photo_path, labels)
-    loss = distributed.sum_over_processes(loss_sum).item() / len(pairs)
-    return loss, Scores(distributed.sum_over_processes(matrix).cpu().numpy())
+    matrix = distributed.sum_over_processes(torch.from_numpy(matrix).to(device)).cpu().numpy()
+    return distributed.sum_over_processes(loss_sum).item() / len(pairs), Scores(matrix)
 
 
 def prediction_options(args, device, progress):
@@ -134,15 +156,17 @@ def prediction_options(args, device, progress):
     }
 
 
-def self_distil(args, run_dir, model, pairs, device):
-    """Merge the model's confident predictions into the training masks, once; return the pairs with the merged masks.
+def self_distil(args, epoch, run_dir, model, pairs, device):
+    """Merge the model's confident predictions into the training masks; return the pairs with the merged masks.
 
-    A folder that is already there is complete, and was made by this very model: a resumed run takes it as it is.
+    That is done once, before the `epoch` that first trains on them. A folder that is already there is complete, and
+    was made by this very model: a resumed run takes it as it is.
     """
     merged_dir = run_dir / "merged_labels"
     if not merged_dir.is_dir():
+        if epoch > args.self_distill_epoch + 1:
+            raise InputError(f"{merged_dir}: missing, and the model that made it is gone; put it back to --resume")
         unfinished = run_dir / "merged_labels.tmp"
-        distributed.average_buffers(model)
         model.eval()
         mine = pairs[distributed.rank() :: distributed.world_size()]
         changes = merge_labels(
@@ -156,18 +180,13 @@ def self_distil(args, run_dir, model, pairs, device):
     return [(stem, photo, merged_dir / f"{stem}.png") for stem, photo, _ in pairs]
 
 
-def main(args):
-    with distributed.process_group():
-        train(args)
-
-
 def build_training(args, device):
     """Return the model, its averaged twin (None without --ema) and the optimiser, all fresh."""
     torch.manual_seed(args.seed)
     model = build_model(args.model_type, num_classes=args.out_channels, in_channels=args.in_channels)
     model.to(device, memory_format=torch.channels_last)
-    if args.load_model_path:
-        state_dict = checkpoint.read(args.load_model_path)["state_dict"]
+    if args.load_model_path and not args.resume:
+        state_dict = checkpoint.read_state_dict(args.load_model_path)
         checkpoint.load_weights(model, state_dict, args.load_model_path, strict=not args.load_not_strict)
     ema = copy.deepcopy(model).requires_grad_(False) if args.ema else None
     optimizer_type = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[args.optimizer]
@@ -197,23 +216,30 @@ def prepare_run_dir(run_dir):
 def read_last(args, path):
     """Return the state to resume from; InputError where the flags would make it another run, or it is complete."""
     last = checkpoint.read(path)
-    missing = {"args", "epoch", "best", "optimizer", "ema"} - last.keys()
+    missing = {"args", "epoch", "optimizer", "ema"} - last.keys()
     if missing:
         raise InputError(f"{path}: not written by this version of main_deeplab.py, lacks {', '.join(sorted(missing))}")
     changed = [
-        f"--{name} {value} (now {getattr(args, name)})"
+        f"--{name} {value} (now {getattr(args, name, None)})"
         for name, value in last["args"].items()
-        if name not in FREE_ON_RESUME and value != getattr(args, name)
+        if name not in FREE_ON_RESUME and value != getattr(args, name, None)
     ]
     if changed:
         raise InputError(f"{path}: the run began with {', '.join(changed)}; --resume takes the same flags")
     if last["epoch"] >= args.epochs:
         raise InputError(f"{path}: has {last['epoch']} epochs already; give more --epochs to go on")
+    if args.schedule == "cosine" and args.epochs != last["args"]["epochs"] and distributed.rank() == 0:
+        print(f"--epochs was {last['args']['epochs']}, is {args.epochs}: the cosine schedule changes with it")
     return last
 
 
-def train(args):
+def main(args):
     device = distributed.select_device(args.gpu_id)
+    with distributed.process_group(device):
+        train(args, device)
+
+
+def train(args, device):
     run_dir = Path("checkpoints") / args.save_prefix
     train_pairs = find_pairs(args.dataset_dir, "train", args.label_dir)
     val_pairs = find_pairs(args.dataset_dir, "val", args.truth_dir)
@@ -221,17 +247,18 @@ def train(args):
     distributed.barrier()  # all have checked before the first one writes
     if distributed.rank() == 0:
         prepare_run_dir(run_dir)
+    torch.backends.cudnn.benchmark = True  # all batches are of one size
     model, ema, optimizer = build_training(args, device)
     evaluated = model if ema is None else ema
 
-    first_epoch, best, log = 1, -1.0, []
+    first_epoch, log = 1, []
     if args.resume:
         last = read_last(args, run_dir / "last.pt")
         model.load_state_dict(last["state_dict"])
         optimizer.load_state_dict(last["optimizer"])
         if ema is not None:
             ema.load_state_dict(last["ema"])
-        first_epoch, best = last["epoch"] + 1, last["best"]
+        first_epoch = last["epoch"] + 1
         log = read_log(run_dir / "log.jsonl", last["epoch"])
 
     if distributed.rank() == 0:
@@ -240,14 +267,16 @@ def train(args):
     trained = model
     if distributed.is_distributed():
         trained = DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
+        trained.broadcast_buffers = False  # BatchNorm statistics are averaged once an epoch instead
 
     training_set = None
     for epoch in range(first_epoch, args.epochs + 1):
         start = time.perf_counter()
         if training_set is None or epoch == args.self_distill_epoch + 1:
+            training_set = None  # frees its memory before the next one is read
             distilled = 0 < args.self_distill_epoch < epoch
             training_set = TrainingSet(
-                self_distil(args, run_dir, evaluated, train_pairs, device) if distilled else train_pairs,
+                self_distil(args, epoch, run_dir, evaluated, train_pairs, device) if distilled else train_pairs,
                 image_size=args.image_size,
                 num_classes=args.out_channels,
                 cache=args.cache,
@@ -257,41 +286,41 @@ def train(args):
                 seed=args.seed,
             )
         train_loss = train_one_epoch(args, epoch, trained, ema, optimizer, training_set, device)
+        distributed.average_buffers(model)
+        if ema is not None:
+            distributed.average_buffers(ema)
         line = {"epoch": epoch, "learning_rate": learning_rate(args, epoch), "train_loss": train_loss}
-        validates = epoch % args.save_every == 0 or epoch == args.epochs
-        if validates:
-            distributed.average_buffers(evaluated)
+        if epoch % args.save_every == 0 or epoch == args.epochs:
             visualization_dir = run_dir / "visualizations" if args.save_visualizations else None
-            val_loss, scores = evaluate(args, epoch, evaluated, val_pairs, device, visualization_dir)
-            line |= {"val_loss": val_loss, "mIoU": scores.miou, "macro_F1": scores.macro_f1}
-            line["IoU"] = [None if math.isnan(iou) else iou for iou in scores.iou]
+            val_loss, scores = validate_epoch(args, epoch, evaluated, val_pairs, device, visualization_dir)
+            line |= {"val_loss": val_loss, "mIoU": scores.miou, "macro_F1": scores.macro_f1, "IoU": scores.iou.tolist()}
         line["seconds"] = round(time.perf_counter() - start, 2)
         log.append(line)
         if distributed.rank() == 0:
-            save_epoch(args, run_dir, model, ema, optimizer, log, best)
-        if validates:
-            best = max(best, scores.miou)
+            save_epoch(args, run_dir, model, ema, optimizer, log)
     if distributed.rank() == 0:
         print(format_table(scores))
 
 
-def save_epoch(args, run_dir, model, ema, optimizer, log, best):
+def save_epoch(args, run_dir, model, ema, optimizer, log):
     """Write what an epoch leaves; last.pt comes last, so that whatever a kill interrupts is done again."""
-    line = log[-1]
+    line, evaluated = log[-1], model if ema is None else ema
     print("  ".join(f"{key} {value:.4g}" for key, value in line.items() if key != "IoU"))
     write_log(run_dir / "log.jsonl", log)
-    content = checkpoint.describe(args.model_type, args.out_channels, args.in_channels, (ema or model).state_dict()) | {
-        "epoch": line["epoch"]
-    }
+    content = checkpoint.describe(args.model_type, args.out_channels, args.in_channels, evaluated.state_dict())
+    content["epoch"] = line["epoch"]
     if "mIoU" in line:
         save_plot(run_dir / "training_loss_plot.png", log)
         checkpoint.save(run_dir / f"Deeplab_checkpoint_epoch_{line['epoch']}.pt", content)
-        if line["mIoU"] > best:
-            best = line["mIoU"]
-            checkpoint.save(run_dir / "best.pt", content | {"mIoU": best})
-    state = content | {"state_dict": model.state_dict(), "optimizer": optimizer.state_dict(), "best": best}
-    state |= {"args": vars(args), "ema": None if ema is None else ema.state_dict()}
-    checkpoint.save(run_dir / "last.pt", state)
+        if line["mIoU"] > max((earlier.get("mIoU") or -1 for earlier in log[:-1]), default=-1):
+            checkpoint.save(run_dir / "best.pt", content | {"mIoU": line["mIoU"]})
+    state = {
+        "state_dict": model.state_dict(),
+        "ema": None if ema is None else ema.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "args": vars(args),
+    }
+    checkpoint.save(run_dir / "last.pt", content | state)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from errors import InputError
-from labels import upsample
+from upsampling import upsample
 
 INSTALL_HINT = "pip install -r requirements-onnx.txt"
 

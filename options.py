@@ -20,7 +20,7 @@ def natural(text):
     return value
 
 
-def natural_float(text):
+def non_negative_float(text):
     value = float(text)
     if not 0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not a finite number of at least 0")
@@ -56,7 +56,9 @@ def _parser(description):
 
 def _add_hardware(parser):
     group = parser.add_argument_group("hardware")
-    group.add_argument("--gpu_id", "--gpus", type=natural, default=0, help="GPU to use; without CUDA the CPU is used")
+    group.add_argument(
+        "--gpu_id", "--gpus", type=natural, default=0, help="number of the GPU (not how many); without CUDA the CPU"
+    )
     group.add_argument("--workers", type=natural, default=2, help="processes that read files; 0 reads in this one")
     return group
 
@@ -94,9 +96,9 @@ def train_parser(description):
     group = parser.add_argument_group("optimisation")
     group.add_argument("--batch_size", type=positive_int, default=32, help="images a step, all processes together")
     group.add_argument("--epochs", type=positive_int, default=400, help="epochs in all")
-    group.add_argument("--learning_rate", type=natural_float, default=0.001, help="peak learning rate")
+    group.add_argument("--learning_rate", type=non_negative_float, default=0.001, help="peak learning rate")
     group.add_argument("--optimizer", choices=("adam", "adamw"), default="adam", help="adamw decouples weight decay")
-    group.add_argument("--weight_decay", type=natural_float, default=1e-5, help="L2 penalty, or decay with adamw")
+    group.add_argument("--weight_decay", type=non_negative_float, default=1e-5, help="L2 penalty, or decay with adamw")
     group.add_argument(
         "--schedule",
         choices=("warm_restarts", "cosine", "constant"),
@@ -109,7 +111,7 @@ def train_parser(description):
 
     group = parser.add_argument_group("loss")
     group.add_argument("--focal_weight", type=fraction, default=0.1, help="focal share of the pixel loss, CE the rest")
-    group.add_argument("--focal_gamma", type=natural_float, default=2.0, help="focusing exponent")
+    group.add_argument("--focal_gamma", type=non_negative_float, default=2.0, help="focusing exponent")
     group.add_argument("--dice_weight", type=fraction, default=0.6, help="Dice share of the loss")
     group.add_argument("--dice_from_epoch", type=positive_int, default=21, help="first epoch with Dice")
     group.add_argument("--dice_present_only", action="store_true", help="Dice over classes present in the batch only")

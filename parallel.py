@@ -13,7 +13,8 @@ def in_parallel(function, items, description, chunk=16):
     Processes, because numpy's bincount holds the interpreter lock. The first error ends them all.
     """
     items = list(items)
-    processes = min(os.cpu_count() or 1, -(-len(items) // chunk))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    processes = min(cores, -(-len(items) // chunk))
     # Ctrl-C is for this process alone; the others would print a traceback each.
     with ProcessPoolExecutor(processes, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)) as pool:
         results = pool.map(function, items, chunksize=chunk)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from classes import NUM_CLASSES
 from errors import InputError
-from image_io import atomic_path, list_images, read_mask
+from image_io import atomic_path, check_same_size, list_images, read_mask
 from metrics import Scores, confusion_matrix, format_table, mean, per_image_f1
 from parallel import in_parallel
 
@@ -33,11 +33,7 @@ def score_pair(pair):
     """
     prediction_file, truth_file = pair
     prediction, truth = read_mask(prediction_file), read_mask(truth_file)
-    if prediction.shape != truth.shape:
-        (height, width), (true_height, true_width) = prediction.shape, truth.shape
-        raise InputError(
-            f"{prediction_file}: is {width}x{height}, its truth {true_width}x{true_height}; predict at the truth's size"
-        )
+    check_same_size(prediction_file, prediction.shape, "truth", truth.shape)
     if prediction.max() >= NUM_CLASSES:  # read_mask allows 255, which only a truth may hold
         raise InputError(f"{prediction_file}: holds id {prediction.max()}; predict a class 0 to {NUM_CLASSES - 1}")
     matrix = confusion_matrix(truth, prediction)

@@ -1,6 +1,7 @@
 """The log of a training run, a JSON line an epoch, and its plot."""
 
 import json
+import math
 
 from image_io import atomic_path
 
@@ -40,6 +41,15 @@ def read_log(path, last_epoch):
     return [line for line in lines if line["epoch"] <= last_epoch]
 
 
+def without_nan(value):
+    """A class absent from the whole set has no IoU: NaN, which JSON does not know, becomes null."""
+    if isinstance(value, dict):
+        return {key: without_nan(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [without_nan(each) for each in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
 def write_log(path, log):
     with atomic_path(path) as temporary:
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in log))
+        temporary.write_text("".join(json.dumps(without_nan(line)) + "\n" for line in log))

@@ -22,10 +22,10 @@ from dataset_utils import PhotoDataset, batches_of_equal_size, one_by_one
 from distributed import select_device
 from errors import run
 from image_io import list_images, read_photo, refuse_overwriting, write_label_map
-from labels import label_map
 from models.folding import fold_batchnorm
 from onnx_model import OnnxModel
 from options import validate_parser
+from upsampling import label_map
 
 TTA_SCALES = (0.75, 1.0, 1.25)
 
@@ -42,18 +42,19 @@ def flip_and_scale_logits(model, photos):
         for each in (logits, mirrored):
             each = F.interpolate(each.float(), size=size, mode="bilinear", align_corners=False)
             total = total + each.softmax(dim=1)
-    return (total / (2 * len(TTA_SCALES))).log()
+    return (total / (2 * len(TTA_SCALES))).clamp(min=1e-30).log()
 
 
 @torch.inference_mode()
 def predict(model, paths, *, device, image_size, batch_size, workers, tta=False, progress="predicting"):
     """The one prediction loop: yield (index, logits float32 [C, h, w], (height, width)) per photograph, in order.
 
-    h, w is the network's coarse size, (height, width) the photograph's own; `labels.label_map` brings the logits there.
-    `model` is in eval mode. Photographs stream: memory does not grow with their number.
+    h, w is the network's coarse size, (height, width) the photograph's own; `upsampling.label_map` brings the logits
+    there. `model` is in eval mode. Photographs stream: memory does not grow with their number. Raises InputError for a
+    file that is no photograph.
     """
     items = one_by_one(PhotoDataset(paths, image_size), workers)
-    with tqdm(total=len(paths), desc=progress, unit="photo", leave=False, disable=progress is None) as bar:
+    with tqdm(total=len(paths), desc=progress, unit="photo", leave=False, disable=None if progress else True) as bar:
         for indices, photos, sizes in batches_of_equal_size(items, batch_size):
             photos = photos.to(device).float().div(255).contiguous(memory_format=torch.channels_last)
             logits = flip_and_scale_logits(model, photos) if tta else model.coarse_logits(photos)

@@ -96,4 +96,4 @@ class DeepLabV3Plus(nn.Module):
         return self.classifier(*self.backbone(x))
 
     def forward(self, x):
-        return resize(self.coarse_logits(x), x.shape[2:])
+        return resize(self.coarse_logits(x).float(), x.shape[2:])  # in float32 under autocast too

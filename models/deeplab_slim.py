@@ -51,4 +51,4 @@ class DeepLabV3PlusSlim(nn.Module):
         return self.classifier(self.decode2(torch.cat([low2, decoded], dim=1)))
 
     def forward(self, x):
-        return resize(self.coarse_logits(x), x.shape[2:])
+        return resize(self.coarse_logits(x).float(), x.shape[2:])  # in float32 under autocast too

@@ -55,9 +55,7 @@ def transform(monkeypatch):
     def apply(images, masks, flip=False, degrees=0.0, zoom=1.0, shift=(0.0, 0.0)):
         # In the order in which they are drawn; the shift is of half the side, as in torch's grids.
         draws = iter([0.0 if flip else 1.0, degrees, math.log(zoom), *(2 * each for each in shift)])
-        monkeypatch.setattr(
-            augment_module, "uniform", lambda n, low, high, generator, like: torch.full((n,), next(draws))
-        )
+        monkeypatch.setattr(augment_module, "uniform", lambda n, low, high, generator: torch.full((n,), next(draws)))
         return random_geometry(images, masks, rng())
 
     return apply

@@ -226,7 +226,10 @@ def test_gpu_that_does_not_exist(refusal, monkeypatch, script, flags):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.delenv("LOCAL_RANK", raising=False)
-    assert refusal(script, *flags, "--gpu_id", 2) == "error: --gpu_id 2: there are 2 GPUs here, 0 to 1"
+    assert (
+        refusal(script, *flags, "--gpu_id", 2)
+        == "error: --gpu_id: there is no GPU 2 here; there are 2, numbered from 0"
+    )
 
 
 def test_cache_on_a_gpu_that_does_not_exist(refusal, monkeypatch):

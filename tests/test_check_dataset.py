@@ -150,7 +150,11 @@ def test_every_bad_file_is_listed_before_the_script_ends(dataset, tmp_path):
     command = [sys.executable, script, "--dataset_dir", dataset, "--fix_left_right", tmp_path / "out"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "3 pairs cannot be used" in done.stderr
-    for expected in ("a.png: a mask has one", "b.png: holds class id 19", "d.png: is 31x32, its photograph 32x32"):
+    for expected in (
+        "a.png: a mask has one",
+        "b.png: holds class id 19",
+        "d.png: is 31 x 32 but its photograph is 32 x 32",
+    ):
         assert expected in done.stdout
     assert not (tmp_path / "out").exists()
 

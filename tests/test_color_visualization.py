@@ -39,8 +39,6 @@ def test_overlay_goes_from_photograph_to_colours():
     np.testing.assert_array_equal(overlay(photo, LABEL_MAP, 0), photo)
     np.testing.assert_array_equal(overlay(photo, LABEL_MAP, 1), colorize(LABEL_MAP))
     assert overlay(photo, LABEL_MAP, 0.25)[0, 1].tolist() == [127, 76, 76]  # 0.75 * 101 + 0.25 * (204, 0, 0)
-    with pytest.raises(ValueError, match="differ in size"):
-        overlay(photo[:2], LABEL_MAP)
 
 
 @pytest.mark.parametrize("count", [1, 7])
@@ -81,7 +79,7 @@ def test_bad_input(folders):
     with pytest.raises(InputError, match="no picture's name"):
         write_picture(folders / "sheet.doc", LABEL_MAP)
     Image.new("RGB", (7, 3)).save(photos / "a.bmp")
-    with pytest.raises(InputError, match=r"a\.png: .*differ in size"):
+    with pytest.raises(InputError, match=r"a\.png: .*must be of one size"):
         colour("--label_dir", labels, "--image_dir", photos, "--output_dir", folders / "out")
     (photos / "a.bmp").unlink()
     with pytest.raises(InputError, match=r"a\.png: has no photograph"):

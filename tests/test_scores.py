@@ -167,7 +167,7 @@ def test_missing_prediction_ends_each_script_with_status_2(folders, script):
         (truncate, "submit", "0.png: not a readable image"),
         (truncate, "truth", "0.png: not a readable image"),
         (make_rgb, "submit", "0.png: a mask has one channel"),
-        (resize, "submit", "0.png: is 9x8, its truth 8x8"),
+        (resize, "submit", "0.png: is 9 x 8 but its truth is 8 x 8"),
         (fill(19), "submit", "0.png: holds class id 19"),
         (fill(255), "submit", "0.png: holds id 255"),
         (fill(254), "truth", "0.png: holds class id 254"),
