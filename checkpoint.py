@@ -11,6 +11,7 @@ from image_io import atomic_path
 from models import MODELS, build_model
 
 SEED_MODEL_TYPE = "deeplabv3plus_mobilenet"
+SEED_IMAGE_SIZE = 512
 LISTED = 20  # misfits that an error names; another network differs in hundreds
 
 
@@ -125,9 +126,12 @@ def load_weights(model, state_dict, path, strict=True):
 def load_model(path, device="cpu"):
     """Rebuild the model of a checkpoint or bare state_dict, in eval mode, with float32 weights.
 
+    Its attribute `image_size` is the side, in px, that it was trained at.
+
     Raises InputError as `read` and `load_weights` do.
     """
     content = read(path)
     model = build_model(content["model_type"], num_classes=content["num_classes"], in_channels=content["in_channels"])
     load_weights(model, content["state_dict"], path)
+    model.image_size = content.get("image_size", SEED_IMAGE_SIZE)
     return model.to(device).eval()

@@ -5,7 +5,8 @@
     python validate.py --checkpoint face_parser.onnx
 
 Input `photos`: float32 [N, 3, H, W], RGB in [0, 1], any N, H, W. Output `logits`: float32 [N, classes, h, w] at the
-decoder's stride; bilinear upsampling and an argmax give the labels. The class names are in the file's metadata.
+decoder's stride; bilinear upsampling and an argmax give the labels. The class names and the image size of the
+training are in the file's metadata.
 """
 
 import json
@@ -66,8 +67,10 @@ def main(args):
     except ImportError:
         raise InputError(f"export_onnx.py needs onnx, onnxscript and onnxruntime; {INSTALL_HINT}") from None
     model = fold_batchnorm(checkpoint.load_model(args.checkpoint))
+    num_classes = len(model(torch.zeros(1, 3, 32, 32))[0])
+    metadata = {"image_size": str(model.image_size), "class_names": json.dumps(CLASS_NAMES[:num_classes])}
     with atomic_path(args.output) as temporary:
-        export(model, temporary, {"class_names": json.dumps(CLASS_NAMES[: len(model(torch.zeros(1, 3, 32, 32))[0])])})
+        export(model, temporary, metadata)
         difference = largest_difference(model, OnnxModel(temporary))
         if difference > TOLERANCE:
             raise InputError(f"{args.output}: not written, its logits differ from PyTorch's by {difference:.2g}")

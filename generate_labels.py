@@ -1,7 +1,8 @@
 """Self-distillation: relabel training pixels where the model is confident.
 
+    python main_deeplab.py --epochs 30
     python generate_labels.py --checkpoint checkpoints/deeplab/Deeplab_checkpoint_epoch_30.pt
-    python main_deeplab.py --label_dir dataset/train/merged_labels --load_model_path <the same checkpoint> ...
+    python main_deeplab.py --epochs 400 --resume --label_dir dataset/train/merged_labels
 
 Where the largest softmax probability exceeds the threshold the prediction replaces the label, elsewhere the label
 stays. `python main_deeplab.py --self_distill_epoch 30` does both in one run.
@@ -74,7 +75,7 @@ def main(args):
         threshold=args.threshold,
         colored_dir=args.colored_dir,
         device=device,
-        image_size=args.image_size,
+        image_size=args.image_size or model.image_size,
         batch_size=args.batch_size,
         workers=args.workers,
     )

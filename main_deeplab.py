@@ -308,7 +308,7 @@ def save_epoch(args, run_dir, model, ema, optimizer, log):
     print("  ".join(f"{key} {value:.4g}" for key, value in line.items() if key != "IoU"))
     write_log(run_dir / "log.jsonl", log)
     content = checkpoint.describe(args.model_type, args.out_channels, args.in_channels, evaluated.state_dict())
-    content["epoch"] = line["epoch"]
+    content |= {"epoch": line["epoch"], "image_size": args.image_size}
     if "mIoU" in line:
         save_plot(run_dir / "training_loss_plot.png", log)
         checkpoint.save(run_dir / f"Deeplab_checkpoint_epoch_{line['epoch']}.pt", content)

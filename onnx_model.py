@@ -11,7 +11,10 @@ INSTALL_HINT = "pip install -r requirements-onnx.txt"
 
 
 class OnnxModel:
-    """Takes and gives what the models do: photographs float32 [N, 3, H, W] in [0, 1], logits float32."""
+    """Takes and gives what the models do: photographs float32 [N, 3, H, W] in [0, 1], logits float32.
+
+    Its attribute `image_size` is the side, in px, that the network was trained at.
+    """
 
     def __init__(self, path):
         """Raises InputError where ONNX Runtime or the file is missing, or the file is not one of export_onnx.py."""
@@ -27,6 +30,7 @@ class OnnxModel:
             raise InputError(f"{path}: not a readable ONNX file ({str(error).splitlines()[0]})") from None
         if [each.name for each in self.session.get_inputs()] != ["photos"]:
             raise InputError(f"{path}: not a network of export_onnx.py")
+        self.image_size = int(self.session.get_modelmeta().custom_metadata_map["image_size"])
 
     def coarse_logits(self, photos):
         return torch.from_numpy(self.session.run(["logits"], {"photos": photos.contiguous().numpy()})[0])

@@ -48,10 +48,16 @@ def network_input_size(text):
     return value
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows the defaults, but for None and False, which say nothing."""
+
+    def _get_help_string(self, action):
+        says_nothing = action.default is None or action.default is False
+        return action.help if says_nothing else super()._get_help_string(action)
+
+
 def _parser(description):
-    return argparse.ArgumentParser(
-        description=description.strip().splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    return argparse.ArgumentParser(description=description.strip().splitlines()[0], formatter_class=HelpFormatter)
 
 
 def _add_hardware(parser):
@@ -136,7 +142,9 @@ def train_parser(description):
 def _add_prediction(parser, checkpoint, image_dir):
     parser.add_argument("--checkpoint", default=checkpoint, help="ours, a bare state_dict, or a file of export_onnx.py")
     parser.add_argument("--image_dir", default=image_dir, help="folder of photographs, or one file")
-    parser.add_argument("--image_size", type=network_input_size, default=512, help="longer side at the network, px")
+    parser.add_argument(
+        "--image_size", type=network_input_size, help="longer side at the network, px; default: what it was trained at"
+    )
     parser.add_argument("--batch_size", type=positive_int, default=8, help="photographs at a time")
 
 

@@ -102,7 +102,7 @@ def main(args):
         Path(args.output_dir),
         save_visualizations=args.save_visualizations,
         device=device,
-        image_size=args.image_size,
+        image_size=args.image_size or model.image_size,
         batch_size=args.batch_size,
         workers=args.workers,
         tta=args.tta,

@@ -17,7 +17,7 @@ from dataset_utils import to_tensor
 from generate_labels import format_changes, merge
 from image_io import list_images, read_mask, read_photo, write_label_map
 from models import build_model
-from options import generate_labels_parser, validate_parser
+from options import MODEL_TYPES, generate_labels_parser, validate_parser
 from validate import flip_and_scale_logits
 
 L_EYE, R_EYE = CLASS_NAMES.index("l_eye"), CLASS_NAMES.index("r_eye")
@@ -360,3 +360,17 @@ def test_given_masks_are_never_overwritten(checkpoint_path, pairs, tmp_path):
     with pytest.raises(validate.checkpoint.InputError, match="--output_dir"):
         generate_labels.main(parse(generate_labels_parser, *flags))
     assert {path.name: path.read_bytes() for path in pairs[1].iterdir()} == before
+
+
+def test_photographs_are_read_at_the_size_of_the_training(tmp_path, monkeypatch):
+    """A network trained at 96 px must not see faces of another scale, unless --image_size says so."""
+    torch.manual_seed(0)
+    content = checkpoint.describe(MODEL_TYPES[1], 19, 3, build_model(MODEL_TYPES[1]).state_dict()) | {"image_size": 96}
+    checkpoint.save(tmp_path / "a.pt", content)
+    Image.new("RGB", (200, 100)).save(tmp_path / "me.png")
+    sizes = []
+    monkeypatch.setattr(validate, "write_predictions", lambda *_, image_size, **__: sizes.append(image_size))
+    flags = ["--checkpoint", str(tmp_path / "a.pt"), "--image_dir", str(tmp_path / "me.png")]
+    for more in ([], ["--image_size", "64"]):
+        validate.main(validate_parser("V.").parse_args([*flags, "--output_dir", str(tmp_path / "out"), *more]))
+    assert sizes == [96, 64]
