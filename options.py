@@ -3,7 +3,7 @@
 import argparse
 
 MODEL_TYPES = ("deeplabv3plus_mobilenet", "deeplabv3plus_mobilenet_slim")
-SHIPPED_CHECKPOINT = "Deeplab_checkpoint_epoch_400.pt"
+SHIPPED_CHECKPOINT = "Deeplab_checkpoint_epoch_34.pt"
 
 
 def positive_int(text):

@@ -17,7 +17,7 @@ from dataset_utils import to_tensor
 from generate_labels import format_changes, merge
 from image_io import list_images, read_mask, read_photo, write_label_map
 from models import build_model
-from options import MODEL_TYPES, generate_labels_parser, validate_parser
+from options import MODEL_TYPES, SHIPPED_CHECKPOINT, generate_labels_parser, validate_parser
 from validate import flip_and_scale_logits
 
 L_EYE, R_EYE = CLASS_NAMES.index("l_eye"), CLASS_NAMES.index("r_eye")
@@ -150,7 +150,7 @@ def test_a_single_file(checkpoint_path, model, photos, tmp_path, capsys):
 def test_defaults_are_the_shipped_checkpoint_and_the_validation_photographs(
     checkpoint_path, sample_dataset, tmp_path, monkeypatch
 ):
-    shutil.copy(checkpoint_path, tmp_path / "Deeplab_checkpoint_epoch_400.pt")
+    shutil.copy(checkpoint_path, tmp_path / SHIPPED_CHECKPOINT)
     (tmp_path / "dataset").symlink_to(sample_dataset)
     monkeypatch.chdir(tmp_path)
     validate.main(parse(validate_parser, *SMALL))
