@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The whole sequence on drawn faces, in a few minutes on two cores; `make demo` calls it. Everything lands in demo/.
 set -euo pipefail
+cd "$(dirname "$0")"
 rm -rf demo checkpoints/demo
 
 python make_sample_dataset.py --output_dir demo/dataset --train 96 --val 24 --image_size 128

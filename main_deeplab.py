@@ -200,6 +200,10 @@ def check_start(args, run_dir, train_pairs):
         raise InputError(f"{last_path}: nothing to resume; start without --resume")
     if not args.resume and (last_path.exists() or (run_dir / "merged_labels").exists()):
         raise InputError(f"{run_dir}: holds a run; --resume goes on with it, another --save_prefix starts anew")
+    if args.self_distill_epoch >= args.epochs:
+        raise InputError(
+            f"--self_distill_epoch {args.self_distill_epoch}: comes after the last of {args.epochs} epochs"
+        )
     if min(args.batch_size, len(train_pairs)) < 2 * distributed.world_size():
         raise InputError(
             f"--batch_size {args.batch_size} and {len(train_pairs)} training pairs: BatchNorm needs 2 images a process"
@@ -244,9 +248,6 @@ def train(args, device):
     train_pairs = find_pairs(args.dataset_dir, "train", args.label_dir)
     val_pairs = find_pairs(args.dataset_dir, "val", args.truth_dir)
     check_start(args, run_dir, train_pairs)
-    distributed.barrier()  # all have checked before the first one writes
-    if distributed.rank() == 0:
-        prepare_run_dir(run_dir)
     torch.backends.cudnn.benchmark = True  # all batches are of one size
     model, ema, optimizer = build_training(args, device)
     evaluated = model if ema is None else ema
@@ -261,9 +262,14 @@ def train(args, device):
         first_epoch = last["epoch"] + 1
         log = read_log(run_dir / "log.jsonl", last["epoch"])
 
+    distributed.barrier()  # all have checked before the first one writes
     if distributed.rank() == 0:
+        prepare_run_dir(run_dir)
         parameters = sum(parameter.numel() for parameter in model.parameters())
-        print(f"{args.model_type}: {parameters:,} parameters; {len(train_pairs)} + {len(val_pairs)} pairs")
+        print(
+            f"{args.model_type}: {parameters:,} parameters; {len(train_pairs)} + {len(val_pairs)} pairs; "
+            f"epochs {first_epoch} to {args.epochs}"
+        )
     trained = model
     if distributed.is_distributed():
         trained = DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)

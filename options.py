@@ -1,4 +1,4 @@
-"""All the flags: a parser per script, every default visible once. Needs no torch, so that `--help` is instant."""
+"""All the flags: a parser per script, every default visible once. Needs no torch, as half of the scripts do not."""
 
 import argparse
 

@@ -232,6 +232,11 @@ def test_gpu_that_does_not_exist(refusal, monkeypatch, script, flags):
     )
 
 
+def test_self_distillation_after_the_last_epoch(refusal):
+    message = refusal(main_deeplab, *TRAIN, "--epochs", 3, "--self_distill_epoch", 3)
+    assert message == "error: --self_distill_epoch 3: leaves none of 3 epochs to train"
+
+
 def test_cache_on_a_gpu_that_does_not_exist(refusal, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert refusal(main_deeplab, *TRAIN, "--cache", "gpu").startswith("error: --cache gpu: there is no CUDA")
