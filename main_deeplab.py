@@ -202,7 +202,7 @@ def check_start(args, run_dir, train_pairs):
         raise InputError(f"{run_dir}: holds a run; --resume goes on with it, another --save_prefix starts anew")
     if args.self_distill_epoch >= args.epochs:
         raise InputError(
-            f"--self_distill_epoch {args.self_distill_epoch}: comes after the last of {args.epochs} epochs"
+            f"--self_distill_epoch {args.self_distill_epoch}: leaves none of {args.epochs} epochs to train"
         )
     if min(args.batch_size, len(train_pairs)) < 2 * distributed.world_size():
         raise InputError(

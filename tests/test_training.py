@@ -169,7 +169,8 @@ def test_same_seed_same_bits_and_visualizations_change_nothing(sample_dataset, r
 
 
 def test_another_seed_gives_another_run(sample_dataset, reference, tmp_path):
-    run_dir = train(tmp_path, "--dataset_dir", sample_dataset, *FULL, "--epochs", 1, "--self_distill_epoch", 0, "--seed", 1)
+    flags = split("--epochs 1 --self_distill_epoch 0 --seed 1")
+    run_dir = train(tmp_path, "--dataset_dir", sample_dataset, *FULL, *flags)
     assert read_log(run_dir)[0]["train_loss"] != read_log(reference)[0]["train_loss"]
 
 
