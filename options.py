@@ -169,15 +169,11 @@ def generate_labels_parser(description):
     return parser
 
 
-def _add_scores(parser):
+def score_parser(description):
+    parser = _parser(description)
     parser.add_argument("--submit_dir", default="predictions", help="predicted label maps")
     parser.add_argument("--truth_dir", default="dataset/val/val_mask", help="true masks of the same stems")
     parser.add_argument("--output_dir", default=".", help="receives the score file")
-
-
-def score_parser(description):
-    parser = _parser(description)
-    _add_scores(parser)
     return parser
 
 
