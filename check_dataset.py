@@ -182,7 +182,7 @@ def main(args):
     if args.sheet and not suspects:
         print(f"{args.sheet}: not written, there are no suspects to show")
     elif args.sheet:
-        items = [(f"{split} {p.stem}", render((p.mask_file, p.photo_file), alpha=1)) for split, p in suspects]
+        items = [(f"{split} {p.stem}", render((p.mask_file, p.photo_file))[:2]) for split, p in suspects]
         write_picture(args.sheet, contact_sheet(items))
         print(f"{args.sheet}: written, {len(items)} masks with left and right reversed")
     if out:

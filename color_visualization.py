@@ -90,15 +90,15 @@ def write_picture(path, picture):
         Image.fromarray(picture).save(temporary, compress_level=1)
 
 
-def render(pair, alpha):
-    """Read (label map path, photograph path or None); return the pictures [colours] or [photograph, overlay]."""
+def render(pair, alpha=0.5):
+    """Read (label map path, photograph path or None); return [colours] or [photograph, colours, overlay]."""
     label_file, photo_file = pair
     label_map = read_mask(label_file)
     if photo_file is None:
         return [colorize(label_map)]
     photo = read_photo(photo_file)
     check_same_size(label_file, label_map.shape, "photograph", photo.shape)
-    return [photo, overlay(photo, label_map, alpha)]
+    return [photo, colorize(label_map), overlay(photo, label_map, alpha)]
 
 
 def write_rendered(pair, alpha, output_dir):

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
 import distributed
@@ -151,13 +151,14 @@ class TrainingSet:
     """The training pairs, cached as uint8 in RAM or on the GPU, or read by worker processes in every epoch.
 
     `cache`: "auto", "ram", "gpu" or "off"; auto takes the GPU where a quarter of its free memory holds the set, else
-    RAM where half of the free memory does, else reads from disk. `repeat_rare`: see `repeat_factors`; 0 is off.
+    RAM where half of the free memory does, else reads from disk. The processes of a host read a share each, into RAM
+    that they share. `repeat_rare`: see `repeat_factors`; 0 is off.
     """
 
     def __init__(self, pairs, *, image_size, num_classes, cache, repeat_rare, device, workers, seed):
         self.dataset = PairDataset(pairs, image_size, num_classes)
         self.device, self.workers, self.seed = device, workers, seed
-        self.cache = choose_cache(cache, 4 * len(pairs) * image_size**2, device)
+        self.cache = distributed.from_first(choose_cache(cache, 4 * len(pairs) * image_size**2, device))
         if self.cache != "off":
             self.photos, self.masks = self._read_all()
         self.repeats = torch.ones(len(pairs))
@@ -167,14 +168,17 @@ class TrainingSet:
 
     def _read_all(self):
         n, size = len(self.dataset), self.dataset.image_size
-        where = self.device if self.cache == "gpu" else "cpu"
-        # Channels last, as the network wants its batches.
-        photos = torch.empty(n, 3, size, size, dtype=torch.uint8, device=where, memory_format=torch.channels_last)
-        masks = torch.empty(n, size, size, dtype=torch.uint8, device=where)
-        pairs = one_by_one(self.dataset, self.workers)
-        progress = tqdm(pairs, "reading", n, leave=False, disable=distributed.rank() > 0 or None)
-        for index, (photo, mask) in enumerate(progress):
+        # Channels last in memory, as the network wants its batches.
+        photos = distributed.shared_bytes(n * size * size * 3).view(n, size, size, 3).permute(0, 3, 1, 2)
+        masks = distributed.shared_bytes(n * size * size).view(n, size, size)
+        share = range(distributed.local_rank(), n, distributed.local_world_size())
+        pairs = one_by_one(Subset(self.dataset, share), self.workers)
+        progress = tqdm(pairs, "reading", len(share), leave=False, disable=distributed.rank() > 0 or None)
+        for index, (photo, mask) in zip(share, progress, strict=True):
             photos[index], masks[index] = photo, mask
+        distributed.barrier()
+        if self.cache == "gpu":
+            return photos.to(self.device), masks.to(self.device)
         return photos, masks
 
     def steps(self, batch_size):
@@ -249,7 +253,7 @@ def choose_cache(cache, needed, device):
         return cache
     if device.type == "cuda" and needed < torch.cuda.mem_get_info(device)[0] / 4:
         return "gpu"
-    return "ram" if needed * distributed.world_size() < free_memory() / 2 else "off"
+    return "ram" if needed < free_memory() / 2 else "off"
 
 
 def free_memory():

@@ -21,5 +21,10 @@ done
 python color_visualization.py --label_dir demo/predictions --image_dir demo/dataset/val/val_image --sheet demo/sheet.png
 python class_imbalance_fig.py --label_dir demo/dataset/train/train_mask --output_dir demo --log
 
-echo "Done. Look at demo/sheet.png (photographs and predictions), demo/proportions_given_data.png,"
+# A real portrait, with the shipped checkpoint: the demo's own training knows drawn faces alone.
+python validate.py --image_dir assets/astronaut.jpg --output_dir demo/portrait
+python color_visualization.py --label_dir demo/portrait --image_dir assets/astronaut.jpg --sheet demo/portrait.png
+
+echo "Done. Look at demo/portrait.png (a real portrait, parsed by the shipped checkpoint). Of the demo's own training, look"
+echo "at demo/sheet.png (photographs, predictions, overlays), demo/proportions_given_data.png,"
 echo "checkpoints/demo/training_loss_plot.png and the scores in demo/*.txt."

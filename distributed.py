@@ -1,7 +1,11 @@
 """Start-up under torchrun, and the few collective operations that training needs. One process needs none of it."""
 
 import os
+import shutil
+import tempfile
+import uuid
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import distributed as dist
@@ -39,9 +43,42 @@ def world_size():
     return dist.get_world_size() if is_distributed() else 1
 
 
+def local_rank():
+    return int(os.environ["LOCAL_RANK"]) if is_distributed() else 0
+
+
+def local_world_size():
+    """The number of processes on this host."""
+    return int(os.environ["LOCAL_WORLD_SIZE"]) if is_distributed() else 1
+
+
 def barrier():
     if is_distributed():
         dist.barrier()
+
+
+def from_first(value):
+    """Return the first process's value on every process."""
+    values = [value]
+    if is_distributed():
+        dist.broadcast_object_list(values)
+    return values[0]
+
+
+def shared_bytes(size):
+    """A uint8 tensor [size] in memory that the processes of a host share: what one writes, all see after a barrier."""
+    if local_world_size() == 1:
+        return torch.empty(size, dtype=torch.uint8)
+    # Shared memory may be small, in containers above all; a file on disk is mapped as well.
+    token, folder = from_first(uuid.uuid4().hex), Path("/dev/shm")
+    if not folder.is_dir() or shutil.disk_usage(folder).free < 2 * size:
+        folder = Path(tempfile.gettempdir())
+    path = folder / f"face_parser_{token}"
+    tensor = torch.from_file(str(path), shared=True, size=size, dtype=torch.uint8)
+    barrier()
+    if local_rank() == 0:
+        path.unlink()  # the memory lives until the last process lets go of it
+    return tensor
 
 
 def sum_over_processes(tensor):

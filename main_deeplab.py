@@ -44,6 +44,7 @@ FREE_ON_RESUME = {
     "cache",
     "gpu_id",
     "workers",
+    "compile",
     "save_every",
     "save_visualizations",
     "load_model_path",
@@ -83,8 +84,29 @@ def float_tensors(model):
     return [tensor for tensor in (*model.parameters(), *model.buffers()) if tensor.is_floating_point()]
 
 
+class TimedBatches:
+    """Passes batches on and sums, in `waited`, the seconds that they took to come."""
+
+    def __init__(self, batches):
+        self.batches, self.waited = batches, 0.0
+
+    def __iter__(self):
+        iterator, end = iter(self.batches), object()
+        while True:
+            start = time.perf_counter()
+            batch = next(iterator, end)
+            self.waited += time.perf_counter() - start
+            if batch is end:
+                return
+            yield batch
+
+
 def train_one_epoch(args, epoch, model, ema, optimizer, training_set, device):
-    """Return the epoch's loss, the mean over steps and processes. Nothing waits for the device until the end."""
+    """Return what the log says of the epoch: the loss, a mean over steps and processes, and this process's pace.
+
+    Nothing waits for the device until the end.
+    """
+    start = time.perf_counter()
     seed = epoch_seed(args.seed, epoch, "augmentation", distributed.rank())
     torch.manual_seed(seed)  # for dropout
     generator = torch.Generator().manual_seed(seed)
@@ -96,7 +118,7 @@ def train_one_epoch(args, epoch, model, ema, optimizer, training_set, device):
     steps = training_set.steps(args.batch_size)
     total = torch.zeros((), device=device)
     model.train()
-    batches = training_set.batches(epoch, args.batch_size)
+    batches = TimedBatches(training_set.batches(epoch, args.batch_size))
     progress = tqdm(batches, f"epoch {epoch}", steps, leave=False, disable=distributed.rank() > 0 or None)
     for step, (photos, masks) in enumerate(progress):
         photos, masks = augment(photos, masks, augmentation, generator, args.out_channels)
@@ -114,7 +136,11 @@ def train_one_epoch(args, epoch, model, ema, optimizer, training_set, device):
         raise InputError(
             f"epoch {epoch}: the loss is not finite; lower --learning_rate. last.pt holds the epoch before"
         )
-    return mean_loss
+    seconds = time.perf_counter() - start
+    pace = {"images_per_second": round(steps * args.batch_size / seconds, 2), "data_wait": batches.waited / seconds}
+    if device.type == "cuda":
+        pace["peak_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
+    return {"train_loss": mean_loss, **pace}
 
 
 def unwrap(model):
@@ -191,6 +217,19 @@ def build_training(args, device):
     ema = copy.deepcopy(model).requires_grad_(False) if args.ema else None
     optimizer_type = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[args.optimizer]
     return model, ema, optimizer_type(model.parameters(), weight_decay=args.weight_decay, fused=True)
+
+
+def compile_if_possible(model, device):
+    """Compile the model's forward pass in place; where the compiler does not work, say so and leave it as it is."""
+    try:
+        torch.compile(lambda x: x.sin() + 1)(
+            torch.zeros(1, device=device)
+        )  # a small one first: it needs the same tools
+    except Exception as error:  # whatever the C++ compiler, Triton or the driver raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        print(f"--compile: does not work here, going on without ({reason})")
+        return
+    model.compile()
 
 
 def check_start(args, run_dir, train_pairs):
@@ -270,6 +309,8 @@ def train(args, device):
             f"{args.model_type}: {parameters:,} parameters; {len(train_pairs)} + {len(val_pairs)} pairs; "
             f"epochs {first_epoch} to {args.epochs}"
         )
+    if args.compile:
+        compile_if_possible(model, device)
     trained = model
     if distributed.is_distributed():
         trained = DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
@@ -291,11 +332,11 @@ def train(args, device):
                 workers=args.workers,
                 seed=args.seed,
             )
-        train_loss = train_one_epoch(args, epoch, trained, ema, optimizer, training_set, device)
+        trained_line = train_one_epoch(args, epoch, trained, ema, optimizer, training_set, device)
         distributed.average_buffers(model)
         if ema is not None:
             distributed.average_buffers(ema)
-        line = {"epoch": epoch, "learning_rate": learning_rate(args, epoch), "train_loss": train_loss}
+        line = {"epoch": epoch, "learning_rate": learning_rate(args, epoch), **trained_line}
         if epoch % args.save_every == 0 or epoch == args.epochs:
             visualization_dir = run_dir / "visualizations" if args.save_visualizations else None
             val_loss, scores = validate_epoch(args, epoch, evaluated, val_pairs, device, visualization_dir)

@@ -2,7 +2,7 @@
 
 import argparse
 
-MODEL_TYPES = ("deeplabv3plus_mobilenet", "deeplabv3plus_mobilenet_slim")
+MODEL_TYPES = ("deeplabv3plus_mobilenet_slim", "deeplabv3plus_mobilenet")  # the default first; ours, the seed's
 SHIPPED_CHECKPOINT = "Deeplab_checkpoint_epoch_34.pt"
 
 
@@ -136,6 +136,7 @@ def train_parser(description):
 
     group = _add_hardware(parser)
     group.add_argument("--float32", action="store_true", help="no bf16 autocast on CUDA")
+    group.add_argument("--compile", action="store_true", help="torch.compile: faster steps after a slow first one")
     return parser
 
 

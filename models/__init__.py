@@ -6,8 +6,8 @@ from models.deeplab import DeepLabV3Plus
 from models.deeplab_slim import DeepLabV3PlusSlim
 
 MODELS = {
-    "deeplabv3plus_mobilenet": DeepLabV3Plus,
     "deeplabv3plus_mobilenet_slim": DeepLabV3PlusSlim,
+    "deeplabv3plus_mobilenet": DeepLabV3Plus,
 }
 
 

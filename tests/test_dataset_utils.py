@@ -1,6 +1,9 @@
 """Reading of pairs and photographs, the training set's order, shares and caches, and how errors leave a worker."""
 
+import os
 import shutil
+import socket
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -232,6 +235,31 @@ def test_processes_share_each_batch_without_overlap(pairs, monkeypatch, cache, w
             assert torch.equal(share[step][1], masks[rank::world_size])
 
 
+def fill_a_share(rank, pairs, port, out):
+    """One of two processes: read the set, and save what the cache holds then and which files were read."""
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    read, read_pair = [], dataset_utils.read_pair
+    dataset_utils.read_pair = lambda *args: read.append(args[0].stem) or read_pair(*args)
+    with distributed.process_group(CPU):
+        tested = training_set(pairs)
+        torch.save((tested.photos.clone(), tested.masks.clone(), read), out / f"{rank}.pt")
+
+
+def test_processes_of_a_host_read_a_share_each_and_hold_the_set_once(pairs, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    before = set(Path("/dev/shm").glob("face_parser_*"))
+    torch.multiprocessing.spawn(fill_a_share, (pairs, port, tmp_path), nprocs=2)
+    alone, stems = training_set(pairs), [stem for stem, _, _ in pairs]
+    for rank in range(2):
+        photos, masks, read = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert torch.equal(photos, alone.photos) and torch.equal(masks, alone.masks)
+        assert read == stems[rank::2]
+    assert set(Path("/dev/shm").glob("face_parser_*")) == before
+
+
 def test_repeat_factors_hand_worked():
     """Four images, share 1/2: class 1 is in one, f = 1/4, sqrt((1/2) / (1/4)) = sqrt(2); class 2 is in two, so 1."""
     masks = [torch.tensor([ids], dtype=torch.uint8) for ids in ([0, 0, 1], [0, 2, 255], [0, 2, 2], [0, 255, 255])]
@@ -305,13 +333,12 @@ def test_asked_for_caches_are_taken_whatever_the_memory(monkeypatch, cache):
     assert choose_cache(cache, 1000, CPU) == cache
 
 
-def test_auto_takes_ram_where_half_of_the_free_memory_holds_the_set_of_every_process(monkeypatch):
+def test_auto_takes_ram_where_half_of_the_free_memory_holds_the_set(monkeypatch):
     monkeypatch.setattr(dataset_utils, "free_memory", lambda: 2001)
     assert choose_cache("auto", 1000, CPU) == "ram"
     assert choose_cache("auto", 1001, CPU) == "off"
-    as_processes(monkeypatch, 0, 2)
-    assert choose_cache("auto", 500, CPU) == "ram"
-    assert choose_cache("auto", 501, CPU) == "off"
+    as_processes(monkeypatch, 0, 2)  # who share it
+    assert choose_cache("auto", 1000, CPU) == "ram"
 
 
 def test_auto_takes_the_gpu_where_a_quarter_of_its_free_memory_holds_the_set(monkeypatch):

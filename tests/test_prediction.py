@@ -365,7 +365,7 @@ def test_given_masks_are_never_overwritten(checkpoint_path, pairs, tmp_path):
 def test_photographs_are_read_at_the_size_of_the_training(tmp_path, monkeypatch):
     """A network trained at 96 px must not see faces of another scale, unless --image_size says so."""
     torch.manual_seed(0)
-    content = checkpoint.describe(MODEL_TYPES[1], 19, 3, build_model(MODEL_TYPES[1]).state_dict()) | {"image_size": 96}
+    content = checkpoint.describe(MODEL_TYPES[0], 19, 3, build_model(MODEL_TYPES[0]).state_dict()) | {"image_size": 96}
     checkpoint.save(tmp_path / "a.pt", content)
     Image.new("RGB", (200, 100)).save(tmp_path / "me.png")
     sizes = []

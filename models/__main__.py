@@ -1,0 +1,30 @@
+"""Print what each network costs: `python -m models`."""
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from models import MODELS, build_model
+
+
+def count_parameters(model):
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def count_flops(model_type, image_size=512):
+    """Twice the multiply-adds of one square photograph; nothing is computed on the meta device."""
+    with torch.device("meta"):
+        model, photo = build_model(model_type).eval(), torch.empty(1, 3, image_size, image_size)
+    with FlopCounterMode(display=False) as counter:
+        model(photo)
+    return counter.get_total_flops()
+
+
+def main():
+    print(f"{'--model_type':<30} {'parameters':>10} {'GFLOPs at 512 px':>17}")
+    for model_type in MODELS:
+        parameters, gflops = count_parameters(build_model(model_type)), count_flops(model_type) / 1e9
+        print(f"{model_type:<30} {parameters:>10,} {gflops:>17.2f}")
+
+
+if __name__ == "__main__":
+    main()
