@@ -1,9 +1,9 @@
-# make demo: see it work.  make test: lint and all tests.
-# Both set up a virtual environment in .venv first.
+# make demo: see it work.  make test: lint and all tests.  make bench: ours beside the plain versions.
+# All set up a virtual environment in .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test clean
+.PHONY: demo test bench clean
 
 .venv/installed: requirements.txt requirements-dev.txt
 	$(PYTHON) -m venv .venv
@@ -17,6 +17,9 @@ test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
+
+bench: .venv/installed
+	$(BIN)/python -m benchmarks
 
 clean:
 	rm -rf .venv demo checkpoints/demo

@@ -1,0 +1,244 @@
+"""Measure each step beside its plain version, in turn, and print medians and their ratio.
+
+    pip install -r requirements-dev.txt
+    python -m benchmarks                 # also `make bench`
+    python -m benchmarks --growth        # how time and memory grow with the number of images
+
+All pictures are drawn (make_sample_dataset.py), 512 px. Writes benchmarks.json.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+
+import checkpoint
+from benchmarks.cases import TRAINING_PASSES
+from benchmarks.measure import run, run_case
+from classes import CLASS_NAMES
+from image_io import list_images, read_mask, read_photo, write_label_map
+from make_sample_dataset import make_sample_dataset
+from models import build_model
+from models.__main__ import count_flops
+from options import MODEL_TYPES, SHIPPED_CHECKPOINT
+
+DEFAULT, SEED = MODEL_TYPES
+SCORE_SCRIPTS = ("evaluate", "f1score", "iouclass")
+UNITS = {"seconds": "s", "processor_seconds": "s of processor time", "images_per_second": "images/s"}
+
+
+def link_copies(files, folder, count):
+    """Fill a folder with `count` names for the files in turn: 000000.png, 000001.png, ..."""
+    folder.mkdir()
+    for index in range(count):
+        file = files[index % len(files)]
+        os.link(file, folder / f"{index:06d}{file.suffix}")
+
+
+def seed_network(photo_files):
+    """The seed's network with random weights, its BatchNorm statistics those of photographs."""
+    torch.manual_seed(0)
+    model = build_model(SEED).train()
+    photos = torch.stack([torch.from_numpy(read_photo(file)) for file in photo_files]).permute(0, 3, 1, 2) / 255
+    with torch.no_grad():
+        for _ in range(30):
+            model(photos)
+    return model.eval()
+
+
+def prepare(work_dir, image_size, drawn):
+    """Draw the data set, and predictions that miss by some pixels; write the networks and their ONNX files."""
+    make_sample_dataset(work_dir / "dataset", train=drawn, val=1, test=1, image_size=image_size, seed=0)
+    for path in list_images(work_dir / "dataset/train/train_mask").values():
+        write_label_map(work_dir / "shifted" / path.name, np.roll(read_mask(path), 3, axis=1))
+    photos = list(list_images(work_dir / "dataset/train/train_image").values())
+    content = checkpoint.describe(SEED, len(CLASS_NAMES), 3, seed_network(photos[:2]).state_dict())
+    checkpoint.save(work_dir / f"{SEED}.pt", content | {"image_size": image_size})
+    shutil.copy(SHIPPED_CHECKPOINT, work_dir / f"{DEFAULT}.pt")
+    for model_type in MODEL_TYPES:
+        flags = ("--checkpoint", work_dir / f"{model_type}.pt", "--output", work_dir / f"{model_type}.onnx")
+        run("export_onnx.py", *flags)
+
+
+def lay_out(work_dir, count):
+    """Offer `count` photographs, true masks and predictions in the folders photos, truth and submit."""
+    sources = {"photos": "dataset/train/train_image", "truth": "dataset/train/train_mask", "submit": "shifted"}
+    for folder, source in sources.items():
+        shutil.rmtree(work_dir / folder, ignore_errors=True)
+        link_copies(list(list_images(work_dir / source).values()), work_dir / folder, count)
+
+
+def differing_share(work_dir):
+    """The share of pixels that the last plain and our last prediction label differently."""
+    differing = total = 0
+    for path in list_images(work_dir / "labels/plain").values():
+        plain, ours = read_mask(path), read_mask(work_dir / "labels/ours" / path.name)
+        differing += np.count_nonzero(plain != ours)
+        total += plain.size
+    return differing / total
+
+
+def medians(results):
+    """[{name: number}, ...] to {name: median}."""
+    return {name: median(result[name] for result in results) for name in results[0]}
+
+
+class Bench:
+    """Takes measurements and collects the rows of the table."""
+
+    def __init__(self, work_dir, args):
+        self.work_dir, self.args, self.rows = work_dir, args, []
+
+    def case(self, name, model="-", count=0):
+        return run_case(name, model, self.work_dir, self.args.image_size, count)
+
+    def score(self, script):
+        folders = ("--submit_dir", self.work_dir / "submit", "--truth_dir", self.work_dir / "truth")
+        return run(f"{script}.py", *folders, "--output_dir", self.work_dir)
+
+    def add(self, what, measure, ours, plain=None, floor=None):
+        """Take each measurement, a function, `args.repeats` times, plain and ours in turn, and add a row of medians."""
+        measured = []
+        for repeat in range(self.args.repeats):
+            print(f"{what}: {repeat + 1} of {self.args.repeats}", file=sys.stderr)
+            measured.append((plain() if plain else None, ours()))
+        plain_results, our_results = zip(*measured, strict=True)
+        row = {"what": what, "measure": measure, "ours": medians(our_results), "floor": floor}
+        if plain:
+            row["plain"] = medians(plain_results)
+            row["ratio"] = row["plain"][measure] / row["ours"][measure]
+            if measure == "images_per_second":
+                row["ratio"] = 1 / row["ratio"]
+        self.rows.append(row)
+        return row
+
+    def scores(self):
+        pairs = self.args.pairs
+        lay_out(self.work_dir, pairs)
+        floor = self.case("decode_masks", count=pairs)["seconds"]
+        folders = (self.work_dir / "submit", self.work_dir / "truth")
+        for script in SCORE_SCRIPTS:
+            self.add(
+                f"`{script}.py`, {pairs} pairs, whole process",
+                "seconds",
+                ours=lambda script=script: self.score(script),
+                plain=lambda script=script: run("-m", "benchmarks.plain_scores", script, *folders),
+                floor=floor,
+            )
+        self.add("`f1score.py --help`", "processor_seconds", ours=lambda: run("f1score.py", "--help"))
+
+    def prediction(self, rate):
+        photos = self.args.photos
+        lay_out(self.work_dir, photos)
+        for plain_model, file_name in (
+            (SEED, f"{SEED}.pt"),
+            (DEFAULT, f"{DEFAULT}.pt"),
+            (SEED, f"{SEED}.onnx"),
+            (SEED, f"{DEFAULT}.onnx"),
+        ):
+            model_type = Path(file_name).stem
+            row = self.add(
+                f"`validate.py`, {photos} photographs, {file_name}; plain: {plain_model}",
+                "seconds",
+                ours=lambda file=file_name: self.case("predict_ours", file, photos),
+                plain=lambda model=plain_model: self.case("predict_plain", model, photos),
+                floor=photos * count_flops(model_type, self.args.image_size) / 1e9 / rate,
+            )
+            if model_type == plain_model:
+                row["differing"] = differing_share(self.work_dir)
+
+    def training(self, rate):
+        for model_type in (SEED, DEFAULT):
+            self.add(
+                f"training, {model_type}",
+                "images_per_second",
+                ours=lambda model=model_type: self.case("train_ours", model, self.args.training_images),
+                plain=lambda model=model_type: self.case("train_plain", model, self.args.training_images),
+                floor=rate / (TRAINING_PASSES * count_flops(model_type, self.args.image_size) / 1e9),
+            )
+
+    def growth(self):
+        for count in self.args.growth:
+            lay_out(self.work_dir, count)
+            self.add(f"`f1score.py`, {count} pairs", "seconds", ours=lambda: self.score("f1score"))
+            network = self.work_dir / f"{DEFAULT}.onnx"
+            flags = ("--checkpoint", network, "--image_dir", self.work_dir / "photos", "--image_size", 128)
+            self.add(
+                f"`validate.py --image_size 128`, {count} photographs, {network.name}",
+                "seconds",
+                ours=lambda flags=flags: run("validate.py", *flags, "--output_dir", self.work_dir / "predictions"),
+            )
+
+
+def table(rows):
+    """Markdown."""
+    lines = ["| what | plain | ours | ratio | floor | peak memory, MiB | notes |", "|---|---|---|---|---|---|---|"]
+    for row in rows:
+        plain, ours, unit = row.get("plain"), row["ours"], UNITS[row["measure"]]
+        notes = [
+            f"{row['differing']:.1g} of the pixels differ" if "differing" in row else "",
+            f"waits for data: {plain['data_wait']:.1%}, {ours['data_wait']:.1%}" if "data_wait" in ours else "",
+            f"{ours['gflops_per_second']:.0f} GFLOP/s" if "gflops_per_second" in ours else "",
+        ]
+        cells = (
+            row["what"],
+            f"{plain[row['measure']]:.3g} {unit}" if plain else "",
+            f"{ours[row['measure']]:.3g} {unit}",
+            f"{row['ratio']:.2f}" if plain else "",
+            f"{row['floor']:.3g} {unit}" if row["floor"] else "",
+            f"{plain['peak_mib']:.0f}, {ours['peak_mib']:.0f}" if plain else f"{ours['peak_mib']:.0f}",
+            "; ".join(filter(None, notes)),
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def hardware():
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{cores} cores, {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
+    parser.add_argument("--growth", nargs="*", type=int, metavar="COUNT", help="100, 1000 and 10000 unless given")
+    parser.add_argument("--image_size", type=int, default=512, help="of the pictures and the network's input")
+    parser.add_argument("--pairs", type=int, default=1000, help="to score")
+    parser.add_argument("--photos", type=int, default=100, help="to predict on")
+    parser.add_argument("--training_images", type=int, help="32, on a GPU 704, unless given")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of which the median is taken")
+    parser.add_argument("--output", default="benchmarks.json", help="file to write")
+    args = parser.parse_args()
+    args.growth = [100, 1000, 10000] if args.growth == [] else args.growth
+    args.training_images = args.training_images or (704 if torch.cuda.is_available() else 32)
+    return args
+
+
+def main(args):
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(Path(folder), args)
+        prepare(bench.work_dir, args.image_size, drawn=min(64, args.pairs))
+        if args.growth:
+            bench.growth()
+        else:
+            rate = bench.case("matrix_product")["gflops_per_second"]
+            print(f"{hardware()}: {rate:.0f} GFLOP/s in a matrix product", file=sys.stderr)
+            bench.scores()
+            bench.prediction(rate)
+            bench.training(rate)
+    print(table(bench.rows))
+    result = {"hardware": hardware(), "torch": torch.__version__, "flags": vars(args), "rows": bench.rows}
+    Path(args.output).write_text(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main(parse_args())

@@ -1,0 +1,121 @@
+"""What is timed, without start-up: a case a process, so that none finds memory or caches that another left.
+
+python -m benchmarks.cases CASE MODEL WORK_DIR IMAGE_SIZE COUNT    # prints a line of JSON
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+import checkpoint
+from benchmarks import plain_network
+from dataset_utils import TrainingSet, find_pairs
+from distributed import select_device
+from image_io import list_images
+from main_deeplab import build_training, train_one_epoch
+from models.__main__ import count_flops
+from options import train_parser
+from parallel import in_parallel
+from validate import load_network, write_predictions
+
+PLAIN_BATCH = 32
+TRAINING_PASSES = 3  # a step in forward passes: the gradient of each product is two products more
+TRAINING_BATCH = {"cpu": 8, "cuda": 32}
+
+
+def timed(function):
+    start = time.perf_counter()
+    function()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def first(photos, count):
+    return dict(list(photos.items())[:count])
+
+
+def predict_plain(model_type, work_dir, image_size, count):
+    device = select_device(0)
+    model = checkpoint.load_model(work_dir / f"{model_type}.pt", device)
+    photos = first(list_images(work_dir / "photos"), count)
+    options = {"image_size": image_size, "batch_size": PLAIN_BATCH, "device": device}
+    plain_network.predict(model, first(photos, 4), work_dir / "warm_up", **options)
+    return {"seconds": timed(lambda: plain_network.predict(model, photos, work_dir / "labels/plain", **options))}
+
+
+def predict_ours(file_name, work_dir, image_size, count):
+    """`file_name` is that of a checkpoint or an .onnx file in the work folder; batch and workers are the defaults."""
+    model, device = load_network(work_dir / file_name, 0)
+    photos = first(list_images(work_dir / "photos"), count)
+    options = {"image_size": image_size, "batch_size": 8, "workers": 2, "device": device}
+    write_predictions(model, first(photos, 4), work_dir / "warm_up", **options)
+    return {"seconds": timed(lambda: write_predictions(model, photos, work_dir / "labels/ours", **options))}
+
+
+def train_plain(model_type, work_dir, image_size, count):
+    device = select_device(0)
+    torch.backends.cudnn.benchmark = True
+    model = checkpoint.load_model(work_dir / f"{model_type}.pt", device)
+    pairs = find_pairs(work_dir / "dataset", "train")[:count]
+    options = {"image_size": image_size, "batch_size": TRAINING_BATCH[device.type], "device": device}
+    plain_network.train(model, pairs[: options["batch_size"]], **options)  # to warm up
+    images_per_second, data_wait = plain_network.train(model, pairs, **options)
+    return {"images_per_second": images_per_second, "data_wait": data_wait}
+
+
+def train_ours(model_type, work_dir, image_size, count):
+    """Epoch 21 of the seed's recipe, the first with all its losses and augmentation; the set is in memory already."""
+    device = select_device(0)
+    torch.backends.cudnn.benchmark = True
+    batch_size = TRAINING_BATCH[device.type]
+    flags = ["--model_type", model_type, "--image_size", image_size, "--batch_size", batch_size]
+    args = train_parser("Train.").parse_args([str(flag) for flag in flags])
+    model, ema, optimizer = build_training(args, device)
+    pairs = find_pairs(work_dir / "dataset", "train")[:count]
+    for part in (pairs[:batch_size], pairs):  # the first to warm up
+        training_set = TrainingSet(
+            part, image_size=image_size, num_classes=19, cache="auto", repeat_rare=0, device=device, workers=2, seed=0
+        )
+        line = train_one_epoch(args, 21, model, ema, optimizer, training_set, device)
+    flops = TRAINING_PASSES * count_flops(model_type, image_size) * line["images_per_second"]
+    return {**line, "gflops_per_second": flops / 1e9}
+
+
+def matrix_product(_model_type, _work_dir, _image_size, _count):
+    """The rate that the processor or the GPU attains where all is well: GFLOP/s of a square matrix product."""
+    device, n = select_device(0), 4096 if torch.cuda.is_available() else 2048
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    a = torch.rand(n, n, device=device, dtype=dtype)
+    timed(lambda: a @ a)
+    seconds = timed(lambda: [a @ a for _ in range(10)]) / 10
+    return {"gflops_per_second": 2 * n**3 / seconds / 1e9}
+
+
+def decode_masks(_model_type, work_dir, _image_size, _count):
+    """What every score has to do: decode all masks, on all cores."""
+    paths = [path for folder in ("submit", "truth") for path in list_images(work_dir / folder).values()]
+    return {"seconds": timed(lambda: list(in_parallel(decode, paths, "decoding")))}
+
+
+def decode(path):
+    with Image.open(path) as image:
+        image.load()
+
+
+CASES = (predict_plain, predict_ours, train_plain, train_ours, matrix_product, decode_masks)
+
+
+def main():
+    name, model, work_dir, image_size, count = sys.argv[1:]
+    case = {case.__name__: case for case in CASES}[name]
+    result = case(model, Path(work_dir), int(image_size), int(count))
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

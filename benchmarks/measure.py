@@ -1,0 +1,56 @@
+"""Run a command as a process of its own; measure its time and the peak memory of it and its children."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).parents[1]
+
+
+def memory(process):
+    """Bytes of a process and its children; what they share counts once (PSS) where the system tells."""
+    total = 0
+    try:
+        for each in (process, *process.children(recursive=True)):
+            info = each.memory_full_info()
+            total += getattr(info, "pss", info.uss)
+    except psutil.Error:  # one of them has just ended
+        return 0
+    return total
+
+
+def run(*arguments, prints_json=False):
+    """Run `python ARGUMENTS`; return its seconds, processor seconds and peak MiB.
+
+    With `prints_json` its last line is an object of numbers, which go into the result and take precedence.
+    """
+    command = [sys.executable, *map(str, arguments)]
+    with tempfile.TemporaryFile("w+") as output:
+        before, start, peak = os.times(), time.perf_counter(), 0
+        with subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT) as process:
+            watched = psutil.Process(process.pid)
+            while process.poll() is None:
+                peak = max(peak, memory(watched))
+                try:
+                    process.wait(0.1)
+                except subprocess.TimeoutExpired:
+                    continue
+        seconds, after = time.perf_counter() - start, os.times()
+        output.seek(0)
+        lines = output.read().splitlines()
+    if process.returncode:
+        sys.exit("\n".join([*lines, f"status {process.returncode} of {' '.join(command)}"]))
+    processor_seconds = after.children_user + after.children_system - before.children_user - before.children_system
+    result = {"seconds": seconds, "processor_seconds": processor_seconds, "peak_mib": peak / 2**20}
+    return result | (json.loads(lines[-1]) if prints_json else {})
+
+
+def run_case(case, model, work_dir, image_size, count):
+    """Run a case of benchmarks.cases."""
+    return run("-m", "benchmarks.cases", case, model, work_dir, image_size, count, prints_json=True)

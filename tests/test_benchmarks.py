@@ -1,0 +1,65 @@
+"""The plain versions that benchmarks compare with: they must do the same job, or the ratio means nothing."""
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import plain_network, plain_scores
+from benchmarks.measure import run
+from benchmarks.plain_network import mixed_loss
+from dataset_utils import find_pairs
+from image_io import list_images, read_mask, write_label_map
+from loss import mixed_loss as our_mixed_loss
+from metrics import Scores
+from models import build_model
+from options import MODEL_TYPES
+from scoring import score_folders
+from validate import write_predictions
+
+CPU = torch.device("cpu")
+
+
+def test_plain_scores_are_ours(sample_dataset, tmp_path):
+    truth_dir = sample_dataset / "train/train_mask"
+    for path in list_images(truth_dir).values():
+        write_label_map(tmp_path / path.name, np.roll(read_mask(path), 3, axis=1))
+    scores = Scores(score_folders(tmp_path, truth_dir)[0])
+    pairs = list(plain_scores.read_pairs(tmp_path, truth_dir))
+    np.testing.assert_allclose(plain_scores.iou_of_classes(pairs), scores.iou)
+    np.testing.assert_allclose(plain_scores.f1_of_classes(pairs), scores.f1)
+
+
+def test_plain_prediction_is_ours(sample_dataset, tmp_path):
+    torch.manual_seed(0)
+    model = build_model(MODEL_TYPES[0]).eval()
+    photos = list_images(sample_dataset / "val/val_image")
+    plain_network.predict(model, photos, tmp_path / "plain", image_size=64, batch_size=2, device=CPU)
+    write_predictions(model, photos, tmp_path / "ours", image_size=64, batch_size=2, workers=0, device=CPU)
+    assert len(list_images(tmp_path / "plain")) == 5
+    for path in list_images(tmp_path / "plain").values():
+        assert np.mean(read_mask(path) != read_mask(tmp_path / "ours" / path.name)) < 1e-3
+
+
+def test_plain_loss_is_ours():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 19, 8, 8, generator=generator)
+    target = torch.randint(0, 19, (2, 8, 8), generator=generator)
+    ours = our_mixed_loss(logits, target, focal_weight=0.1, focal_gamma=2.0, dice_weight=0.6, dice_present_only=False)
+    assert mixed_loss(logits, target).item() == pytest.approx(ours.item(), rel=1e-5)
+
+
+def test_plain_training_takes_steps(sample_dataset):
+    torch.manual_seed(0)
+    model = build_model(MODEL_TYPES[0])
+    before = model.classifier.bias.detach().clone()
+    pairs = find_pairs(sample_dataset, "train")
+    images_per_second, data_wait = plain_network.train(model, pairs, image_size=32, batch_size=4, device=CPU)
+    assert images_per_second > 0 and 0 < data_wait < 1
+    assert not torch.equal(model.classifier.bias, before)
+
+
+def test_a_process_is_measured():
+    measured = run("-c", "print('text'); print('{\"answer\": 42}')", prints_json=True)
+    assert measured["answer"] == 42 and measured["seconds"] > 0 and measured["processor_seconds"] > 0
+    with pytest.raises(SystemExit, match="status 1"):
+        run("-c", "raise SystemExit(1)")
