@@ -3,26 +3,34 @@
     pip install -r requirements-onnx.txt
     python export_onnx.py --checkpoint checkpoints/deeplab/best.pt --output face_parser.onnx
     python validate.py --checkpoint face_parser.onnx
+    python export_onnx.py --int8 dataset/train/train_image --output face_parser_int8.onnx
 
 Input `photos`: float32 [N, 3, H, W], RGB in [0, 1], any N, H, W. Output `logits`: float32 [N, classes, h, w] at the
 decoder's stride; bilinear upsampling and an argmax give the labels. The class names and the image size of the
-training are in the file's metadata.
+training are in the file's metadata. With `--int8` weights and activations are 8-bit integers inside; their ranges are
+those seen on some photographs of the folder.
 """
 
 import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 
 import torch
 from torch import nn
 
 import checkpoint
 from classes import CLASS_NAMES
+from dataset_utils import PhotoDataset, one_by_one
 from errors import InputError, run
-from image_io import atomic_path
+from image_io import atomic_path, list_images
 from models.folding import fold_batchnorm
 from onnx_model import INSTALL_HINT, OnnxModel
 from options import export_parser
 
 TOLERANCE = 1e-3  # of logits whose range is some tens
+CALIBRATION_PHOTOS = 32
+LABELS_HOLD = 0.02  # largest share of labels that int8 may change
 
 
 class CoarseLogits(nn.Module):
@@ -61,6 +69,40 @@ def largest_difference(model, onnx_model):
     return max(differences)
 
 
+def quantize(path, photos):
+    """Turn a float32 file into int8, in place; `photos` is a list of float32 [1, 3, h, w] in [0, 1] to calibrate on."""
+    from onnxruntime.quantization import QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    inputs = ({"photos": each.numpy()} for each in photos)
+    with TemporaryDirectory() as folder:
+        prepared = Path(folder) / "prepared.onnx"
+        quant_pre_process(path, prepared, skip_symbolic_shape=True)
+        quantize_static(
+            prepared,
+            path,
+            SimpleNamespace(get_next=lambda: next(inputs, None)),
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+        )
+
+
+def read_calibration(image_dir, image_size):
+    """The first photographs of a folder, each as float32 [1, 3, h, w] in [0, 1]."""
+    paths = list(list_images(image_dir).values())[:CALIBRATION_PHOTOS]
+    return [photo[None] / 255 for _, photo, _ in one_by_one(PhotoDataset(paths, image_size), workers=0)]
+
+
+@torch.inference_mode()
+def changed_share(model, onnx_model, photos):
+    """The share of the labels, on the decoder's grid, in which two networks differ."""
+    labels = [
+        [network.coarse_logits(each).argmax(dim=1).flatten() for each in photos] for network in (model, onnx_model)
+    ]
+    return (torch.cat(labels[0]) != torch.cat(labels[1])).float().mean().item()
+
+
 def main(args):
     try:
         import onnxscript  # noqa: F401  what torch.onnx.export needs
@@ -68,13 +110,21 @@ def main(args):
         raise InputError(f"export_onnx.py needs onnx, onnxscript and onnxruntime; {INSTALL_HINT}") from None
     model = fold_batchnorm(checkpoint.load_model(args.checkpoint))
     num_classes = len(model(torch.zeros(1, 3, 32, 32))[0])
+    photos = read_calibration(args.int8, model.image_size) if args.int8 else []
     metadata = {"image_size": str(model.image_size), "class_names": json.dumps(CLASS_NAMES[:num_classes])}
     with atomic_path(args.output) as temporary:
         export(model, temporary, metadata)
         difference = largest_difference(model, OnnxModel(temporary))
         if difference > TOLERANCE:
             raise InputError(f"{args.output}: not written, its logits differ from PyTorch's by {difference:.2g}")
-    print(f"{args.output}: written; its logits differ from PyTorch's by at most {difference:.1g}")
+        outcome = f"its logits differ from PyTorch's by at most {difference:.1g}"
+        if args.int8:
+            quantize(temporary, photos)
+            changed = changed_share(model, OnnxModel(temporary), photos)
+            outcome = f"int8 changes {changed:.2%} of the labels of {len(photos)} photographs"
+            if changed > LABELS_HOLD:
+                raise InputError(f"{args.output}: not written, {outcome}; leave out --int8")
+    print(f"{args.output}: written; {outcome}")
 
 
 if __name__ == "__main__":

@@ -59,3 +59,28 @@ def test_validate_takes_the_file_in_place_of_a_checkpoint(exported, tmp_path):
         validate.main(validate_parser("V.").parse_args([*flags, "--output_dir", str(tmp_path / name)]))
     labels = [np.asarray(Image.open(tmp_path / name / "me.png")) for name in ("a.pt", "a.onnx")]
     assert labels[0].shape == (60, 80) and (labels[0] != labels[1]).mean() < 1e-3
+
+
+@pytest.fixture
+def photos(tmp_path):
+    (tmp_path / "photos").mkdir()
+    for index in range(3):
+        photo = np.random.default_rng(index).integers(0, 256, (64, 48, 3), dtype=np.uint8)
+        Image.fromarray(photo).resize((96, 96)).save(tmp_path / f"photos/{index}.png")
+    return tmp_path / "photos"
+
+
+def test_int8_file_is_smaller_and_labels_as_float32_does_or_is_not_written(exported, photos, tmp_path, monkeypatch):
+    flags = ["--checkpoint", str(exported / "a.pt"), "--output", str(tmp_path / "8.onnx"), "--int8", str(photos)]
+    args = export_parser("Export.").parse_args(flags)
+    # Random weights make labels that hang on the last digit.
+    monkeypatch.setattr(export_onnx, "LABELS_HOLD", 0.5)
+    export_onnx.main(args)
+    assert (tmp_path / "8.onnx").stat().st_size < 0.5 * (exported / "a.onnx").stat().st_size
+    assert OnnxModel(tmp_path / "8.onnx").image_size == 512
+    written = (tmp_path / "8.onnx").read_bytes()
+    monkeypatch.setattr(export_onnx, "LABELS_HOLD", -1)
+    with pytest.raises(InputError, match=r"8.onnx: not written, int8 changes \d+.\d\d% of the labels of 3 photographs"):
+        export_onnx.main(args)
+    assert (tmp_path / "8.onnx").read_bytes() == written
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["8.onnx", "photos"]
