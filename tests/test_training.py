@@ -540,10 +540,3 @@ def test_without_a_compiler_one_line_says_so_and_training_goes_on(sample_dataset
     train(tmp_path, "--dataset_dir", sample_dataset, *SMALL, "--epochs", 1, "--compile")
     out = capsys.readouterr().out
     assert "--compile: does not work here, going on without (no C++ compiler)\n" in out and "epoch 1" in out
-
-
-@pytest.mark.parametrize(("capabilities", "expected"), [({"avx512_bf16": True}, True), ({"avx2": True}, False)])
-def test_bf16_on_a_cpu_only_where_it_has_the_instructions(monkeypatch, capabilities, expected):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
-    assert main_deeplab.computes_in_bf16(torch.device("cpu")) is expected
-    assert main_deeplab.computes_in_bf16(torch.device("cuda"))
