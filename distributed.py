@@ -90,9 +90,13 @@ def sum_over_processes(tensor):
 
 def average_buffers(model):
     """Give all processes the same BatchNorm statistics, the mean: each has seen its own images."""
-    for buffer in model.buffers():
-        if is_distributed() and buffer.is_floating_point():
-            buffer.copy_(sum_over_processes(buffer) / world_size())
+    if not is_distributed():
+        return
+    buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+    # As one message: each of the hundred would cost its own start-up time.
+    average = sum_over_processes(torch.cat([buffer.flatten() for buffer in buffers])) / world_size()
+    for buffer, part in zip(buffers, average.split([buffer.numel() for buffer in buffers]), strict=True):
+        buffer.copy_(part.view_as(buffer))
 
 
 def select_device(gpu_id):
