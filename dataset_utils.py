@@ -251,9 +251,9 @@ def choose_cache(cache, needed, device):
         raise InputError("--cache gpu: there is no CUDA here; use auto, ram or off")
     if cache != "auto":
         return cache
-    if device.type == "cuda" and needed < torch.cuda.mem_get_info(device)[0] / 4:
-        return "gpu"
-    return "ram" if needed < free_memory() / 2 else "off"
+    if needed >= free_memory() / 2:  # the way to the GPU leads through RAM
+        return "off"
+    return "gpu" if device.type == "cuda" and needed < torch.cuda.mem_get_info(device)[0] / 4 else "ram"
 
 
 def free_memory():

@@ -7,7 +7,7 @@ rm -rf demo checkpoints/demo
 python make_sample_dataset.py --output_dir demo/dataset --train 96 --val 24 --image_size 128
 
 python main_deeplab.py --dataset_dir demo/dataset --image_size 128 --batch_size 8 --epochs 40 \
-    --model_type deeplabv3plus_mobilenet_slim --optimizer adamw --learning_rate 0.003 --schedule cosine \
+    --optimizer adamw --learning_rate 0.003 --schedule cosine \
     --warmup_epochs 1 --ema 0.99 --augment full --augment_from_epoch 1 --dice_from_epoch 3 --dice_present_only \
     --self_distill_epoch 24 --save_prefix demo
 

@@ -67,13 +67,13 @@ def from_first(value):
 
 def shared_bytes(size):
     """A uint8 tensor [size] in memory that the processes of a host share: what one writes, all see after a barrier."""
-    if local_world_size() == 1:
+    if not is_distributed():
         return torch.empty(size, dtype=torch.uint8)
+    path = Path("/dev/shm")
     # Shared memory may be small, in containers above all; a file on disk is mapped as well.
-    token, folder = from_first(uuid.uuid4().hex), Path("/dev/shm")
-    if not folder.is_dir() or shutil.disk_usage(folder).free < 2 * size:
-        folder = Path(tempfile.gettempdir())
-    path = folder / f"face_parser_{token}"
+    if not path.is_dir() or shutil.disk_usage(path).free < 2 * size:
+        path = Path(tempfile.gettempdir())
+    path = Path(from_first(str(path / f"face_parser_{uuid.uuid4().hex}")))  # all must take the same
     tensor = torch.from_file(str(path), shared=True, size=size, dtype=torch.uint8)
     barrier()
     if local_rank() == 0:

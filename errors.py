@@ -10,12 +10,18 @@ class InputError(Exception):
 def run(main):
     """Call `main()`; turn bad input into one line on stderr and exit status 2, Ctrl-C into status 130.
 
-    An OSError is bad input too: an output folder that cannot be written, a full disk. It names its file itself.
+    An OSError is bad input too: an output folder that cannot be written, a full disk. It names its file itself. So is
+    a batch that the GPU cannot hold.
     """
     try:
         main()
     except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's; the name, because not every script imports torch
+            raise
+        print("error: the GPU has too little memory; lower --batch_size or --image_size", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

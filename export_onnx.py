@@ -8,7 +8,7 @@
 Input `photos`: float32 [N, 3, H, W], RGB in [0, 1], any N, H, W. Output `logits`: float32 [N, classes, h, w] at the
 decoder's stride; bilinear upsampling and an argmax give the labels. The class names and the image size of the
 training are in the file's metadata. With `--int8` weights and activations are 8-bit integers inside; their ranges are
-those seen on some photographs of the folder.
+those seen on some photographs of the folder. That pays on CPUs with VNNI instructions.
 """
 
 import json
@@ -29,7 +29,7 @@ from onnx_model import INSTALL_HINT, OnnxModel
 from options import export_parser
 
 TOLERANCE = 1e-3  # of logits whose range is some tens
-CALIBRATION_PHOTOS = 32
+CALIBRATION_PHOTOS = 32  # and as many others to compare labels on
 LABELS_HOLD = 0.02  # largest share of labels that int8 may change
 
 
@@ -89,9 +89,15 @@ def quantize(path, photos):
 
 
 def read_calibration(image_dir, image_size):
-    """The first photographs of a folder, each as float32 [1, 3, h, w] in [0, 1]."""
-    paths = list(list_images(image_dir).values())[:CALIBRATION_PHOTOS]
-    return [photo[None] / 255 for _, photo, _ in one_by_one(PhotoDataset(paths, image_size), workers=0)]
+    """Photographs of a folder, each as float32 [1, 3, h, w] in [0, 1]: those to calibrate on, those to compare on.
+
+    Raises InputError where the folder holds fewer than two.
+    """
+    paths = list(list_images(image_dir).values())[: 2 * CALIBRATION_PHOTOS]
+    if len(paths) < 2:
+        raise InputError(f"{image_dir}: holds one photograph; one is needed to calibrate on and another to compare on")
+    photos = [photo[None] / 255 for _, photo, _ in one_by_one(PhotoDataset(paths, image_size), workers=0)]
+    return photos[: len(photos) // 2], photos[len(photos) // 2 :]
 
 
 @torch.inference_mode()
@@ -110,7 +116,8 @@ def main(args):
         raise InputError(f"export_onnx.py needs onnx, onnxscript and onnxruntime; {INSTALL_HINT}") from None
     model = fold_batchnorm(checkpoint.load_model(args.checkpoint))
     num_classes = len(model(torch.zeros(1, 3, 32, 32))[0])
-    photos = read_calibration(args.int8, model.image_size) if args.int8 else []
+    if args.int8:
+        to_calibrate, to_compare = read_calibration(args.int8, model.image_size)
     metadata = {"image_size": str(model.image_size), "class_names": json.dumps(CLASS_NAMES[:num_classes])}
     with atomic_path(args.output) as temporary:
         export(model, temporary, metadata)
@@ -119,9 +126,9 @@ def main(args):
             raise InputError(f"{args.output}: not written, its logits differ from PyTorch's by {difference:.2g}")
         outcome = f"its logits differ from PyTorch's by at most {difference:.1g}"
         if args.int8:
-            quantize(temporary, photos)
-            changed = changed_share(model, OnnxModel(temporary), photos)
-            outcome = f"int8 changes {changed:.2%} of the labels of {len(photos)} photographs"
+            quantize(temporary, to_calibrate)
+            changed = changed_share(model, OnnxModel(temporary), to_compare)
+            outcome = f"int8 changes {changed:.2%} of the labels of {len(to_compare)} other photographs"
             if changed > LABELS_HOLD:
                 raise InputError(f"{args.output}: not written, {outcome}; leave out --int8")
     print(f"{args.output}: written; {outcome}")

@@ -31,6 +31,17 @@ def focal_from(log_pt, valid, gamma):
     return masked_mean(-((1 - log_pt.exp()).clamp(min=SMALLEST_BASE) ** gamma) * log_pt, valid)
 
 
+def sum_by_class(index, values, num_classes):
+    """Sum values [N, H, W] over the pixels of each class id of `index` [N, H, W]: float [num_classes]."""
+    # Each row of pixels has sums of its own first. Millions of additions to one number would lose its last digits, and
+    # on a GPU wait for each other.
+    n, height, _ = index.shape
+    rows = torch.arange(n * height, device=index.device).view(n, height, 1)
+    sums = torch.zeros(n * height * num_classes, device=index.device)
+    sums = sums.index_add(0, (rows * num_classes + index).flatten(), values.flatten())
+    return sums.view(n * height, num_classes).sum(dim=0)
+
+
 def dice_from(log_probs, log_pt, valid, target, present_only):
     """Dice loss (Milletari et al., 2016, https://arxiv.org/abs/1606.04797): 1 - mean over classes of 2 I / (P + T).
 
@@ -39,11 +50,9 @@ def dice_from(log_probs, log_pt, valid, target, present_only):
     num_classes = log_probs.shape[1]
     predicted = (log_probs.exp() * valid.unsqueeze(1)).sum(dim=(0, 2, 3))
     # Ignored pixels go to an extra class that is cut off again.
-    index = target.long().masked_fill(~valid, num_classes).flatten()
-    # In float64, because index_add adds millions of numbers one after the other.
-    zeros = torch.zeros(num_classes + 1, dtype=torch.float64, device=index.device)
-    intersection = zeros.index_add(0, index, log_pt.exp().flatten().double())[:num_classes].float()
-    true = zeros.index_add(0, index, torch.ones_like(index, dtype=torch.float64))[:num_classes].float()
+    index = target.long().masked_fill(~valid, num_classes)
+    true = sum_by_class(index, torch.ones_like(log_pt), num_classes + 1)[:num_classes]
+    intersection = sum_by_class(index, log_pt.exp(), num_classes + 1)[:num_classes]
     dice = (2 * intersection + DICE_SMOOTH) / (predicted + true + DICE_SMOOTH)
     if present_only:
         present = true > 0

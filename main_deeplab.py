@@ -29,6 +29,7 @@ from image_io import check_same_size, read_mask
 from loss import loss_at_epoch
 from metrics import Scores, confusion_matrix, format_table
 from models import build_model
+from models.cost import count_parameters
 from options import train_parser
 from training_log import read_log, save_plot, write_log
 from upsampling import label_map, upsample
@@ -91,22 +92,22 @@ class TimedBatches:
         self.batches, self.waited = batches, 0.0
 
     def __iter__(self):
-        iterator, end = iter(self.batches), object()
-        while True:
-            start = time.perf_counter()
-            batch = next(iterator, end)
+        start = time.perf_counter()
+        for batch in self.batches:
             self.waited += time.perf_counter() - start
-            if batch is end:
-                return
             yield batch
+            start = time.perf_counter()
 
 
 def train_one_epoch(args, epoch, model, ema, optimizer, training_set, device):
-    """Return what the log says of the epoch: the loss, a mean over steps and processes, and this process's pace.
+    """Return what the log says of the epoch: the loss, a mean over steps and processes, and the pace.
 
-    Nothing waits for the device until the end.
+    That is the images a second of all processes, and this one's share of time spent waiting for data, and its peak of
+    GPU memory. Nothing waits for the device until the end.
     """
-    start = time.perf_counter()
+    start, images = time.perf_counter(), 0
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     seed = epoch_seed(args.seed, epoch, "augmentation", distributed.rank())
     torch.manual_seed(seed)  # for dropout
     generator = torch.Generator().manual_seed(seed)
@@ -122,6 +123,7 @@ def train_one_epoch(args, epoch, model, ema, optimizer, training_set, device):
     batches = TimedBatches(training_set.batches(epoch, args.batch_size))
     progress = tqdm(batches, f"epoch {epoch}", steps, leave=False, disable=distributed.rank() > 0 or None)
     for step, (photos, masks) in enumerate(progress):
+        images += len(photos) * distributed.world_size()
         photos, masks = augment(photos, masks, augmentation, generator, args.out_channels)
         with amp:
             logits = model(photos)
@@ -138,7 +140,7 @@ def train_one_epoch(args, epoch, model, ema, optimizer, training_set, device):
             f"epoch {epoch}: the loss is not finite; lower --learning_rate. last.pt holds the epoch before"
         )
     seconds = time.perf_counter() - start
-    pace = {"images_per_second": round(steps * args.batch_size / seconds, 2), "data_wait": batches.waited / seconds}
+    pace = {"images_per_second": round(images / seconds, 2), "data_wait": batches.waited / seconds}
     if device.type == "cuda":
         pace["peak_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
     return {"train_loss": mean_loss, **pace}
@@ -221,14 +223,15 @@ def build_training(args, device):
 
 
 def compile_if_possible(model, device):
-    """Compile the model's forward pass in place; where the compiler does not work, say so and leave it as it is."""
+    """Compile the model's forward pass in place; without the tools for it, say so and leave the model as it is."""
     try:
         torch.compile(lambda x: x.sin() + 1)(
             torch.zeros(1, device=device)
         )  # a small one first: it needs the same tools
     except Exception as error:  # whatever the C++ compiler, Triton or the driver raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        print(f"--compile: does not work here, going on without ({reason})")
+        reason = (str(error.__cause__ or error).splitlines() or [type(error).__name__])[0]
+        if distributed.rank() == 0:
+            print(f"--compile: does not work here, going on without ({reason})")
         return
     model.compile()
 
@@ -305,9 +308,8 @@ def train(args, device):
     distributed.barrier()  # all have checked before the first one writes
     if distributed.rank() == 0:
         prepare_run_dir(run_dir)
-        parameters = sum(parameter.numel() for parameter in model.parameters())
         print(
-            f"{args.model_type}: {parameters:,} parameters; {len(train_pairs)} + {len(val_pairs)} pairs; "
+            f"{args.model_type}: {count_parameters(model):,} parameters; {len(train_pairs)} + {len(val_pairs)} pairs; "
             f"epochs {first_epoch} to {args.epochs}"
         )
     if args.compile:

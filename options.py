@@ -226,5 +226,7 @@ def export_parser(description):
     parser = _parser(description)
     parser.add_argument("--checkpoint", default=SHIPPED_CHECKPOINT, help="ours or a bare state_dict")
     parser.add_argument("--output", default="face_parser.onnx", help="file to write")
-    parser.add_argument("--int8", metavar="IMAGE_DIR", help="write 8-bit integers, calibrated on these photographs")
+    parser.add_argument(
+        "--int8", metavar="IMAGE_DIR", help="write 8-bit integers, calibrated on these photographs; for CPUs with VNNI"
+    )
     return parser

@@ -21,17 +21,19 @@ import numpy as np
 import torch
 
 import checkpoint
+import errors
 from benchmarks.cases import TRAINING_PASSES
 from benchmarks.measure import run, run_case
 from classes import CLASS_NAMES
-from image_io import list_images, read_mask, read_photo, write_label_map
+from image_io import atomic_path, list_images, read_mask, read_photo, write_label_map
 from make_sample_dataset import make_sample_dataset
 from models import build_model
-from models.__main__ import count_flops
-from options import MODEL_TYPES, SHIPPED_CHECKPOINT
+from models.cost import count_flops
+from options import MODEL_TYPES, SHIPPED_CHECKPOINT, network_input_size, positive_int
 
 DEFAULT, SEED = MODEL_TYPES
 SCORE_SCRIPTS = ("evaluate", "f1score", "iouclass")
+GROWTH = (100, 1000, 10000)
 UNITS = {"seconds": "s", "processor_seconds": "s of processor time", "images_per_second": "images/s"}
 
 
@@ -135,13 +137,17 @@ class Bench:
             )
         self.add("`f1score.py --help`", "processor_seconds", ours=lambda: run("f1score.py", "--help"))
 
-    def prediction(self, rate):
-        photos = self.args.photos
+    def matrix_product(self, dtype):
+        return median(self.case("matrix_product", dtype)["gflops_per_second"] for _ in range(self.args.repeats))
+
+    def prediction(self):
+        photos, rate = self.args.photos, self.matrix_product("float32")
         lay_out(self.work_dir, photos)
         for plain_model, file_name in (
             (SEED, f"{SEED}.pt"),
             (DEFAULT, f"{DEFAULT}.pt"),
             (SEED, f"{SEED}.onnx"),
+            (DEFAULT, f"{DEFAULT}.onnx"),
             (SEED, f"{DEFAULT}.onnx"),
         ):
             model_type = Path(file_name).stem
@@ -155,7 +161,8 @@ class Bench:
             if model_type == plain_model:
                 row["differing"] = differing_share(self.work_dir)
 
-    def training(self, rate):
+    def training(self):
+        rate = self.matrix_product("bfloat16" if torch.cuda.is_available() else "float32")
         for model_type in (SEED, DEFAULT):
             self.add(
                 f"training, {model_type}",
@@ -166,7 +173,7 @@ class Bench:
             )
 
     def growth(self):
-        for count in self.args.growth:
+        for count in GROWTH:
             lay_out(self.work_dir, count)
             self.add(f"`f1score.py`, {count} pairs", "seconds", ours=lambda: self.score("f1score"))
             network = self.work_dir / f"{DEFAULT}.onnx"
@@ -210,17 +217,13 @@ def hardware():
 
 def parse_args():
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
-    parser.add_argument("--growth", nargs="*", type=int, metavar="COUNT", help="100, 1000 and 10000 unless given")
-    parser.add_argument("--image_size", type=int, default=512, help="of the pictures and the network's input")
-    parser.add_argument("--pairs", type=int, default=1000, help="to score")
-    parser.add_argument("--photos", type=int, default=100, help="to predict on")
-    parser.add_argument("--training_images", type=int, help="32, on a GPU 704, unless given")
-    parser.add_argument("--repeats", type=int, default=3, help="runs of which the median is taken")
-    parser.add_argument("--output", default="benchmarks.json", help="file to write")
-    args = parser.parse_args()
-    args.growth = [100, 1000, 10000] if args.growth == [] else args.growth
-    args.training_images = args.training_images or (704 if torch.cuda.is_available() else 32)
-    return args
+    parser.add_argument("--growth", action="store_true", help=f"over {', '.join(map(str, GROWTH))} images instead")
+    parser.add_argument("--image_size", type=network_input_size, default=512, help="of pictures and network input, px")
+    parser.add_argument("--pairs", type=positive_int, default=1000, help="to score")
+    parser.add_argument("--photos", type=positive_int, default=100, help="to predict on")
+    parser.add_argument("--training_images", type=positive_int, default=704 if torch.cuda.is_available() else 32)
+    parser.add_argument("--repeats", type=positive_int, default=3, help="runs of which the median is taken")
+    return parser.parse_args()
 
 
 def main(args):
@@ -230,15 +233,14 @@ def main(args):
         if args.growth:
             bench.growth()
         else:
-            rate = bench.case("matrix_product")["gflops_per_second"]
-            print(f"{hardware()}: {rate:.0f} GFLOP/s in a matrix product", file=sys.stderr)
             bench.scores()
-            bench.prediction(rate)
-            bench.training(rate)
+            bench.prediction()
+            bench.training()
     print(table(bench.rows))
     result = {"hardware": hardware(), "torch": torch.__version__, "flags": vars(args), "rows": bench.rows}
-    Path(args.output).write_text(json.dumps(result, indent=1))
+    with atomic_path("benchmarks.json") as temporary:
+        temporary.write_text(json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":
-    main(parse_args())
+    errors.run(lambda: main(parse_args()))

@@ -6,6 +6,7 @@ python -m benchmarks.cases CASE MODEL WORK_DIR IMAGE_SIZE COUNT    # prints a li
 import json
 import sys
 import time
+from itertools import cycle, islice
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from dataset_utils import TrainingSet, find_pairs
 from distributed import select_device
 from image_io import list_images
 from main_deeplab import build_training, train_one_epoch
-from models.__main__ import count_flops
+from models.cost import count_flops
 from options import train_parser
 from parallel import in_parallel
 from validate import load_network, write_predictions
@@ -61,7 +62,7 @@ def train_plain(model_type, work_dir, image_size, count):
     device = select_device(0)
     torch.backends.cudnn.benchmark = True
     model = checkpoint.load_model(work_dir / f"{model_type}.pt", device)
-    pairs = find_pairs(work_dir / "dataset", "train")[:count]
+    pairs = list(islice(cycle(find_pairs(work_dir / "dataset", "train")), count))
     options = {"image_size": image_size, "batch_size": TRAINING_BATCH[device.type], "device": device}
     plain_network.train(model, pairs[: options["batch_size"]], **options)  # to warm up
     images_per_second, data_wait = plain_network.train(model, pairs, **options)
@@ -76,7 +77,7 @@ def train_ours(model_type, work_dir, image_size, count):
     flags = ["--model_type", model_type, "--image_size", image_size, "--batch_size", batch_size]
     args = train_parser("Train.").parse_args([str(flag) for flag in flags])
     model, ema, optimizer = build_training(args, device)
-    pairs = find_pairs(work_dir / "dataset", "train")[:count]
+    pairs = list(islice(cycle(find_pairs(work_dir / "dataset", "train")), count))
     for part in (pairs[:batch_size], pairs):  # the first to warm up
         training_set = TrainingSet(
             part, image_size=image_size, num_classes=19, cache="auto", repeat_rare=0, device=device, workers=2, seed=0
@@ -86,11 +87,10 @@ def train_ours(model_type, work_dir, image_size, count):
     return {**line, "gflops_per_second": flops / 1e9}
 
 
-def matrix_product(_model_type, _work_dir, _image_size, _count):
+def matrix_product(dtype, _work_dir, _image_size, _count):
     """The rate that the processor or the GPU attains where all is well: GFLOP/s of a square matrix product."""
     device, n = select_device(0), 4096 if torch.cuda.is_available() else 2048
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    a = torch.rand(n, n, device=device, dtype=dtype)
+    a = torch.rand(n, n, device=device, dtype=getattr(torch, dtype))
     timed(lambda: a @ a)
     seconds = timed(lambda: [a @ a for _ in range(10)]) / 10
     return {"gflops_per_second": 2 * n**3 / seconds / 1e9}
@@ -114,6 +114,8 @@ def main():
     name, model, work_dir, image_size, count = sys.argv[1:]
     case = {case.__name__: case for case in CASES}[name]
     result = case(model, Path(work_dir), int(image_size), int(count))
+    if torch.cuda.is_available():
+        result["peak_mib"] = torch.cuda.max_memory_allocated() / 2**20  # instead of the host's
     print(json.dumps(result))
 
 

@@ -1,10 +1,14 @@
 """The plain versions that benchmarks compare with: they must do the same job, or the ratio means nothing."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
 
-from benchmarks import plain_network, plain_scores
+import checkpoint
+from benchmarks import cases, plain_network, plain_scores
+from benchmarks.__main__ import differing_share, lay_out
 from benchmarks.measure import run
 from benchmarks.plain_network import mixed_loss
 from dataset_utils import find_pairs
@@ -56,6 +60,40 @@ def test_plain_training_takes_steps(sample_dataset):
     images_per_second, data_wait = plain_network.train(model, pairs, image_size=32, batch_size=4, device=CPU)
     assert images_per_second > 0 and 0 < data_wait < 1
     assert not torch.equal(model.classifier.bias, before)
+
+
+@pytest.fixture(scope="module")
+def work_dir(sample_dataset, tmp_path_factory):
+    """What benchmarks.__main__.prepare leaves, without ONNX files."""
+    folder = tmp_path_factory.mktemp("work")
+    shutil.copytree(sample_dataset, folder / "dataset")
+    shutil.copytree(sample_dataset / "train/train_mask", folder / "shifted")
+    torch.manual_seed(0)
+    state_dict = build_model(MODEL_TYPES[0]).state_dict()
+    content = checkpoint.describe(MODEL_TYPES[0], 19, 3, state_dict)
+    checkpoint.save(folder / f"{MODEL_TYPES[0]}.pt", content | {"image_size": 64})
+    lay_out(folder, 10)
+    return folder
+
+
+def test_both_predictions_cover_the_photographs_asked_for_and_agree(work_dir):
+    for case, model in ((cases.predict_plain, MODEL_TYPES[0]), (cases.predict_ours, f"{MODEL_TYPES[0]}.pt")):
+        assert case(model, work_dir, 64, 9)["seconds"] > 0
+    assert len(list_images(work_dir / "labels/plain")) == len(list_images(work_dir / "labels/ours")) == 9
+    assert differing_share(work_dir) < 1e-3
+    labels = read_mask(work_dir / "labels/plain/000000.png")
+    write_label_map(work_dir / "labels/ours/000000.png", (labels + 1) % 19)
+    assert differing_share(work_dir) == pytest.approx(1 / 9, abs=1e-3)
+
+
+@pytest.mark.parametrize("case", [cases.train_plain, cases.train_ours])
+def test_training_runs_on_as_many_images_as_asked_for(work_dir, case, monkeypatch):
+    """More than were drawn."""
+    monkeypatch.setattr(cases, "TRAINING_BATCH", {"cpu": 4, "cuda": 4})
+    steps, step = [], torch.optim.Adam.step
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda self: steps.append(1) or step(self))
+    assert case(MODEL_TYPES[0], work_dir, 32, 12)["images_per_second"] > 0
+    assert len(steps) == 1 + 3  # one to warm up
 
 
 def test_a_process_is_measured():

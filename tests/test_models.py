@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from models import MODELS, build_model
-from models.__main__ import count_flops, count_parameters
+from models.cost import count_flops, count_parameters
 from options import MODEL_TYPES
 
 SEED, SLIM = "deeplabv3plus_mobilenet", "deeplabv3plus_mobilenet_slim"

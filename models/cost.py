@@ -1,4 +1,4 @@
-"""Print what each network costs: `python -m models`."""
+"""What a network costs. `python -m models.cost` prints it for each."""
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
