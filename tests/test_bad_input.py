@@ -364,3 +364,14 @@ def test_no_traceback_from_the_command_line_with_worker_processes(place):
     message = the_error(done.stderr)
     assert message.startswith(f"error: {file}: ") and reason in message
     assert contents(place) == before
+
+
+def test_a_batch_that_the_gpu_cannot_hold_is_one_line_and_other_runtime_errors_stay_errors(capsys):
+    def fail(error):
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        errors.run(lambda: fail(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")))
+    assert ended.value.code == 2 and "--batch_size" in the_error(capsys.readouterr().err)
+    with pytest.raises(RuntimeError, match="a bug"):
+        errors.run(lambda: fail(RuntimeError("a bug")))
