@@ -106,8 +106,11 @@ class Bench:
         folders = ("--submit_dir", self.work_dir / "submit", "--truth_dir", self.work_dir / "truth")
         return run(f"{script}.py", *folders, "--output_dir", self.work_dir)
 
-    def add(self, what, measure, ours, plain=None, floor=None):
-        """Take each measurement, a function, `args.repeats` times, plain and ours in turn, and add a row of medians."""
+    def add(self, what, measure, ours, plain=None, floor=None, check=None):
+        """Call `plain` and `ours`, which measure, in turn; add and print a row of the medians.
+
+        `check` is called at the end and returns more entries of the row.
+        """
         measured = []
         for repeat in range(self.args.repeats):
             print(f"{what}: {repeat + 1} of {self.args.repeats}", file=sys.stderr)
@@ -119,8 +122,9 @@ class Bench:
             row["ratio"] = row["plain"][measure] / row["ours"][measure]
             if measure == "images_per_second":
                 row["ratio"] = 1 / row["ratio"]
+        row |= check() if check else {}
         self.rows.append(row)
-        return row
+        print(table_row(row), flush=True)
 
     def scores(self):
         pairs = self.args.pairs
@@ -151,15 +155,14 @@ class Bench:
             (SEED, f"{DEFAULT}.onnx"),
         ):
             model_type = Path(file_name).stem
-            row = self.add(
+            self.add(
                 f"`validate.py`, {photos} photographs, {file_name}; plain: {plain_model}",
                 "seconds",
                 ours=lambda file=file_name: self.case("predict_ours", file, photos),
                 plain=lambda model=plain_model: self.case("predict_plain", model, photos),
                 floor=photos * count_flops(model_type, self.args.image_size) / 1e9 / rate,
+                check=(lambda: {"differing": differing_share(self.work_dir)}) if model_type == plain_model else None,
             )
-            if model_type == plain_model:
-                row["differing"] = differing_share(self.work_dir)
 
     def training(self):
         rate = self.matrix_product("bfloat16" if torch.cuda.is_available() else "float32")
@@ -185,27 +188,24 @@ class Bench:
             )
 
 
-def table(rows):
-    """Markdown."""
-    lines = ["| what | plain | ours | ratio | floor | peak memory, MiB | notes |", "|---|---|---|---|---|---|---|"]
-    for row in rows:
-        plain, ours, unit = row.get("plain"), row["ours"], UNITS[row["measure"]]
-        notes = [
-            f"{row['differing']:.1g} of the pixels differ" if "differing" in row else "",
-            f"waits for data: {plain['data_wait']:.1%}, {ours['data_wait']:.1%}" if "data_wait" in ours else "",
-            f"{ours['gflops_per_second']:.0f} GFLOP/s" if "gflops_per_second" in ours else "",
-        ]
-        cells = (
-            row["what"],
-            f"{plain[row['measure']]:.3g} {unit}" if plain else "",
-            f"{ours[row['measure']]:.3g} {unit}",
-            f"{row['ratio']:.2f}" if plain else "",
-            f"{row['floor']:.3g} {unit}" if row["floor"] else "",
-            f"{plain['peak_mib']:.0f}, {ours['peak_mib']:.0f}" if plain else f"{ours['peak_mib']:.0f}",
-            "; ".join(filter(None, notes)),
-        )
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+def table_row(row):
+    """A line of Markdown."""
+    plain, ours, unit = row.get("plain"), row["ours"], UNITS[row["measure"]]
+    notes = [
+        f"{row['differing']:.1g} of the pixels differ" if "differing" in row else "",
+        f"waits for data: {plain['data_wait']:.1%}, {ours['data_wait']:.1%}" if "data_wait" in ours else "",
+        f"{ours['gflops_per_second']:.0f} GFLOP/s" if "gflops_per_second" in ours else "",
+    ]
+    cells = (
+        row["what"],
+        f"{plain[row['measure']]:.3g} {unit}" if plain else "",
+        f"{ours[row['measure']]:.3g} {unit}",
+        f"{row['ratio']:.2f}" if plain else "",
+        f"{row['floor']:.3g} {unit}" if row["floor"] else "",
+        f"{plain['peak_mib']:.0f}, {ours['peak_mib']:.0f}" if plain else f"{ours['peak_mib']:.0f}",
+        "; ".join(filter(None, notes)),
+    )
+    return f"| {' | '.join(cells)} |"
 
 
 def hardware():
@@ -227,6 +227,7 @@ def parse_args():
 
 
 def main(args):
+    print("| what | plain | ours | ratio | floor | peak memory, MiB | notes |\n|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder), args)
         prepare(bench.work_dir, args.image_size, drawn=min(64, args.pairs))
@@ -236,7 +237,6 @@ def main(args):
             bench.scores()
             bench.prediction()
             bench.training()
-    print(table(bench.rows))
     result = {"hardware": hardware(), "torch": torch.__version__, "flags": vars(args), "rows": bench.rows}
     with atomic_path("benchmarks.json") as temporary:
         temporary.write_text(json.dumps(result, indent=1))
