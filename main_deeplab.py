@@ -225,9 +225,8 @@ def build_training(args, device):
 def compile_if_possible(model, device):
     """Compile the model's forward pass in place; without the tools for it, say so and leave the model as it is."""
     try:
-        torch.compile(lambda x: x.sin() + 1)(
-            torch.zeros(1, device=device)
-        )  # a small one first: it needs the same tools
+        # A small function first: it needs the same tools.
+        torch.compile(lambda x: x.sin() + 1)(torch.zeros(1, device=device))
     except Exception as error:  # whatever the C++ compiler, Triton or the driver raise
         reason = (str(error.__cause__ or error).splitlines() or [type(error).__name__])[0]
         if distributed.rank() == 0:

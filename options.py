@@ -136,7 +136,7 @@ def train_parser(description):
 
     group = _add_hardware(parser)
     group.add_argument("--float32", action="store_true", help="no bf16 autocast on CUDA")
-    group.add_argument("--compile", action="store_true", help="torch.compile: faster steps after a slow first one")
+    group.add_argument("--compile", action="store_true", help="torch.compile the network; its first step is slow")
     return parser
 
 
