@@ -1,4 +1,4 @@
-"""Save, read and rebuild models. A checkpoint says what model it holds; a bare state_dict is the seed's network."""
+"""Save, read and rebuild models. A checkpoint names its model; a bare state_dict is the challenge's network."""
 
 import pickle
 import warnings
@@ -10,8 +10,8 @@ from errors import InputError
 from image_io import atomic_path
 from models import MODELS, build_model
 
-SEED_MODEL_TYPE = "deeplabv3plus_mobilenet"
-SEED_IMAGE_SIZE = 512
+CHALLENGE_MODEL_TYPE = "deeplabv3plus_mobilenet"
+CHALLENGE_IMAGE_SIZE = 512
 LISTED = 20  # misfits that an error names; another network differs in hundreds
 
 
@@ -59,7 +59,7 @@ def read_state_dict(path):
 
 
 def read(path):
-    """Read a file of `save`, or a bare state_dict of the seed's network: the dict that `describe` makes, and more.
+    """Read a file of `save`, or a bare state_dict of the challenge's network: the dict that `describe` makes, and more.
 
     Raises InputError as `unpickle` does, and for what describes no model of this project.
     """
@@ -85,12 +85,12 @@ def is_state_dict(content):
 
 
 def describe_seed(path, state_dict):
-    """Describe a bare state_dict, which must be of the seed's network."""
+    """Describe a bare state_dict, which must be of the challenge's network."""
     stem = state_dict.get("backbone.low_level_features.0.0.weight")
     head = state_dict.get("classifier.classifier.3.bias")
     if stem is None or head is None or stem.dim() != 4 or head.dim() != 1:
-        raise InputError(f"{path}: a bare state_dict, but not of {SEED_MODEL_TYPE}")
-    return describe(SEED_MODEL_TYPE, len(head), stem.shape[1], state_dict)
+        raise InputError(f"{path}: a bare state_dict, but not of {CHALLENGE_MODEL_TYPE}")
+    return describe(CHALLENGE_MODEL_TYPE, len(head), stem.shape[1], state_dict)
 
 
 def without_module_prefix(state_dict):
@@ -133,5 +133,5 @@ def load_model(path, device="cpu"):
     content = read(path)
     model = build_model(content["model_type"], num_classes=content["num_classes"], in_channels=content["in_channels"])
     load_weights(model, content["state_dict"], path)
-    model.image_size = content.get("image_size", SEED_IMAGE_SIZE)
+    model.image_size = content.get("image_size", CHALLENGE_IMAGE_SIZE)
     return model.to(device).eval()

@@ -71,7 +71,7 @@ def focal_loss(logits, target, gamma=2.0):
 
 
 def dice_loss(logits, target, present_only=False):
-    """Over the classes that occur in the batch only, with `present_only`; the seed takes the mean over all."""
+    """Over the classes that occur in the batch only, with `present_only`; the challenge takes the mean over all."""
     log_probs, log_pt, valid = log_probabilities(logits, target)
     return dice_from(log_probs, log_pt, valid, target, present_only)
 

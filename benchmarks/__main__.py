@@ -31,7 +31,7 @@ from models import build_model
 from models.cost import count_flops
 from options import MODEL_TYPES, SHIPPED_CHECKPOINT, network_input_size, positive_int
 
-DEFAULT, SEED = MODEL_TYPES
+DEFAULT, CHALLENGE = MODEL_TYPES
 SCORE_SCRIPTS = ("evaluate", "f1score", "iouclass")
 GROWTH = (100, 1000, 10000)
 UNITS = {"seconds": "s", "processor_seconds": "s of processor time", "images_per_second": "images/s"}
@@ -45,10 +45,10 @@ def link_copies(files, folder, count):
         os.link(file, folder / f"{index:06d}{file.suffix}")
 
 
-def seed_network(photo_files):
-    """The seed's network with random weights, its BatchNorm statistics those of photographs."""
+def challenge_network(photo_files):
+    """The challenge's network with random weights, its BatchNorm statistics those of photographs."""
     torch.manual_seed(0)
-    model = build_model(SEED).train()
+    model = build_model(CHALLENGE).train()
     photos = torch.stack([torch.from_numpy(read_photo(file)) for file in photo_files]).permute(0, 3, 1, 2) / 255
     with torch.no_grad():
         for _ in range(30):
@@ -62,8 +62,8 @@ def prepare(work_dir, image_size, drawn):
     for path in list_images(work_dir / "dataset/train/train_mask").values():
         write_label_map(work_dir / "shifted" / path.name, np.roll(read_mask(path), 3, axis=1))
     photos = list(list_images(work_dir / "dataset/train/train_image").values())
-    content = checkpoint.describe(SEED, len(CLASS_NAMES), 3, seed_network(photos[:2]).state_dict())
-    checkpoint.save(work_dir / f"{SEED}.pt", content | {"image_size": image_size})
+    content = checkpoint.describe(CHALLENGE, len(CLASS_NAMES), 3, challenge_network(photos[:2]).state_dict())
+    checkpoint.save(work_dir / f"{CHALLENGE}.pt", content | {"image_size": image_size})
     shutil.copy(SHIPPED_CHECKPOINT, work_dir / f"{DEFAULT}.pt")
     for model_type in MODEL_TYPES:
         flags = ("--checkpoint", work_dir / f"{model_type}.pt", "--output", work_dir / f"{model_type}.onnx")
@@ -148,11 +148,11 @@ class Bench:
         photos, rate = self.args.photos, self.matrix_product("float32")
         lay_out(self.work_dir, photos)
         for plain_model, file_name in (
-            (SEED, f"{SEED}.pt"),
+            (CHALLENGE, f"{CHALLENGE}.pt"),
             (DEFAULT, f"{DEFAULT}.pt"),
-            (SEED, f"{SEED}.onnx"),
+            (CHALLENGE, f"{CHALLENGE}.onnx"),
             (DEFAULT, f"{DEFAULT}.onnx"),
-            (SEED, f"{DEFAULT}.onnx"),
+            (CHALLENGE, f"{DEFAULT}.onnx"),
         ):
             model_type = Path(file_name).stem
             self.add(
@@ -166,7 +166,7 @@ class Bench:
 
     def training(self):
         rate = self.matrix_product("bfloat16" if torch.cuda.is_available() else "float32")
-        for model_type in (SEED, DEFAULT):
+        for model_type in (CHALLENGE, DEFAULT):
             self.add(
                 f"training, {model_type}",
                 "images_per_second",

@@ -70,7 +70,7 @@ def train_plain(model_type, work_dir, image_size, count):
 
 
 def train_ours(model_type, work_dir, image_size, count):
-    """Epoch 21 of the seed's recipe, the first with all its losses and augmentation; the set is in memory already."""
+    """Epoch 21 of the challenge's recipe, the first with all losses and augmentation; the set is in memory already."""
     device = select_device(0)
     torch.backends.cudnn.benchmark = True
     batch_size = TRAINING_BATCH[device.type]

@@ -8,7 +8,7 @@ from torchvision.ops import Conv2dNormActivation as ConvBNReLU
 from models.mobilenetv2 import mobilenetv2_features
 
 # (t, c, n, s): expansion, channels, blocks, stride of the first.
-SEED_BACKBONE = (
+CHALLENGE_BACKBONE = (
     (1, 8, 1, 1),
     (6, 12, 2, 2),
     (6, 16, 2, 2),
@@ -82,7 +82,7 @@ class DeepLabHead(nn.Module):
 
 
 class DeepLabV3Plus(nn.Module):
-    """The seed's network: 1,992,599 parameters, 21.6 GFLOPs at 512 x 512.
+    """The challenge's network: 1,992,599 parameters, 21.6 GFLOPs at 512 x 512.
 
     Takes RGB in [0, 1], [N, 3, H, W], H and W from 32 px; returns logits [N, num_classes, H, W].
     """
@@ -90,7 +90,7 @@ class DeepLabV3Plus(nn.Module):
     def __init__(self, *, num_classes, in_channels=3):
         super().__init__()
         features = mobilenetv2_features(
-            SEED_BACKBONE, in_channels=in_channels, stem_channels=32, output_stride=16, pad_input=True
+            CHALLENGE_BACKBONE, in_channels=in_channels, stem_channels=32, output_stride=16, pad_input=True
         )
         self.backbone = Backbone(features, low_level_end=4)
         self.classifier = DeepLabHead(low_level_channels=12, high_level_channels=162, num_classes=num_classes)

@@ -22,7 +22,7 @@ from options import generate_labels_parser, train_parser, validate_parser
 
 PARSERS = {main_deeplab: train_parser, validate: validate_parser, generate_labels: generate_labels_parser}
 SMALL = ("--image_size", 32, "--workers", 0)
-SLIM, SEED = "deeplabv3plus_mobilenet_slim", "deeplabv3plus_mobilenet"
+SLIM, CHALLENGE = "deeplabv3plus_mobilenet_slim", "deeplabv3plus_mobilenet"
 TRAIN = ("--dataset_dir", "dataset", "--batch_size", 4, "--epochs", 1, "--model_type", SLIM, *SMALL)
 VALIDATE = ("--checkpoint", "model.pt", "--image_dir", "dataset/val/val_image", *SMALL)
 MERGE = (
@@ -286,7 +286,7 @@ CHECKPOINTS = {  # what the file holds, and a part of the message
     "image": (b"\x89PNG\r\n\x1a\n" + bytes(99), "refused"),
     "code": (RunsCode(), "refused, holds more than weights"),
     "code beside weights": ({"state_dict": {}, "model_type": SLIM, "x": RunsCode()}, "refused"),
-    "bare of another network": (torchvision_like(), f"a bare state_dict, but not of {SEED}"),
+    "bare of another network": (torchvision_like(), f"a bare state_dict, but not of {CHALLENGE}"),
     "another network": (checkpoint.describe("resnet", 19, 3, torchvision_like()), "holds model 'resnet'"),
     "wrong name": (checkpoint.describe(SLIM, 19, 3, torchvision_like()), "does not fit the model"),
     "list": ([1, 2, 3], "neither a checkpoint of this project nor a state_dict"),
@@ -330,9 +330,9 @@ def test_onnx_file_that_does_not_exist(refusal):
 
 
 def test_training_from_a_checkpoint_of_another_model(refusal, capsys):
-    message = refusal(main_deeplab, *TRAIN, "--model_type", SEED, "--load_model_path", "model.pt")
+    message = refusal(main_deeplab, *TRAIN, "--model_type", CHALLENGE, "--load_model_path", "model.pt")
     assert message.startswith("error: model.pt: does not fit the model (--load_not_strict")
-    flags = ("--model_type", SEED, "--load_model_path", "model.pt", "--load_not_strict")
+    flags = ("--model_type", CHALLENGE, "--load_model_path", "model.pt", "--load_not_strict")
     assert "model.pt: nothing in it fits" in refusal(main_deeplab, *TRAIN, *flags)
 
 

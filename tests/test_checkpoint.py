@@ -11,7 +11,7 @@ import checkpoint
 from errors import InputError
 from models import MODELS, build_model
 
-SEED, SLIM = "deeplabv3plus_mobilenet", "deeplabv3plus_mobilenet_slim"
+CHALLENGE, SLIM = "deeplabv3plus_mobilenet", "deeplabv3plus_mobilenet_slim"
 MISSING, RESHAPED = "backbone.low_level_features.0.1.bias", "classifier.project.0.weight"
 
 
@@ -24,9 +24,9 @@ def used(model_type, **options):
 
 
 @pytest.fixture(scope="module")
-def seed_model():
-    """The seed's network; no test changes it."""
-    return used(SEED)
+def challenge_model():
+    """The challenge's network; no test changes it."""
+    return used(CHALLENGE)
 
 
 def logits(model, channels=3):
@@ -61,43 +61,45 @@ def test_round_trip_rebuilds_each_model(tmp_path, model_type, options):
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
-def test_bare_state_dict_is_the_seeds_network(tmp_path, seed_model, prefix):
-    torch.save({prefix + key: value for key, value in seed_model.state_dict().items()}, tmp_path / "seed.pt")
-    assert torch.equal(logits(checkpoint.load_model(tmp_path / "seed.pt")), logits(seed_model))
+def test_bare_state_dict_is_the_challenge_network(tmp_path, challenge_model, prefix):
+    torch.save({prefix + key: value for key, value in challenge_model.state_dict().items()}, tmp_path / "challenge.pt")
+    assert torch.equal(logits(checkpoint.load_model(tmp_path / "challenge.pt")), logits(challenge_model))
 
 
 def test_bare_state_dict_tells_classes_and_channels(tmp_path):
-    model = used(SEED, num_classes=11, in_channels=4)
+    model = used(CHALLENGE, num_classes=11, in_channels=4)
     torch.save(model.state_dict(), tmp_path / "a.pt")
     content = checkpoint.read(tmp_path / "a.pt")
-    assert (content["model_type"], content["num_classes"], content["in_channels"]) == (SEED, 11, 4)
+    assert (content["model_type"], content["num_classes"], content["in_channels"]) == (CHALLENGE, 11, 4)
     assert torch.equal(logits(checkpoint.load_model(tmp_path / "a.pt"), 4), logits(model, 4))
 
 
-def test_module_prefix_in_a_whole_checkpoint(tmp_path, seed_model):
-    state_dict = {f"module.{key}": value for key, value in seed_model.state_dict().items()}
-    checkpoint.save(tmp_path / "a.pt", checkpoint.describe(SEED, 19, 3, state_dict))
-    assert torch.equal(logits(checkpoint.load_model(tmp_path / "a.pt")), logits(seed_model))
+def test_module_prefix_in_a_whole_checkpoint(tmp_path, challenge_model):
+    state_dict = {f"module.{key}": value for key, value in challenge_model.state_dict().items()}
+    checkpoint.save(tmp_path / "a.pt", checkpoint.describe(CHALLENGE, 19, 3, state_dict))
+    assert torch.equal(logits(checkpoint.load_model(tmp_path / "a.pt")), logits(challenge_model))
 
 
-def test_further_content_is_read_as_it_was_saved(tmp_path, seed_model):
-    content = checkpoint.describe(SEED, 19, 3, seed_model.state_dict()) | {"epoch": 7, "mIoU": 0.5}
+def test_further_content_is_read_as_it_was_saved(tmp_path, challenge_model):
+    content = checkpoint.describe(CHALLENGE, 19, 3, challenge_model.state_dict()) | {"epoch": 7, "mIoU": 0.5}
     checkpoint.save(tmp_path / "a.pt", content)
     read = checkpoint.read(tmp_path / "a.pt")
     assert read.keys() == content.keys() and (read["epoch"], read["mIoU"]) == (7, 0.5)
 
 
-def test_float16_weights_load_as_float32(tmp_path, seed_model):
-    half = {key: value.half() if value.is_floating_point() else value for key, value in seed_model.state_dict().items()}
-    checkpoint.save(tmp_path / "half.pt", checkpoint.describe(SEED, 19, 3, half))
+def test_float16_weights_load_as_float32(tmp_path, challenge_model):
+    half = {
+        key: value.half() if value.is_floating_point() else value for key, value in challenge_model.state_dict().items()
+    }
+    checkpoint.save(tmp_path / "half.pt", checkpoint.describe(CHALLENGE, 19, 3, half))
     loaded = checkpoint.load_model(tmp_path / "half.pt").state_dict()
     for key, value in half.items():
         assert loaded[key].dtype == (torch.float32 if value.is_floating_point() else torch.int64)
         assert torch.equal(loaded[key], value.to(loaded[key].dtype)), key
 
 
-def test_strict_loading_lists_all_that_does_not_fit(tmp_path, seed_model):
-    checkpoint.save(tmp_path / "a.pt", checkpoint.describe(SEED, 19, 3, spoiled(seed_model)))
+def test_strict_loading_lists_all_that_does_not_fit(tmp_path, challenge_model):
+    checkpoint.save(tmp_path / "a.pt", checkpoint.describe(CHALLENGE, 19, 3, spoiled(challenge_model)))
     with pytest.raises(InputError) as caught:
         checkpoint.load_model(tmp_path / "a.pt")
     message = str(caught.value)
@@ -108,12 +110,12 @@ def test_strict_loading_lists_all_that_does_not_fit(tmp_path, seed_model):
     assert message.count(";") == 2  # three complaints, no more
 
 
-def test_not_strict_loads_what_fits_and_prints_the_rest(seed_model, capsys):
-    model = build_model(SEED)
+def test_not_strict_loads_what_fits_and_prints_the_rest(challenge_model, capsys):
+    model = build_model(CHALLENGE)
     fresh = {key: value.clone() for key, value in model.state_dict().items()}
-    checkpoint.load_weights(model, spoiled(seed_model), "a.pt", strict=False)
+    checkpoint.load_weights(model, spoiled(challenge_model), "a.pt", strict=False)
     for key, value in model.state_dict().items():
-        source = fresh if key in (MISSING, RESHAPED) else seed_model.state_dict()
+        source = fresh if key in (MISSING, RESHAPED) else challenge_model.state_dict()
         assert torch.equal(value, source[key]), key
     printed = capsys.readouterr().out
     assert printed.startswith("a.pt: loaded 282 of 284 tensors") and printed.count("\n") == 4
@@ -121,17 +123,17 @@ def test_not_strict_loads_what_fits_and_prints_the_rest(seed_model, capsys):
         assert expected in printed
 
 
-def test_not_strict_prints_nothing_when_all_fits(seed_model, capsys):
-    checkpoint.load_weights(build_model(SEED), seed_model.state_dict(), "a.pt", strict=False)
+def test_not_strict_prints_nothing_when_all_fits(challenge_model, capsys):
+    checkpoint.load_weights(build_model(CHALLENGE), challenge_model.state_dict(), "a.pt", strict=False)
     assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("strict", [True, False])
-def test_loading_that_fits_nothing_is_an_error(seed_model, strict):
+def test_loading_that_fits_nothing_is_an_error(challenge_model, strict):
     model = build_model(SLIM)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     with pytest.raises(InputError, match="fit"):
-        checkpoint.load_weights(model, seed_model.state_dict(), "a.pt", strict)
+        checkpoint.load_weights(model, challenge_model.state_dict(), "a.pt", strict)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
@@ -146,10 +148,10 @@ class MakesFolder:
 
 
 @pytest.mark.parametrize("hidden", [False, True], ids=["plain pickle", "inside a whole checkpoint"])
-def test_file_that_would_run_code_is_refused_and_runs_none(tmp_path, seed_model, hidden):
+def test_file_that_would_run_code_is_refused_and_runs_none(tmp_path, challenge_model, hidden):
     folder, content = tmp_path / "made", MakesFolder(tmp_path / "made")
     if hidden:
-        content = checkpoint.describe(SEED, 19, 3, seed_model.state_dict()) | {"optimizer": content}
+        content = checkpoint.describe(CHALLENGE, 19, 3, challenge_model.state_dict()) | {"optimizer": content}
     (tmp_path / "a.pt").write_bytes(as_bytes(content) if hidden else pickle.dumps(content, protocol=2))
     with pytest.raises(InputError, match=r"a\.pt: refused"):
         checkpoint.load_model(tmp_path / "a.pt")
@@ -168,8 +170,8 @@ def test_missing_file_and_folder_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.001, 0.5, 0.99, 0.9999])
-def test_truncated_file_is_named(tmp_path, seed_model, kept):
-    data = as_bytes(checkpoint.describe(SEED, 19, 3, seed_model.state_dict()))
+def test_truncated_file_is_named(tmp_path, challenge_model, kept):
+    data = as_bytes(checkpoint.describe(CHALLENGE, 19, 3, challenge_model.state_dict()))
     (tmp_path / "a.pt").write_bytes(data[: int(kept * len(data))])
     with pytest.raises(InputError, match=r"a\.pt: (not a readable|refused)"):
         checkpoint.load_model(tmp_path / "a.pt")
@@ -196,7 +198,7 @@ def test_random_bytes_are_refused(tmp_path):
     [
         (checkpoint.describe("unet", 19, 3, {"weight": torch.zeros(2)}), "holds model 'unet'; known are"),
         (checkpoint.describe(["unet"], 19, 3, {"weight": torch.zeros(2)}), "neither a checkpoint"),
-        ({"model_type": SEED, "state_dict": {"weight": torch.zeros(2)}}, "neither a checkpoint"),
+        ({"model_type": CHALLENGE, "state_dict": {"weight": torch.zeros(2)}}, "neither a checkpoint"),
         ({"state_dict": {}}, "neither a checkpoint"),
         ({"epoch": 3}, "neither a checkpoint"),
         ({}, "neither a checkpoint"),

@@ -1,4 +1,4 @@
-"""The networks: the seed's, weight for weight and logit for logit, and what every entry of MODELS promises."""
+"""The networks: the challenge's, weight for weight and logit for logit, and what every entry of MODELS promises."""
 
 import hashlib
 import math
@@ -12,11 +12,11 @@ from models import MODELS, build_model
 from models.cost import count_flops, count_parameters
 from options import MODEL_TYPES
 
-SEED, SLIM = "deeplabv3plus_mobilenet", "deeplabv3plus_mobilenet_slim"
-SEED_PARAMETERS, PARAMETER_CAP = 1_992_599, 1_821_085  # the cap is the later edition's
+CHALLENGE, SLIM = "deeplabv3plus_mobilenet", "deeplabv3plus_mobilenet_slim"
+CHALLENGE_PARAMETERS, PARAMETER_CAP = 1_992_599, 1_821_085  # the cap is the later edition's
 
-# The seed's network returned these logits, at [n, c, y, x], for the weights and the input of `seed_logits`.
-SEED_LOGITS = {
+# The challenge's network returned these logits, at [n, c, y, x], for the weights and the input of `challenge_logits`.
+CHALLENGE_LOGITS = {
     (0, 0, 0, 0): 0.8219492047699236,
     (0, 5, 80, 48): -1.974106522096412,
     (0, 18, 159, 95): 0.25747596950531343,
@@ -24,9 +24,9 @@ SEED_LOGITS = {
     (1, 9, 100, 60): -1.1041421114135288,
     (1, 13, 40, 90): 1.167215969039046,
 }
-SEED_MEAN, SEED_STD = 0.1393306550837589, 1.6262028449409418
-# Of the sorted lines "<key> <shape>" of the seed's state_dict, 284 of them.
-SEED_KEYS_SHA256 = "7c4ca369c7a54788e36becd24224c4c78b9efbc9678e60d09e791fbd375559ae"
+CHALLENGE_MEAN, CHALLENGE_STD = 0.1393306550837589, 1.6262028449409418
+# Of the sorted lines "<key> <shape>" of the challenge's state_dict, 284 of them.
+CHALLENGE_KEYS_SHA256 = "7c4ca369c7a54788e36becd24224c4c78b9efbc9678e60d09e791fbd375559ae"
 
 
 def deterministic(key, value):
@@ -44,8 +44,8 @@ def deterministic(key, value):
 
 
 @pytest.fixture(scope="module")
-def seed_logits():
-    model = build_model(SEED)
+def challenge_logits():
+    model = build_model(CHALLENGE)
     state_dict = {
         key: value if key.endswith("num_batches_tracked") else deterministic(key, value)
         for key, value in model.state_dict().items()
@@ -56,19 +56,19 @@ def seed_logits():
         return model.eval()(photos)
 
 
-@pytest.mark.parametrize(("position", "expected"), SEED_LOGITS.items())
-def test_logits_are_those_of_the_seeds_network(seed_logits, position, expected):
-    assert seed_logits.shape == (2, 19, 160, 96)
-    assert seed_logits[position].item() == pytest.approx(expected, abs=1e-4)
+@pytest.mark.parametrize(("position", "expected"), CHALLENGE_LOGITS.items())
+def test_logits_are_those_of_the_challenge_network(challenge_logits, position, expected):
+    assert challenge_logits.shape == (2, 19, 160, 96)
+    assert challenge_logits[position].item() == pytest.approx(expected, abs=1e-4)
 
 
-def test_mean_and_deviation_of_all_logits_are_those_of_the_seeds_network(seed_logits):
-    assert seed_logits.mean().item() == pytest.approx(SEED_MEAN, abs=1e-4)
-    assert seed_logits.std().item() == pytest.approx(SEED_STD, abs=1e-4)
+def test_mean_and_deviation_of_all_logits_are_those_of_the_challenge_network(challenge_logits):
+    assert challenge_logits.mean().item() == pytest.approx(CHALLENGE_MEAN, abs=1e-4)
+    assert challenge_logits.std().item() == pytest.approx(CHALLENGE_STD, abs=1e-4)
 
 
-def test_keys_and_shapes_are_those_of_the_seeds_checkpoint():
-    shapes = {key: list(value.shape) for key, value in build_model(SEED).state_dict().items()}
+def test_keys_and_shapes_are_those_of_the_challenge_checkpoint():
+    shapes = {key: list(value.shape) for key, value in build_model(CHALLENGE).state_dict().items()}
     spelled_out = {
         "backbone.low_level_features.0.0.weight": [32, 3, 3, 3],
         "backbone.low_level_features.2.conv.1.0.weight": [48, 1, 3, 3],
@@ -84,23 +84,23 @@ def test_keys_and_shapes_are_those_of_the_seeds_checkpoint():
     assert {key: shapes.get(key) for key in spelled_out} == spelled_out
     assert len(shapes) == 284
     lines = "\n".join(sorted(f"{key} {shape}" for key, shape in shapes.items()))
-    assert hashlib.sha256(lines.encode()).hexdigest() == SEED_KEYS_SHA256
+    assert hashlib.sha256(lines.encode()).hexdigest() == CHALLENGE_KEYS_SHA256
 
 
-def test_aspp_rates_are_the_seeds():
+def test_aspp_rates_are_the_challenges():
     """The logits above cannot tell: at 160 x 96 px all taps of rates 12 and 18 but the middle one fall outside."""
-    convs = [build_model(SEED).classifier.aspp.convs[index][0] for index in (1, 2, 3)]
+    convs = [build_model(CHALLENGE).classifier.aspp.convs[index][0] for index in (1, 2, 3)]
     assert [conv.dilation for conv in convs] == [conv.padding for conv in convs] == [(6, 6), (12, 12), (18, 18)]
 
 
-def test_seeds_network_has_the_published_size_and_cost():
-    assert count_parameters(build_model(SEED)) == SEED_PARAMETERS
-    assert count_flops(SEED) / 1e9 == pytest.approx(21.6, abs=0.05)
+def test_challenge_network_has_the_published_size_and_cost():
+    assert count_parameters(build_model(CHALLENGE)) == CHALLENGE_PARAMETERS
+    assert count_flops(CHALLENGE) / 1e9 == pytest.approx(21.6, abs=0.05)
 
 
-def test_slim_network_is_below_the_cap_at_half_of_the_seeds_cost():
+def test_slim_network_is_below_the_cap_at_half_of_the_challenge_networks_cost():
     assert count_parameters(build_model(SLIM)) < PARAMETER_CAP
-    assert count_flops(SLIM) <= count_flops(SEED) / 2
+    assert count_flops(SLIM) <= count_flops(CHALLENGE) / 2
 
 
 @pytest.mark.parametrize("size", [(32, 32), (33, 47), (64, 32), (37, 96)])

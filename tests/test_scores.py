@@ -113,7 +113,7 @@ def test_per_image_metric(folders, capsys):
 
 
 def test_published_lines():
-    """Lines as the seed published them."""
+    """Lines as the challenge solution published them."""
     means = {"miou": 0.73981, "macro_precision": 0.84704, "macro_recall": 0.81882, "macro_f1": 0.82837}
     published = SimpleNamespace(iou=[0.92521], precision=[0.96281], recall=[0.95954], f1=[0.96109], **means)
     assert evaluate.format_file(published) == "mIOU: 73.981"
