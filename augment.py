@@ -65,7 +65,7 @@ def random_geometry(images, masks, generator, num_classes=NUM_CLASSES):
     grid = F.affine_grid(theta, images.shape, align_corners=False)
     images = F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
     masks = resample_masks(masks, grid)
-    swap = constant((*flipped_class_ids(num_classes), *range(num_classes, 256)), device)
+    swap = constant(tuple(flipped_class_ids(num_classes)), device)
     return images, torch.where(flipped[:, None, None], swap[masks], masks)
 
 

@@ -12,7 +12,6 @@ import shutil
 from collections import Counter
 from itertools import combinations
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import numpy as np
@@ -22,7 +21,16 @@ from class_imbalance_fig import class_pixels, format_counts
 from classes import LEFT_RIGHT_PAIRS, NUM_CLASSES, flipped_class_ids
 from color_visualization import contact_sheet, render, write_picture
 from errors import InputError, run
-from image_io import check_same_size, list_images, match_pairs, read_mask, read_photo, write_label_map
+from image_io import (
+    atomic_folder,
+    check_new_folder,
+    list_images,
+    match_pairs,
+    read_mask,
+    read_pair,
+    read_photo,
+    write_label_map,
+)
 from options import check_dataset_parser
 from parallel import in_parallel
 
@@ -67,9 +75,7 @@ def left_right_reversed(mask):
 
 def swap_left_right(mask):
     """Return a uint8 mask [H, W] with the ids of left and right eyes, brows and ears interchanged."""
-    new_ids = np.arange(256, dtype=np.uint8)
-    new_ids[: len(flipped_class_ids())] = flipped_class_ids()
-    return new_ids[mask]
+    return np.array(flipped_class_ids(), dtype=np.uint8)[mask]
 
 
 def hash_photo(photo):
@@ -101,8 +107,7 @@ def check_pair(pair):
     """Read one (stem, photograph, mask) and return a Pair."""
     _, photo_file, mask_file = pair
     try:
-        photo, mask = read_photo(photo_file), read_mask(mask_file)
-        check_same_size(mask_file, mask.shape, "photograph", photo.shape)
+        photo, mask = read_pair(photo_file, mask_file)
     except InputError as error:
         return Pair(*pair, problem=str(error))
     height, width = mask.shape
@@ -134,25 +139,21 @@ def check_out(out, mask_dirs):
     for folder in mask_dirs:
         if out.is_relative_to(folder.resolve()):
             raise InputError(f"--fix_left_right {out}: lies in the masks' own folder; choose another")
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise InputError(f"--fix_left_right {out}: exists already; choose a new or an empty folder")
+    check_new_folder("--fix_left_right", out)
 
 
 def write_corrected(splits, out):
     """Write all masks to OUT/{split}_mask, left and right swapped where they are reversed: all of them or none."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
-        whole = Path(temporary) / out.name
+    with atomic_folder(out) as unfinished:
         for split, pairs in splits.items():
-            folder = whole / f"{split}_mask"
-            folder.mkdir(parents=True)
+            folder = unfinished / f"{split}_mask"
+            folder.mkdir()
             for pair in pairs:
                 if pair.is_reversed:
                     mask = swap_left_right(read_mask(pair.mask_file))
                     write_label_map(folder / f"{pair.stem}.png", mask, palette=True)
                 else:
                     shutil.copyfile(pair.mask_file, folder / pair.mask_file.name)
-        whole.rename(out)
 
 
 def main(args):

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import torch
 
+import distributed
+from classes import NUM_CLASSES
 from errors import InputError
 from image_io import atomic_path
 from models import MODELS, build_model
@@ -16,9 +18,12 @@ LISTED = 20  # misfits that an error names; another network differs in hundreds
 
 
 def save(path, content):
-    """torch.save, atomically."""
+    """torch.save, atomically. Raises InputError where the file cannot be written."""
     with atomic_path(path) as temporary:
-        torch.save(content, temporary)
+        try:
+            torch.save(content, temporary)
+        except RuntimeError as error:  # how torch tells of a full disk
+            raise InputError(f"{path}: cannot be written ({str(error).splitlines()[0]})") from None
 
 
 def describe(model_type, num_classes, in_channels, state_dict):
@@ -55,7 +60,7 @@ def read_state_dict(path):
     state_dict = content.get("state_dict", content) if isinstance(content, dict) else content
     if not is_state_dict(state_dict):
         raise InputError(f"{path}: holds neither a checkpoint of this project nor a state_dict")
-    return without_module_prefix(state_dict)
+    return state_dict
 
 
 def read(path):
@@ -65,7 +70,7 @@ def read(path):
     """
     content = unpickle(path)
     if is_state_dict(content):
-        return describe_seed(path, without_module_prefix(content))
+        content = describe_bare(path, without_module_prefix(content))
     fields = {"model_type": str, "num_classes": int, "in_channels": int, "state_dict": dict}
     if not isinstance(content, dict) or any(not isinstance(content.get(key), kind) for key, kind in fields.items()):
         raise InputError(f"{path}: holds neither a checkpoint of this project nor a state_dict")
@@ -73,6 +78,11 @@ def read(path):
         raise InputError(f"{path}: its state_dict holds something else than tensors")
     if content["model_type"] not in MODELS:
         raise InputError(f"{path}: holds model {content['model_type']!r}; known are {', '.join(MODELS)}")
+    if content["in_channels"] != 3 or not 2 <= content["num_classes"] <= NUM_CLASSES:
+        raise InputError(
+            f"{path}: takes {content['in_channels']} channels and gives {content['num_classes']} classes; "
+            f"a network here takes 3 and gives 2 to {NUM_CLASSES}"
+        )
     return content
 
 
@@ -84,7 +94,7 @@ def is_state_dict(content):
     )
 
 
-def describe_seed(path, state_dict):
+def describe_bare(path, state_dict):
     """Describe a bare state_dict, which must be of the challenge's network."""
     stem = state_dict.get("backbone.low_level_features.0.0.weight")
     head = state_dict.get("classifier.classifier.3.bias")
@@ -117,7 +127,7 @@ def load_weights(model, state_dict, path, strict=True):
         raise InputError(f"{path}: does not fit the model (--load_not_strict loads what does): {listed}")
     if not fitting:
         raise InputError(f"{path}: nothing in it fits the model")
-    if misfits:
+    if misfits and distributed.rank() == 0:
         print(f"{path}: loaded {len(fitting)} of {len(own)} tensors; left out:")
         print("\n".join(f"  {misfit}" for misfit in misfits))
     model.load_state_dict(fitting, strict=False)

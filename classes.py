@@ -24,8 +24,8 @@ IGNORE_INDEX = 255
 
 
 def flipped_class_ids(num_classes=NUM_CLASSES):
-    """Return the list that maps each class id to its id in the mirrored picture."""
-    ids = list(range(num_classes))
+    """Return the 256 ids of the mirrored picture, by the id in the picture; those from `num_classes` on stay."""
+    ids = list(range(256))
     for left, right in LEFT_RIGHT_PAIRS:
         if right < num_classes:
             ids[left], ids[right] = right, left

@@ -16,10 +16,9 @@ from errors import InputError, run
 from image_io import (
     IMAGE_SUFFIXES,
     atomic_path,
-    check_same_size,
     list_images,
     read_mask,
-    read_photo,
+    read_pair,
     refuse_overwriting,
 )
 from options import color_parser
@@ -93,11 +92,9 @@ def write_picture(path, picture):
 def render(pair, alpha=0.5):
     """Read (label map path, photograph path or None); return [colours] or [photograph, colours, overlay]."""
     label_file, photo_file = pair
-    label_map = read_mask(label_file)
     if photo_file is None:
-        return [colorize(label_map)]
-    photo = read_photo(photo_file)
-    check_same_size(label_file, label_map.shape, "photograph", photo.shape)
+        return [colorize(read_mask(label_file))]
+    photo, label_map = read_pair(photo_file, label_file)
     return [photo, colorize(label_map), overlay(photo, label_map, alpha)]
 
 

@@ -9,9 +9,8 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
 import distributed
-from classes import NUM_CLASSES
 from errors import InputError
-from image_io import check_same_size, match_pairs, read_mask, read_photo
+from image_io import match_pairs, read_pair, read_photo
 
 LAYOUT = "train/train_image, train/train_mask, val/val_image and val/val_mask"
 
@@ -25,13 +24,6 @@ def find_pairs(dataset_dir, split, label_dir=None):
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; a data set holds {LAYOUT}")
     return match_pairs(folder / f"{split}_image", label_dir or folder / f"{split}_mask")
-
-
-def read_pair(photo_path, mask_path, num_classes=NUM_CLASSES):
-    """Return photograph [H, W, 3] and mask [H, W]; InputError where their sizes differ."""
-    photo, mask = read_photo(photo_path), read_mask(mask_path, num_classes)
-    check_same_size(mask_path, mask.shape, "photograph", photo.shape)
-    return photo, mask
 
 
 def resize_photo(photo, width, height):
@@ -253,7 +245,10 @@ def choose_cache(cache, needed, device):
         return cache
     if needed >= free_memory() / 2:  # the way to the GPU leads through RAM
         return "off"
-    return "gpu" if device.type == "cuda" and needed < torch.cuda.mem_get_info(device)[0] / 4 else "ram"
+    if device.type != "cuda":
+        return "ram"
+    torch.cuda.empty_cache()  # else what an earlier epoch has used would not count as free
+    return "gpu" if needed < torch.cuda.mem_get_info(device)[0] / 4 else "ram"
 
 
 def free_memory():

@@ -15,7 +15,7 @@ import numpy as np
 from classes import CLASS_NAMES, IGNORE_INDEX, NUM_CLASSES
 from color_visualization import colorize, write_picture
 from errors import run
-from image_io import check_same_size, match_pairs, read_mask, refuse_overwriting, write_label_map
+from image_io import atomic_folder, match_pairs, read_mask_of, refuse_overwriting, write_label_map
 from metrics import confusion_matrix
 from options import generate_labels_parser
 from upsampling import upsample
@@ -40,8 +40,7 @@ def merge_labels(model, pairs, output_dir, *, threshold, colored_dir=None, **pre
     changes = np.zeros((NUM_CLASSES, NUM_CLASSES), dtype=np.int64)
     for index, logits, size in predict(model, [photo for _, photo, _ in pairs], **prediction_options):
         stem, _, mask_path = pairs[index]
-        mask = read_mask(mask_path)
-        check_same_size(mask_path, mask.shape, "photograph", size)
+        mask = read_mask_of(mask_path, size)
         merged = merge(upsample(logits[None], size)[0], mask, threshold)
         changes += confusion_matrix(mask, merged)
         write_label_map(Path(output_dir) / f"{stem}.png", merged, palette=True)
@@ -68,17 +67,18 @@ def main(args):
     refuse_overwriting("--output_dir", args.output_dir, args.image_dir, args.label_dir)
     refuse_overwriting("--colored_dir", args.colored_dir, args.image_dir, args.label_dir, args.output_dir)
     model, device = load_network(args.checkpoint, args.gpu_id)
-    changes = merge_labels(
-        model,
-        pairs,
-        args.output_dir,
-        threshold=args.threshold,
-        colored_dir=args.colored_dir,
-        device=device,
-        image_size=args.image_size or model.image_size,
-        batch_size=args.batch_size,
-        workers=args.workers,
-    )
+    with atomic_folder(args.output_dir) as merged_dir, atomic_folder(args.colored_dir) as colored_dir:
+        changes = merge_labels(
+            model,
+            pairs,
+            merged_dir,
+            threshold=args.threshold,
+            colored_dir=colored_dir,
+            device=device,
+            image_size=args.image_size or model.image_size,
+            batch_size=args.batch_size,
+            workers=args.workers,
+        )
     print(format_changes(changes))
     print(f"{len(pairs)} merged masks in {args.output_dir}, coloured in {args.colored_dir}")
 

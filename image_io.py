@@ -1,8 +1,9 @@
 """Reading photographs and masks, writing label maps. Needs no torch."""
 
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -42,13 +43,16 @@ def match_pairs(image_dir, mask_dir):
     Raises InputError when a file of one folder has no partner in the other.
     """
     images, masks = list_images(image_dir), list_images(mask_dir)
-    for stem, file in images.items():
-        if stem not in masks:
-            raise InputError(f"{file}: has no mask {stem}.png in {mask_dir}")
-    for stem, file in masks.items():
-        if stem not in images:
-            raise InputError(f"{file}: has no photograph of the same stem in {image_dir}")
+    require_partners(images, masks, "mask", mask_dir)
+    require_partners(masks, images, "photograph", image_dir)
     return [(stem, file, masks[stem]) for stem, file in images.items()]
+
+
+def require_partners(files, partners, kind, folder):
+    """Raise InputError for the first of {stem: path} without a partner, which is of that kind and in that folder."""
+    for stem, file in files.items():
+        if stem not in partners:
+            raise InputError(f"{file}: has no {kind} {stem}.* in {folder}")
 
 
 @contextmanager
@@ -90,13 +94,21 @@ def read_mask(path, num_classes=NUM_CLASSES):
     return mask
 
 
-def check_same_size(path, shape, other, other_shape):
-    """Raise InputError where two [H, W] shapes differ: of the file `path` and of the `other`, a word, it belongs to."""
-    if tuple(shape[:2]) != tuple(other_shape[:2]):
-        (height, width), (other_height, other_width) = shape[:2], other_shape[:2]
+def read_mask_of(path, shape, owner="photograph", num_classes=NUM_CLASSES):
+    """`read_mask` of a mask that must have its owner's height and width, `shape`; InputError where they differ."""
+    mask = read_mask(path, num_classes)
+    if mask.shape != tuple(shape[:2]):
         raise InputError(
-            f"{path}: is {width} x {height} but its {other} is {other_width} x {other_height}; they must be of one size"
+            f"{path}: is {mask.shape[1]} x {mask.shape[0]} but its {owner} is {shape[1]} x {shape[0]}; "
+            "they must be of one size"
         )
+    return mask
+
+
+def read_pair(photo_path, mask_path, num_classes=NUM_CLASSES):
+    """Return photograph [H, W, 3] and mask [H, W]; InputError where their sizes differ."""
+    photo = read_photo(photo_path)
+    return photo, read_mask_of(mask_path, photo.shape, num_classes=num_classes)
 
 
 def refuse_overwriting(flag, output_dir, *inputs):
@@ -111,14 +123,50 @@ def refuse_overwriting(flag, output_dir, *inputs):
 def atomic_path(path):
     """Yield a temporary path beside `path`, moved over it when the block ends well: whole file or none."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix stays last, because Pillow and matplotlib choose the format by it.
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         temporary.replace(path)
+    except OSError as error:  # it does not always know the file
+        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
+
+
+@contextmanager
+def atomic_folder(path):
+    """Yield a temporary folder inside `path`; its files move up when the block ends well, else none does."""
+    path = Path(path)
+    is_new = not path.exists()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".unfinished_", dir=path) as temporary:
+            yield Path(temporary)
+            for file in sorted(Path(temporary).rglob("*")):
+                target = path / file.relative_to(temporary)
+                if file.is_dir():
+                    target.mkdir(exist_ok=True)
+                else:
+                    file.replace(target)
+            is_new = False
+    except OSError as error:
+        raise InputError(
+            f"{error.filename2 or error.filename or path}: cannot be written ({error.strerror or error})"
+        ) from None
+    finally:
+        if is_new:
+            with suppress(OSError):
+                path.rmdir()
+
+
+def check_new_folder(flag, path):
+    """Raise InputError where a folder that is to be new would mix with what is there."""
+    path = Path(path)
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise InputError(f"{flag} {path}: exists already; choose a new or an empty folder")
 
 
 def write_label_map(path, label_map, palette=False):

@@ -25,7 +25,7 @@ from augment import augment
 from dataset_utils import TrainingSet, epoch_seed, find_pairs
 from errors import InputError, run
 from generate_labels import format_changes, merge_labels
-from image_io import check_same_size, read_mask
+from image_io import read_mask_of
 from loss import loss_at_epoch
 from metrics import Scores, confusion_matrix, format_table
 from models import build_model
@@ -116,7 +116,8 @@ def train_one_epoch(args, epoch, model, ema, optimizer, training_set, device):
     loss_function = loss_at_epoch(args, epoch)
     augmentation = args.augment if epoch >= args.augment_from_epoch else "none"
     # Not on CPUs: oneDNN returns wrong bf16 weight gradients for dilated convolutions.
-    amp = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda" and not args.float32)
+    bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) and not args.float32
+    amp = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
     steps = training_set.steps(args.batch_size)
     total = torch.zeros((), device=device)
     model.train()
@@ -136,9 +137,8 @@ def train_one_epoch(args, epoch, model, ema, optimizer, training_set, device):
             update_ema(ema, unwrap(model), args.ema, (epoch - 1) * steps + step)
     mean_loss = distributed.sum_over_processes(total).item() / (steps * distributed.world_size())
     if not math.isfinite(mean_loss):
-        raise InputError(
-            f"epoch {epoch}: the loss is not finite; lower --learning_rate. last.pt holds the epoch before"
-        )
+        kept = "; last.pt holds the epoch before" if epoch > 1 else ""
+        raise InputError(f"epoch {epoch}: the loss is not finite; lower --learning_rate{kept}")
     seconds = time.perf_counter() - start
     pace = {"images_per_second": round(images / seconds, 2), "data_wait": batches.waited / seconds}
     if device.type == "cuda":
@@ -164,8 +164,7 @@ def validate_epoch(args, epoch, model, pairs, device, visualization_dir=None):
     options = prediction_options(args, device, "validating")
     for index, logits, size in predict(model, [photo for _, photo, _ in mine], **options):
         stem, photo_path, mask_path = mine[index]
-        mask = read_mask(mask_path, args.out_channels)
-        check_same_size(mask_path, mask.shape, "photograph", size)
+        mask = read_mask_of(mask_path, size, num_classes=args.out_channels)
         labels = label_map(logits, size)
         matrix += confusion_matrix(mask, labels, args.out_channels)
         loss_sum += loss_function(upsample(logits[None], size), torch.from_numpy(mask)[None].to(device))
@@ -290,7 +289,7 @@ def train(args, device):
     train_pairs = find_pairs(args.dataset_dir, "train", args.label_dir)
     val_pairs = find_pairs(args.dataset_dir, "val", args.truth_dir)
     check_start(args, run_dir, train_pairs)
-    torch.backends.cudnn.benchmark = True  # all batches are of one size
+    torch.backends.cudnn.benchmark = True  # all training batches are of one size
     model, ema, optimizer = build_training(args, device)
     evaluated = model if ema is None else ema
 
@@ -315,8 +314,9 @@ def train(args, device):
         compile_if_possible(model, device)
     trained = model
     if distributed.is_distributed():
-        trained = DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
-        trained.broadcast_buffers = False  # BatchNorm statistics are averaged once an epoch instead
+        device_ids = [device.index] if device.type == "cuda" else None
+        # All start with equal weights; BatchNorm statistics are averaged once an epoch.
+        trained = DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False)
 
     training_set = None
     for epoch in range(first_epoch, args.epochs + 1):

@@ -7,8 +7,6 @@ OUT/test_image. Every part of a face is one outline, drawn into the photograph (
 (hard edges, the class id), so the masks are exact. Later parts hide earlier ones, in both.
 """
 
-import os
-import shutil
 from itertools import pairwise
 from math import cos, radians, sin
 from pathlib import Path
@@ -21,7 +19,7 @@ from tqdm import tqdm
 
 from classes import CLASS_NAMES
 from errors import InputError, run
-from image_io import write_label_map
+from image_io import atomic_folder, check_new_folder, write_label_map
 from options import sample_dataset_parser
 
 FOLDERS = {  # split: (photographs, masks); the position is part of a picture's random seed
@@ -328,30 +326,19 @@ def make_sample_dataset(output_dir, train, val, test, image_size, seed):
     output_dir = Path(output_dir)
     if image_size < MIN_SIZE:
         raise InputError(f"--image_size {image_size}: too small to draw all parts of a face; take {MIN_SIZE} or more")
-    if output_dir.exists() and not (output_dir.is_dir() and not any(output_dir.iterdir())):
-        raise InputError(f"{output_dir}: exists and is not an empty folder; remove it or choose another --output_dir")
-
-    final = output_dir.resolve()
-    temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
-    try:
+    check_new_folder("--output_dir", output_dir)
+    counts = {"train": train, "val": val, "test": test}
+    pictures = [(split, index) for split, count in counts.items() for index in range(count)]
+    with atomic_folder(output_dir) as unfinished:
         for folder in [folder for folders in FOLDERS.values() for folder in folders if folder]:
-            (temporary / folder).mkdir(parents=True)
-        counts = {"train": train, "val": val, "test": test}
-        pictures = [(split, index) for split, count in counts.items() for index in range(count)]
+            (unfinished / folder).mkdir(parents=True)
         for split, index in tqdm(pictures, desc="drawing", unit="picture"):
             photo, mask = draw_face(image_size, seed, split, index)
             image_dir, mask_dir = FOLDERS[split]
             stem = f"{split}_{index:04d}"
-            Image.fromarray(photo).save(temporary / image_dir / f"{stem}.jpg", quality=95)
+            Image.fromarray(photo).save(unfinished / image_dir / f"{stem}.jpg", quality=95)
             if mask_dir:
-                write_label_map(temporary / mask_dir / f"{stem}.png", mask, palette=True)
-        if final.exists():
-            final.rmdir()
-        temporary.rename(final)
-    except OSError as error:
-        raise InputError(f"{output_dir}: cannot be written ({error})") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+                write_label_map(unfinished / mask_dir / f"{stem}.png", mask, palette=True)
     return output_dir
 
 

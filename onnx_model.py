@@ -28,9 +28,10 @@ class OnnxModel:
             self.session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's own exception types have no common public base
             raise InputError(f"{path}: not a readable ONNX file ({str(error).splitlines()[0]})") from None
-        if [each.name for each in self.session.get_inputs()] != ["photos"]:
+        metadata = self.session.get_modelmeta().custom_metadata_map
+        if [each.name for each in self.session.get_inputs()] != ["photos"] or "image_size" not in metadata:
             raise InputError(f"{path}: not a network of export_onnx.py")
-        self.image_size = int(self.session.get_modelmeta().custom_metadata_map["image_size"])
+        self.image_size = int(metadata["image_size"])
 
     def coarse_logits(self, photos):
         return torch.from_numpy(self.session.run(["logits"], {"photos": photos.contiguous().numpy()})[0])

@@ -135,7 +135,7 @@ def train_parser(description):
     group.add_argument("--resume", action="store_true", help="go on from checkpoints/SAVE_PREFIX/last.pt")
 
     group = _add_hardware(parser)
-    group.add_argument("--float32", action="store_true", help="no bf16 autocast on CUDA")
+    group.add_argument("--float32", action="store_true", help="no bf16 autocast on CUDA; TF32 stays")
     group.add_argument("--compile", action="store_true", help="torch.compile the network; its first step is slow")
     return parser
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from classes import NUM_CLASSES
 from errors import InputError
-from image_io import atomic_path, check_same_size, list_images, read_mask
+from image_io import atomic_path, list_images, read_mask, read_mask_of, require_partners
 from metrics import Scores, confusion_matrix, format_table, mean, per_image_f1
 from parallel import in_parallel
 
@@ -17,9 +17,7 @@ def match_predictions(submit_dir, truth_dir):
     folder of predictions may cover more photographs than have masks.
     """
     predictions, truths = list_images(submit_dir), list_images(truth_dir)
-    for stem, file in truths.items():
-        if stem not in predictions:
-            raise InputError(f"{file}: has no prediction {stem}.png in {submit_dir}; predict every photograph first")
+    require_partners(truths, predictions, "prediction", submit_dir)
     extra = len(predictions.keys() - truths.keys())
     if extra:
         print(f"{submit_dir}: left out, for want of a truth in {truth_dir}: {extra} predictions", file=sys.stderr)
@@ -32,8 +30,8 @@ def score_pair(pair):
     Raises InputError for what cannot be scored.
     """
     prediction_file, truth_file = pair
-    prediction, truth = read_mask(prediction_file), read_mask(truth_file)
-    check_same_size(prediction_file, prediction.shape, "truth", truth.shape)
+    truth = read_mask(truth_file)
+    prediction = read_mask_of(prediction_file, truth.shape, "truth")
     if prediction.max() >= NUM_CLASSES:  # read_mask allows 255, which only a truth may hold
         raise InputError(f"{prediction_file}: holds id {prediction.max()}; predict a class 0 to {NUM_CLASSES - 1}")
     matrix = confusion_matrix(truth, prediction)

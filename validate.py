@@ -21,11 +21,11 @@ from color_visualization import overlay, write_picture
 from dataset_utils import PhotoDataset, batches_of_equal_size, one_by_one
 from distributed import select_device
 from errors import run
-from image_io import list_images, read_photo, refuse_overwriting, write_label_map
+from image_io import atomic_folder, list_images, read_photo, refuse_overwriting, write_label_map
 from models.folding import fold_batchnorm
 from onnx_model import OnnxModel
 from options import validate_parser
-from upsampling import label_map
+from upsampling import label_map, upsample
 
 TTA_SCALES = (0.75, 1.0, 1.25)
 
@@ -38,10 +38,10 @@ def flip_and_scale_logits(model, photos):
         scaled = F.interpolate(photos, size=scaled_size, mode="bilinear", align_corners=False, antialias=True)
         logits = model(scaled)
         mirrored = model(scaled.flip(3)).flip(3)
-        mirrored = mirrored[:, flipped_class_ids(mirrored.shape[1])]  # their left is our right
+        num_classes = mirrored.shape[1]
+        mirrored = mirrored[:, flipped_class_ids(num_classes)[:num_classes]]  # their left is our right
         for each in (logits, mirrored):
-            each = F.interpolate(each.float(), size=size, mode="bilinear", align_corners=False)
-            total = total + each.softmax(dim=1)
+            total = total + upsample(each.float(), size).softmax(dim=1)
     return (total / (2 * len(TTA_SCALES))).clamp(min=1e-30).log()
 
 
@@ -75,16 +75,16 @@ def save_overlay(path, photo_path, labels):
 
 
 def write_predictions(model, photos, output_dir, *, save_visualizations=False, **prediction_options):
-    """Predict on {stem: path} and write OUTPUT_DIR/<stem>.png; `prediction_options` go to `predict`."""
+    """Predict on {stem: path} and write OUTPUT_DIR/<stem>.png, all or none; `prediction_options` go to `predict`."""
     stems, paths = list(photos), list(photos.values())
     # Writing overlaps with the network; PNG compression releases the interpreter lock.
-    with ThreadPoolExecutor(max_workers=2) as pool:
+    with atomic_folder(output_dir) as unfinished, ThreadPoolExecutor(max_workers=2) as pool:
         writing = deque()
         for index, logits, size in predict(model, paths, **prediction_options):
             labels = label_map(logits, size)
-            writing.append(pool.submit(write_label_map, output_dir / f"{stems[index]}.png", labels))
+            writing.append(pool.submit(write_label_map, unfinished / f"{stems[index]}.png", labels))
             if save_visualizations:
-                overlay_path = output_dir / "overlays" / f"{stems[index]}.png"
+                overlay_path = unfinished / "overlays" / f"{stems[index]}.png"
                 writing.append(pool.submit(save_overlay, overlay_path, paths[index], labels))
             while len(writing) > 32:  # a bound on what waits in memory
                 writing.popleft().result()

@@ -1,6 +1,10 @@
-"""Fixtures that several test files share."""
+"""Fixtures that several test files share. No test uses a GPU: they demand equal bits, which only the CPU gives."""
+
+import os
 
 import pytest
+
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before anything imports torch
 
 from make_sample_dataset import make_sample_dataset
 

@@ -137,7 +137,7 @@ def test_failure_half_way_leaves_nothing(dataset, tmp_path, monkeypatch):
         raise OSError("No space left on device")
 
     monkeypatch.setattr(shutil, "copyfile", full_disk)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(InputError, match="No space"):
         check("--dataset_dir", dataset, "--fix_left_right", tmp_path / "out/corrected")
     assert list((tmp_path / "out").iterdir()) == []
 

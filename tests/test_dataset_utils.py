@@ -85,7 +85,7 @@ def test_missing_split_names_the_layout(tmp_path):
 @pytest.mark.parametrize(
     ("removed", "message"),
     [
-        ("train_mask/train_0005.png", r"train_0005\.jpg: has no mask train_0005\.png"),
+        ("train_mask/train_0005.png", r"train_0005\.jpg: has no mask train_0005\."),
         ("train_image/train_0005.jpg", r"train_0005\.png: has no photograph"),
     ],
 )

@@ -157,7 +157,7 @@ def test_mixed_is_the_weighted_sum(batch, focal_weight, dice_weight, present_onl
 
 
 @pytest.mark.parametrize(("epoch", "dice_weight"), [(1, 0), (20, 0), (21, 0.6), (400, 0.6)])
-def test_default_flags_follow_the_seeds_schedule(batch, epoch, dice_weight):
+def test_default_flags_follow_the_challenges_schedule(batch, epoch, dice_weight):
     """0.1 focal (gamma 2) + 0.9 cross-entropy to epoch 20; from 21 on 0.4 of that + 0.6 Dice over all classes."""
     cross_entropy = F.cross_entropy(*batch, ignore_index=255).item()
     pixel = 0.1 * naive_focal(*batch, 2.0).item() + 0.9 * cross_entropy

@@ -100,7 +100,7 @@ def test_splits_differ():
 
 def test_refuses_a_folder_with_something_in_it_and_leaves_it_alone(tmp_path):
     (tmp_path / "mine.txt").write_text("keep")
-    with pytest.raises(InputError, match=r"not an empty folder.*--output_dir"):
+    with pytest.raises(InputError, match=r"--output_dir .* an empty folder"):
         sample.make_sample_dataset(tmp_path, train=2, val=2, test=1, image_size=64, seed=0)
     assert files(tmp_path) == {"mine.txt": b"keep"}
 

@@ -30,11 +30,13 @@ from options import generate_labels_parser, train_parser
 SCRIPT = Path(main_deeplab.__file__)
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parent)}
 SMALL = split("--image_size 32 --batch_size 4 --workers 0")
-# Everything that a run carries from epoch to epoch: averaged weights, augmentation, repeats, merged labels, Dice.
+# Everything that a run carries from epoch to epoch: the optimiser's state, averaged weights, augmentation, repeats,
+# merged labels, Dice.
 FULL = [
     *SMALL,
-    *split("--epochs 3 --save_every 2 --warmup_epochs 1 --ema 0.5 --augment full --augment_from_epoch 2"),
-    *split("--repeat_rare 0.5 --self_distill_epoch 2 --distill_threshold 0.01 --dice_from_epoch 3"),
+    *split("--epochs 3 --save_every 2 --optimizer adamw --schedule cosine --warmup_epochs 1 --ema 0.5"),
+    *split("--augment full --augment_from_epoch 2 --repeat_rare 0.5 --dice_from_epoch 3"),
+    *split("--self_distill_epoch 2 --distill_threshold 0.01"),
 ]
 LAST_BIAS = "classifier.bias"
 VALIDATED = (2, 3)  # of FULL: every second epoch and the last
@@ -297,13 +299,13 @@ def test_a_killed_run_leaves_no_temporary_files(killed_between_files, reference)
 
 
 def test_killed_at_random_moments_and_resumed_equals_the_uninterrupted_run(forks, sample_dataset, reference, tmp_path):
-    run, kills = KilledRun(forks, tmp_path, sample_dataset), 0
+    run, kills, chance = KilledRun(forks, tmp_path, sample_dataset), 0, random.Random(0)
     pace = max(line["seconds"] for line in read_log(reference))
     for epoch in range(3):
         process = run.start()
         while process.is_alive() and run.epochs() < epoch:
             time.sleep(0.01)
-        process.join(random.uniform(0, pace))  # somewhere in the next epoch, its validation or its files
+        process.join(chance.uniform(0, pace))  # somewhere in the next epoch, its validation or its files
         process.kill()
         process.join()
         kills += process.exitcode == -signal.SIGKILL
@@ -498,6 +500,15 @@ def test_every_batch_is_full_however_the_repeats_fall(sample_dataset):
     training_set.repeats = torch.full((8,), 1.5)  # 12 images an epoch on average
     for epoch in range(1, 20):
         assert [len(photos) for photos, _ in training_set.batches(epoch, 4)] == [4, 4, 4]
+
+
+def test_training_starts_from_the_weights_it_is_given(sample_dataset, reference, tmp_path):
+    start, flags = reference / "best.pt", split("--epochs 1 --learning_rate 0")
+    run_dir = train(tmp_path, "--dataset_dir", sample_dataset, *SMALL, *flags, "--load_model_path", start)
+    before, after = load(start)["state_dict"], load(run_dir / "last.pt")["state_dict"]
+    weights = [key for key in before if "running" not in key and "num_batches" not in key]
+    assert all(torch.equal(before[key], after[key]) for key in weights)
+    assert not torch.equal(before["stride2.0.1.running_mean"], after["stride2.0.1.running_mean"])
 
 
 def test_training_learns(sample_dataset, tmp_path):
