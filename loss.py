@@ -76,64 +76,19 @@ def dice_loss(logits, target, present_only=False):
     return dice_from(log_probs, log_pt, valid, target, present_only)
 
 
-def lovasz_from(log_probs, valid, target):
-    """Lovász-softmax (Berman et al., 2018, https://arxiv.org/abs/1705.08790), mean over the batch's present classes."""
-    probs = log_probs.exp().permute(1, 0, 2, 3).flatten(1)[:, valid.flatten()]
-    labels = target.flatten()[valid.flatten()]
-    losses = []
-    for index in labels.unique():
-        true = (labels == index).float()
-        errors, order = (true - probs[index]).abs().sort(descending=True)
-        true = true[order]
-        intersection = true.sum() - true.cumsum(0)
-        union = true.sum() + (1 - true).cumsum(0)
-        jaccard = 1 - intersection / union
-        gradient = torch.cat([jaccard[:1], jaccard[1:] - jaccard[:-1]])
-        losses.append((errors * gradient).sum())
-    return torch.stack(losses).mean()
-
-
-def pixel_weights(target, edge_weight, class_weights):
-    weights = torch.ones(target.shape, device=target.device)
-    if class_weights is not None:
-        weights = class_weights[target.clamp(max=len(class_weights) - 1)]
-    if edge_weight:
-        ids = target.float().unsqueeze(1)
-        high, low = (torch.nn.functional.max_pool2d(sign * ids, 3, 1, 1) for sign in (1, -1))
-        weights = weights * (1 + edge_weight * (high != -low).squeeze(1))
-    return weights
-
-
-def mixed_loss(
-    logits,
-    target,
-    *,
-    focal_weight,
-    focal_gamma,
-    dice_weight,
-    dice_present_only,
-    lovasz_weight=0.0,
-    edge_weight=0.0,
-    class_weights=None,
-):
+def mixed_loss(logits, target, *, focal_weight, focal_gamma, dice_weight, dice_present_only):
     """(1 - dice_weight) * (focal_weight * focal + (1 - focal_weight) * cross-entropy) + dice_weight * Dice."""
     log_probs, log_pt, valid = log_probabilities(logits, target)
-    if edge_weight or class_weights is not None:
-        weights = pixel_weights(target, edge_weight, class_weights) * valid
-        loss = (1 - focal_weight) * (weights * -log_pt).sum() / weights.sum().clamp(min=1)
-    else:
-        loss = (1 - focal_weight) * masked_mean(-log_pt, valid)
+    loss = (1 - focal_weight) * masked_mean(-log_pt, valid)
     if focal_weight:
         loss = loss + focal_weight * focal_from(log_pt, valid, focal_gamma)
     if dice_weight:
         dice = dice_from(log_probs, log_pt, valid, target, dice_present_only)
         loss = (1 - dice_weight) * loss + dice_weight * dice
-    if lovasz_weight:
-        loss = (1 - lovasz_weight) * loss + lovasz_weight * lovasz_from(log_probs, valid, target)
     return loss
 
 
-def loss_at_epoch(args, epoch, present_only=False, class_weights=None):
+def loss_at_epoch(args, epoch, present_only=False):
     """Return loss(logits, target) of the 1-based epoch: Dice joins at `args.dice_from_epoch`.
 
     `present_only` takes Dice over the classes that occur, whatever the flag says: for single photographs, where each
@@ -149,9 +104,6 @@ def loss_at_epoch(args, epoch, present_only=False, class_weights=None):
             focal_gamma=args.focal_gamma,
             dice_weight=dice_weight,
             dice_present_only=present_only or args.dice_present_only,
-            lovasz_weight=args.lovasz_weight if epoch >= args.dice_from_epoch and not present_only else 0.0,
-            edge_weight=0.0 if present_only else args.edge_weight,
-            class_weights=class_weights,
         )
 
     return loss

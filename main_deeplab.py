@@ -19,7 +19,6 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-import augment as augment_module
 import checkpoint
 import distributed
 from augment import augment
@@ -29,7 +28,7 @@ from generate_labels import format_changes, merge_labels
 from image_io import read_mask_of
 from loss import loss_at_epoch
 from metrics import Scores, confusion_matrix, format_table
-from models import build_model, deeplab_slim
+from models import build_model
 from models.cost import count_parameters
 from options import train_parser
 from training_log import read_log, save_plot, write_log
@@ -114,15 +113,7 @@ def train_one_epoch(args, epoch, model, ema, optimizer, training_set, device):
     generator = torch.Generator().manual_seed(seed)
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(args, epoch)
-    class_weights = None
-    if args.class_weight_power:
-        counts = torch.bincount(training_set.masks.flatten(), minlength=256)[: args.out_channels].double()
-        class_weights = (counts / counts.sum()).clamp(min=1e-6) ** -args.class_weight_power
-        class_weights = (class_weights / class_weights.mean()).float().to(device)
-    loss_function = loss_at_epoch(args, epoch, class_weights=class_weights)
-    geometry = args.late_geometry if args.late_geometry and epoch >= args.late_from else args.geometry
-    if geometry:
-        augment_module.ROTATION, augment_module.SCALE, augment_module.SHIFT = geometry
+    loss_function = loss_at_epoch(args, epoch)
     augmentation = args.augment if epoch >= args.augment_from_epoch else "none"
     # Not on CPUs: oneDNN returns wrong bf16 weight gradients for dilated convolutions.
     bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) and not args.float32
@@ -134,20 +125,10 @@ def train_one_epoch(args, epoch, model, ema, optimizer, training_set, device):
     progress = tqdm(batches, f"epoch {epoch}", steps, leave=False, disable=distributed.rank() > 0 or None)
     for step, (photos, masks) in enumerate(progress):
         images += len(photos) * distributed.world_size()
-        if args.copy_paste:
-            photos, masks = copy_paste(photos, masks, training_set, args.copy_paste, generator)
         photos, masks = augment(photos, masks, augmentation, generator, args.out_channels)
         with amp:
             logits = model(photos)
         loss = loss_function(logits, masks)
-        if args.teacher_weight and epoch >= args.teacher_from_epoch:
-            ema.eval()
-            with torch.no_grad(), amp:
-                soft = ema(photos).float().contiguous().softmax(dim=1)
-            log_probs = logits.float().contiguous().log_softmax(dim=1)
-            valid = masks != 255
-            soft_loss = (-(soft * log_probs).sum(dim=1) * valid).sum() / valid.sum()
-            loss = (1 - args.teacher_weight) * loss + args.teacher_weight * soft_loss
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -163,29 +144,6 @@ def train_one_epoch(args, epoch, model, ema, optimizer, training_set, device):
     if device.type == "cuda":
         pace["peak_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
     return {"train_loss": mean_loss, **pace}
-
-
-RARE_PARTS = (3, 14, 15, 16)  # glasses, hat, earring, necklace
-
-
-def copy_paste(photos, masks, training_set, share, generator):
-    """Put a rare part of another photograph on a share of the samples, at its own place: faces are aligned."""
-    if not hasattr(training_set, "donors"):
-        training_set.donors = {
-            part: [i for i, mask in enumerate(training_set.masks) if (mask == part).any()] for part in RARE_PARTS
-        }
-    photos, masks = photos.clone(), masks.clone()
-    for i in range(len(photos)):
-        if torch.rand(1, generator=generator) >= share:
-            continue
-        part = RARE_PARTS[int(torch.randint(len(RARE_PARTS), (1,), generator=generator))]
-        if not training_set.donors[part]:
-            continue
-        donor = training_set.donors[part][int(torch.randint(len(training_set.donors[part]), (1,), generator=generator))]
-        where = training_set.masks[donor] == part
-        photos[i] = torch.where(where, training_set.photos[donor], photos[i])
-        masks[i] = torch.where(where, part, masks[i])
-    return photos, masks
 
 
 def unwrap(model):
@@ -253,24 +211,14 @@ def self_distil(args, epoch, run_dir, model, pairs, device):
 def build_training(args, device):
     """Return the model, its averaged twin (None without --ema) and the optimiser, all fresh."""
     torch.manual_seed(args.seed)
-    deeplab_slim.use(args.net)
     model = build_model(args.model_type, num_classes=args.out_channels, in_channels=args.in_channels)
     model.to(device, memory_format=torch.channels_last)
-    if args.small_logits:
-        torch.nn.init.normal_(model.classifier.weight, std=0.01)
-        torch.nn.init.zeros_(model.classifier.bias)
     if args.load_model_path and not args.resume:
         state_dict = checkpoint.read_state_dict(args.load_model_path)
         checkpoint.load_weights(model, state_dict, args.load_model_path, strict=not args.load_not_strict)
     ema = copy.deepcopy(model).requires_grad_(False) if args.ema else None
     optimizer_type = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[args.optimizer]
-    groups = model.parameters()
-    if args.no_norm_decay:
-        groups = [
-            {"params": [p for p in model.parameters() if p.dim() > 1]},
-            {"params": [p for p in model.parameters() if p.dim() <= 1], "weight_decay": 0.0},
-        ]
-    return model, ema, optimizer_type(groups, weight_decay=args.weight_decay, fused=True)
+    return model, ema, optimizer_type(model.parameters(), weight_decay=args.weight_decay, fused=True)
 
 
 def compile_if_possible(model, device):

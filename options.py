@@ -3,7 +3,6 @@
 import argparse
 
 MODEL_TYPES = ("deeplabv3plus_mobilenet_slim", "deeplabv3plus_mobilenet")  # the default first; ours, the challenge's
-NETS = ("slim", "narrow", "wide", "decoder", "no_stride2", "hardswish")
 SHIPPED_CHECKPOINT = "Deeplab_checkpoint_epoch_66.pt"
 
 
@@ -122,22 +121,6 @@ def train_parser(description):
     group.add_argument("--dice_weight", type=fraction, default=0.6, help="Dice share of the loss")
     group.add_argument("--dice_from_epoch", type=positive_int, default=21, help="first epoch with Dice")
     group.add_argument("--dice_present_only", action="store_true", help="Dice over classes present in the batch only")
-
-    group = parser.add_argument_group("experiments")
-    group.add_argument("--lovasz_weight", type=fraction, default=0.0, help="Lovász-softmax share of the loss")
-    group.add_argument("--geometry", type=float, nargs=3, help="rotation, scale and shift instead of augment.py's")
-    group.add_argument("--late_geometry", type=float, nargs=3, help="the same, from --late_from on")
-    group.add_argument("--late_from", type=positive_int, default=16, help="first epoch of --late_geometry")
-    group.add_argument("--net", choices=sorted(NETS), default="slim", help="variant of the slim network")
-    group.add_argument("--edge_weight", type=non_negative_float, default=0.0, help="extra CE weight near label edges")
-    group.add_argument(
-        "--class_weight_power", type=fraction, default=0.0, help="CE weights: class frequency to minus this, mean 1"
-    )
-    group.add_argument("--copy_paste", type=fraction, default=0.0, help="share of samples that receive a rare part")
-    group.add_argument("--teacher_weight", type=fraction, default=0.0, help="share of the averaged model's soft labels")
-    group.add_argument("--teacher_from_epoch", type=positive_int, default=6, help="first epoch with soft labels")
-    group.add_argument("--small_logits", action="store_true", help="start the classifier near zero")
-    group.add_argument("--no_norm_decay", action="store_true", help="no weight decay on BatchNorm and biases")
 
     group = parser.add_argument_group("self-distillation")
     group.add_argument(

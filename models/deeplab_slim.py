@@ -12,30 +12,6 @@ SLIM_BACKBONE = ((1, 16, 1, 1), (4, 24, 2, 2), (6, 40, 3, 2), (6, 80, 4, 2), (6,
 ASPP_CHANNELS = 128
 DECODER_CHANNELS = 96
 STRIDE2_CHANNELS = 48
-NO_STRIDE2 = HARDSWISH = False
-NARROW_BACKBONE = ((1, 12, 1, 1), (4, 18, 2, 2), (6, 30, 3, 2), (6, 60, 4, 2), (6, 84, 2, 1), (6, 120, 2, 2))
-WIDE_BACKBONE = ((1, 16, 1, 1), (4, 32, 2, 2), (6, 48, 3, 2), (6, 88, 4, 2), (6, 128, 2, 1), (6, 184, 2, 2))
-NETS = {
-    "slim": {},
-    "narrow": {"SLIM_BACKBONE": NARROW_BACKBONE, "ASPP_CHANNELS": 96, "DECODER_CHANNELS": 72},
-    "wide": {"SLIM_BACKBONE": WIDE_BACKBONE, "ASPP_CHANNELS": 160, "DECODER_CHANNELS": 128},
-    "decoder": {"DECODER_CHANNELS": 128, "STRIDE2_CHANNELS": 80},
-    "no_stride2": {"NO_STRIDE2": True},
-    "hardswish": {"HARDSWISH": True},
-}
-
-
-def use(net):
-    """Build another variant from now on; for experiments alone."""
-    globals().update(NETS[net])
-
-
-def replace_relu(module):
-    for name, child in module.named_children():
-        if isinstance(child, (nn.ReLU, nn.ReLU6)):
-            setattr(module, name, nn.Hardswish())
-        else:
-            replace_relu(child)
 
 
 def separable_conv(in_channels, out_channels, dilation=1):
@@ -54,22 +30,16 @@ class DeepLabV3PlusSlim(nn.Module):
         features = mobilenetv2_features(
             SLIM_BACKBONE, in_channels=in_channels, stem_channels=24, output_stride=16, pad_input=False
         )
-        c2, c4, c16 = SLIM_BACKBONE[0][1], SLIM_BACKBONE[1][1], SLIM_BACKBONE[-1][1]
         self.stride2, self.stride4, self.stride16 = features[:2], features[2:4], features[4:]
-        self.aspp = ASPP(c16, ASPP_CHANNELS, rates=(6, 12, 18), conv3x3=separable_conv)
-        self.project4 = ConvBNReLU(c4, 32, kernel_size=1)
+        self.aspp = ASPP(160, ASPP_CHANNELS, rates=(6, 12, 18), conv3x3=separable_conv)
+        self.project4 = ConvBNReLU(24, 32, kernel_size=1)
         self.decode4 = nn.Sequential(
             separable_conv(32 + ASPP_CHANNELS, DECODER_CHANNELS), separable_conv(DECODER_CHANNELS, DECODER_CHANNELS)
         )
         # The width is cut before upsampling: at stride 2 every channel costs four times as much.
-        self.reduce = ConvBNReLU(DECODER_CHANNELS, STRIDE2_CHANNELS - c2, kernel_size=1)
+        self.reduce = ConvBNReLU(DECODER_CHANNELS, STRIDE2_CHANNELS - 16, kernel_size=1)
         self.decode2 = separable_conv(STRIDE2_CHANNELS, STRIDE2_CHANNELS)
         self.classifier = nn.Conv2d(STRIDE2_CHANNELS, num_classes, 1)
-        if NO_STRIDE2:
-            del self.reduce, self.decode2
-            self.classifier = nn.Conv2d(DECODER_CHANNELS, num_classes, 1)
-        if HARDSWISH:
-            replace_relu(self)
 
     def coarse_logits(self, x):
         """Logits at the decoder's last stride, 2: all that the logits at input size are made of."""
@@ -77,8 +47,6 @@ class DeepLabV3PlusSlim(nn.Module):
         low4 = self.stride4(low2)
         context = resize(self.aspp(self.stride16(low4)), low4.shape[2:])
         decoded = self.decode4(torch.cat([self.project4(low4), context], dim=1))
-        if NO_STRIDE2:
-            return self.classifier(decoded)
         decoded = resize(self.reduce(decoded), low2.shape[2:])
         return self.classifier(self.decode2(torch.cat([low2, decoded], dim=1)))
 
