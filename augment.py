@@ -8,9 +8,9 @@ from torch.nn import functional as F
 
 from classes import IGNORE_INDEX, NUM_CLASSES, flipped_class_ids
 
-ROTATION = 10.0  # degrees, either way
-SCALE = 1.15  # largest enlargement; the largest reduction is its inverse
-SHIFT = 0.05  # of the side, either way
+ROTATION = 25.0  # degrees, either way
+SCALE = 1.3  # largest enlargement; the largest reduction is its inverse
+SHIFT = 0.1  # of the side, either way
 BRIGHTNESS = CONTRAST = SATURATION = 0.2  # factors 1 +- this
 HUE = 0.03  # turns of the colour circle, either way
 BLUR = 0.3  # share of samples that are blurred
@@ -22,19 +22,16 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 def augment(images, masks, mode, generator, num_classes=NUM_CLASSES):
     """Turn a uint8 batch into the network's input and target.
 
-    images: uint8 [N, 3, S, S]; masks: uint8 [N, S, S]; mode: "none", "color", "flip" (also blur and noise) or "full"
-    (also geometry); generator: of the CPU, all random numbers come from it, so that a seed gives the same batch on
-    every device, but for the noise.
+    images: uint8 [N, 3, S, S]; masks: uint8 [N, S, S]; mode: "none", "color" or "full"; generator: of the CPU, all
+    random numbers come from it, so that a seed gives the same batch on every device, but for the noise.
     Returns float32 images [N, 3, S, S] in [0, 1], channels last, and int64 masks [N, S, S].
     """
     images, masks = images.float() / 255, masks.long()
-    if mode in ("flip", "full"):
-        images, masks = random_flip(images, masks, generator, num_classes)
     if mode == "full":
-        images, masks = random_geometry(images, masks, generator)
-    if mode != "none":
+        images, masks = random_geometry(images, masks, generator, num_classes)
+    if mode in ("color", "full"):
         images = random_color(images, generator)
-    if mode in ("flip", "full"):
+    if mode == "full":
         images = random_noise(random_blur(images, generator), generator)
     if mode != "none":
         images = images.clamp(0, 1)
@@ -52,29 +49,24 @@ def constant(values, device):
     return torch.tensor(values, device=device)
 
 
-def random_flip(images, masks, generator, num_classes=NUM_CLASSES):
-    """Mirror half of the samples, and exchange left and right in their masks."""
-    flipped = (uniform(len(images), 0, 1, generator) < 0.5).to(images.device, non_blocking=True)[:, None, None]
-    new_ids = constant(tuple(flipped_class_ids(num_classes)), images.device)
-    return (
-        torch.where(flipped[:, None], images.flip(3), images),
-        torch.where(flipped, new_ids[masks.flip(2)], masks),
-    )
-
-
-def random_geometry(images, masks, generator):
-    """Rotate, scale and shift with one resampling grid; outside, photographs reflect and masks are ignored."""
-    n = len(images)
+def random_geometry(images, masks, generator, num_classes=NUM_CLASSES):
+    """Flip, rotate, scale and shift with one resampling grid; outside, photographs reflect and masks are ignored."""
+    n, device = len(images), images.device
+    flipped = uniform(n, 0, 1, generator) < 0.5
     angle = uniform(n, -ROTATION, ROTATION, generator) * (math.pi / 180)
     zoom = uniform(n, -math.log(SCALE), math.log(SCALE), generator).exp()
     shift_x = uniform(n, -2 * SHIFT, 2 * SHIFT, generator)  # the grid's side is 2
     shift_y = uniform(n, -2 * SHIFT, 2 * SHIFT, generator)
-    # affine_grid maps output to input positions, so this is the inverse transform.
+    # affine_grid maps output to input positions, so this is the inverse transform; the flip comes first of all.
     cos, sin = angle.cos() / zoom, angle.sin() / zoom
-    theta = torch.stack([cos, sin, shift_x, -sin, cos, shift_y], dim=1).view(n, 2, 3)
-    grid = F.affine_grid(theta.to(images.device, non_blocking=True), images.shape, align_corners=False)
+    mirror = torch.where(flipped, -1.0, 1.0)
+    theta = torch.stack([mirror * cos, mirror * sin, mirror * shift_x, -sin, cos, shift_y], dim=1).view(n, 2, 3)
+    theta, flipped = theta.to(device, non_blocking=True), flipped.to(device, non_blocking=True)
+    grid = F.affine_grid(theta, images.shape, align_corners=False)
     images = F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
-    return images, resample_masks(masks, grid)
+    masks = resample_masks(masks, grid)
+    swap = constant(tuple(flipped_class_ids(num_classes)), device)
+    return images, torch.where(flipped[:, None, None], swap[masks], masks)
 
 
 def resample_masks(masks, grid):

@@ -70,13 +70,6 @@ def learning_rate(args, epoch):
     return args.learning_rate * (1 + math.cos(math.pi * done / length)) / 2
 
 
-def augmentation_at_epoch(args, epoch):
-    """The mode of `augment` of a 1-based epoch."""
-    if epoch < args.augment_from_epoch:
-        return "none"
-    return "flip" if args.augment == "full" and 0 < args.flip_from_epoch <= epoch else args.augment
-
-
 @torch.no_grad()
 def update_ema(ema, model, decay, step):
     """Move the averaged weights and BatchNorm statistics towards the model's; at first faster than `decay` says.
@@ -121,7 +114,7 @@ def train_one_epoch(args, epoch, model, ema, optimizer, training_set, device):
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(args, epoch)
     loss_function = loss_at_epoch(args, epoch)
-    augmentation = augmentation_at_epoch(args, epoch)
+    augmentation = args.augment if epoch >= args.augment_from_epoch else "none"
     # Not on CPUs: oneDNN returns wrong bf16 weight gradients for dilated convolutions.
     bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) and not args.float32
     amp = torch.autocast(device.type, torch.bfloat16, enabled=bf16)

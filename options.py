@@ -88,15 +88,9 @@ def train_parser(description):
         help="show images of classes that fewer than this share of the images hold more often; 0 is off",
     )
     group.add_argument(
-        "--augment",
-        choices=("none", "color", "flip", "full"),
-        default="color",
-        help="flip adds a flip with left and right exchanged, blur and noise; full adds geometry to that",
+        "--augment", choices=("none", "color", "full"), default="color", help="full adds flip, geometry, blur, noise"
     )
     group.add_argument("--augment_from_epoch", type=positive_int, default=15, help="first epoch that is augmented")
-    group.add_argument(
-        "--flip_from_epoch", type=natural, default=0, help="from this epoch on flip takes the place of full; 0 is off"
-    )
 
     group = parser.add_argument_group("model")
     group.add_argument("--model_type", choices=MODEL_TYPES, default=MODEL_TYPES[0], help="network")

@@ -24,7 +24,7 @@ import generate_labels
 import main_deeplab
 from dataset_utils import TrainingSet, find_pairs
 from image_io import write_label_map
-from main_deeplab import augmentation_at_epoch, learning_rate, update_ema, validate_epoch
+from main_deeplab import learning_rate, update_ema, validate_epoch
 from options import generate_labels_parser, train_parser
 
 SCRIPT = Path(main_deeplab.__file__)
@@ -474,20 +474,6 @@ def test_warm_restarts_are_those_of_torch():
         scheduler.step()
     args = parse("--learning_rate", 0.01)
     assert [learning_rate(args, epoch) for epoch in range(1, 161)] == pytest.approx(expected, rel=1e-9)
-
-
-@pytest.mark.parametrize(
-    ("flags", "modes"),
-    [
-        ("--augment_from_epoch 2", ["none", "color", "color", "color"]),
-        ("--augment_from_epoch 2 --augment full", ["none", "full", "full", "full"]),
-        ("--augment_from_epoch 2 --augment full --flip_from_epoch 4", ["none", "full", "full", "flip"]),
-        ("--augment_from_epoch 2 --augment color --flip_from_epoch 3", ["none", "color", "color", "color"]),
-        ("--augment_from_epoch 4 --augment full --flip_from_epoch 1", ["none", "none", "none", "flip"]),
-    ],
-)
-def test_augmentation_follows_the_flags(flags, modes):
-    assert [augmentation_at_epoch(parse(*split(flags)), epoch) for epoch in range(1, 5)] == modes
 
 
 def test_update_ema_worked_out():
