@@ -257,4 +257,10 @@ def free_memory():
     if not meminfo.exists():
         return 4 * 2**30
     fields = dict(line.split(":") for line in meminfo.read_text().splitlines())
-    return int(fields["MemAvailable"].split()[0]) * 1024
+    free = int(fields["MemAvailable"].split()[0]) * 1024
+    # A container's own limit (cgroup v2) does not show in /proc. File cache counts as used there, but gives way.
+    limit, used, statistics = (Path(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current", "stat"))
+    if limit.exists() and limit.read_text().strip() != "max":
+        file_cache = dict(line.split() for line in statistics.read_text().splitlines())["inactive_file"]
+        free = min(free, int(limit.read_text()) - int(used.read_text()) + int(file_cache))
+    return free

@@ -12,6 +12,7 @@ from classes import IGNORE_INDEX, NUM_CLASSES, PALETTE
 from errors import InputError
 
 IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+UNFINISHED = ".unfinished_"
 FLAT_PALETTE = [channel for colour in PALETTE for channel in colour]
 
 
@@ -119,6 +120,14 @@ def refuse_overwriting(flag, output_dir, *inputs):
             raise InputError(f"{flag} {output_dir}: holds the files to read; choose another folder")
 
 
+def refuse_overwriting_masks(flag, output_dir, stems):
+    """Raise InputError where a label map would replace a data set's mask: those have a palette, predictions none."""
+    for path in (Path(output_dir) / f"{stem}.png" for stem in stems):
+        with suppress(OSError), Image.open(path) as image:
+            if image.mode == "P":
+                raise InputError(f"{flag} {output_dir}: {path.name} is a data set's mask; choose another folder")
+
+
 @contextmanager
 def atomic_path(path):
     """Yield a temporary path beside `path`, moved over it when the block ends well: whole file or none."""
@@ -143,7 +152,7 @@ def atomic_folder(path):
     is_new = not path.exists()
     try:
         path.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=".unfinished_", dir=path) as temporary:
+        with TemporaryDirectory(prefix=UNFINISHED, dir=path) as temporary:
             yield Path(temporary)
             for file in sorted(Path(temporary).rglob("*")):
                 target = path / file.relative_to(temporary)
@@ -163,9 +172,12 @@ def atomic_folder(path):
 
 
 def check_new_folder(flag, path):
-    """Raise InputError where a folder that is to be new would mix with what is there."""
+    """Raise InputError where a folder that is to be new would mix with what is there.
+
+    What a killed `atomic_folder` left does not count.
+    """
     path = Path(path)
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+    if path.exists() and not (path.is_dir() and all(file.name.startswith(UNFINISHED) for file in path.iterdir())):
         raise InputError(f"{flag} {path}: exists already; choose a new or an empty folder")
 
 

@@ -39,6 +39,8 @@ from validate import predict, save_overlay
 FREE_ON_RESUME = {
     "resume",
     "epochs",
+    "learning_rate",
+    "batch_size",
     "dataset_dir",
     "label_dir",
     "truth_dir",
@@ -261,7 +263,7 @@ def prepare_run_dir(run_dir):
 def read_last(args, path):
     """Return the state to resume from; InputError where the flags would make it another run, or it is complete."""
     last = checkpoint.read(path)
-    missing = {"args", "epoch", "optimizer", "ema"} - last.keys()
+    missing = {"args", "epoch", "optimizer", "trained_state_dict"} - last.keys()
     if missing:
         raise InputError(f"{path}: not written by this version of main_deeplab.py, lacks {', '.join(sorted(missing))}")
     changed = [
@@ -273,8 +275,10 @@ def read_last(args, path):
         raise InputError(f"{path}: the run began with {', '.join(changed)}; --resume takes the same flags")
     if last["epoch"] >= args.epochs:
         raise InputError(f"{path}: has {last['epoch']} epochs already; give more --epochs to go on")
-    if args.schedule == "cosine" and args.epochs != last["args"]["epochs"] and distributed.rank() == 0:
-        print(f"--epochs was {last['args']['epochs']}, is {args.epochs}: the cosine schedule changes with it")
+    for name in ("learning_rate", "batch_size", *(["epochs"] if args.schedule == "cosine" else [])):
+        before, now = last["args"].get(name), getattr(args, name)
+        if now != before and distributed.rank() == 0:
+            print(f"--{name} was {before}, is {now}: from here on the run differs from one without a stop")
     return last
 
 
@@ -296,10 +300,9 @@ def train(args, device):
     first_epoch, log = 1, []
     if args.resume:
         last = read_last(args, run_dir / "last.pt")
-        model.load_state_dict(last["state_dict"])
+        evaluated.load_state_dict(last["state_dict"])
+        model.load_state_dict(last["trained_state_dict"])
         optimizer.load_state_dict(last["optimizer"])
-        if ema is not None:
-            ema.load_state_dict(last["ema"])
         first_epoch = last["epoch"] + 1
         log = read_log(run_dir / "log.jsonl", last["epoch"])
 
@@ -363,12 +366,8 @@ def save_epoch(args, run_dir, model, ema, optimizer, log):
         checkpoint.save(run_dir / f"Deeplab_checkpoint_epoch_{line['epoch']}.pt", content)
         if line["mIoU"] > max((earlier.get("mIoU") or -1 for earlier in log[:-1]), default=-1):
             checkpoint.save(run_dir / "best.pt", content | {"mIoU": line["mIoU"]})
-    state = {
-        "state_dict": model.state_dict(),
-        "ema": None if ema is None else ema.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "args": vars(args),
-    }
+    # With --ema, state_dict holds the averaged weights here as in every checkpoint.
+    state = {"trained_state_dict": model.state_dict(), "optimizer": optimizer.state_dict(), "args": vars(args)}
     checkpoint.save(run_dir / "last.pt", content | state)
 
 

@@ -21,7 +21,14 @@ from color_visualization import overlay, write_picture
 from dataset_utils import PhotoDataset, batches_of_equal_size, one_by_one
 from distributed import select_device
 from errors import run
-from image_io import atomic_folder, list_images, read_photo, refuse_overwriting, write_label_map
+from image_io import (
+    atomic_folder,
+    list_images,
+    read_photo,
+    refuse_overwriting,
+    refuse_overwriting_masks,
+    write_label_map,
+)
 from models.folding import fold_batchnorm
 from onnx_model import OnnxModel
 from options import validate_parser
@@ -95,6 +102,7 @@ def write_predictions(model, photos, output_dir, *, save_visualizations=False, *
 def main(args):
     photos = list_images(args.image_dir)
     refuse_overwriting("--output_dir", args.output_dir, args.image_dir)
+    refuse_overwriting_masks("--output_dir", args.output_dir, photos)
     model, device = load_network(args.checkpoint, args.gpu_id)
     write_predictions(
         model,

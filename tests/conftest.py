@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+os.environ["TEST_GPUS"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0")  # for test_cuda.py, which is the exception
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before anything imports torch
 
 from make_sample_dataset import make_sample_dataset

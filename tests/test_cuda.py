@@ -10,34 +10,62 @@ from shlex import split
 
 import numpy as np
 import pytest
+import torch
 
 from image_io import list_images, read_mask
 from options import SHIPPED_CHECKPOINT
 
-pytestmark = pytest.mark.skipif(shutil.which("nvidia-smi") is None, reason="needs a CUDA GPU")
+GPUS = os.environ["TEST_GPUS"]
+pytestmark = pytest.mark.skipif(
+    shutil.which("nvidia-smi") is None or torch.version.cuda is None or GPUS == "", reason="needs a CUDA GPU"
+)
 ROOT = Path(__file__).parents[1]
 
 
-def run(script, folder, *flags, **environment):
-    variables = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"} | environment
-    command = [sys.executable, ROOT / script, *map(str, flags)]
-    done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=False)
+def run(folder, *command, gpus=GPUS):
+    variables = os.environ | {"CUDA_VISIBLE_DEVICES": gpus}
+    done = subprocess.run(
+        [sys.executable, *map(str, command)], cwd=folder, env=variables, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("cache", ["gpu", "ram", "off"])
-def test_trains_and_resumes_on_the_gpu(sample_dataset, tmp_path, cache):
-    flags = ["--dataset_dir", sample_dataset, "--cache", cache, "--image_size", 64, "--batch_size", 4, "--workers", 1]
-    flags += split("--augment full --augment_from_epoch 1 --ema 0.9 --repeat_rare 0.25 --dice_from_epoch 1")
-    run("main_deeplab.py", tmp_path, *flags, "--epochs", 1)
-    run("main_deeplab.py", tmp_path, *flags, "--epochs", 2, "--resume")
-    lines = (tmp_path / "checkpoints/deeplab/log.jsonl").read_text().splitlines()
-    assert len(lines) == 2 and all(json.loads(line)["peak_gib"] > 0 for line in lines)
+def train(sample_dataset, folder, *flags, launcher=(), gpus=GPUS):
+    """Two epochs, the second resumed; return the lines of the log."""
+    folder.mkdir()
+    command = [*launcher, ROOT / "main_deeplab.py", "--dataset_dir", sample_dataset, *flags]
+    command += split("--image_size 64 --batch_size 4 --workers 1 --save_every 1 --augment full --augment_from_epoch 1")
+    command += split("--ema 0.9 --repeat_rare 0.25 --dice_from_epoch 1")
+    run(folder, *command, "--epochs", 1, gpus=gpus)
+    run(folder, *command, "--epochs", 2, "--resume", gpus=gpus)
+    return [json.loads(line) for line in (folder / "checkpoints/deeplab/log.jsonl").read_text().splitlines()]
+
+
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "1")
+
+
+def test_trains_on_the_gpu_as_on_the_cpu(sample_dataset, tmp_path):
+    """But for rounding, and for noise and dropout, whose random numbers are the device's."""
+    expected = train(sample_dataset, tmp_path / "cpu", gpus="")
+    for name, flags, launcher in (
+        ("gpu", ["--cache", "gpu"], ()),
+        ("ram", ["--cache", "ram"], ()),
+        ("off", ["--cache", "off"], ()),
+        ("float32", ["--float32"], ()),
+        ("compile", ["--compile"], ()),
+        ("torchrun", [], TORCHRUN),
+    ):
+        lines = train(sample_dataset, tmp_path / name, *flags, launcher=launcher)
+        assert all(line["peak_gib"] > 0 for line in lines), name
+        for key in ("train_loss", "val_loss"):
+            values = [line[key] for line in lines]
+            assert values == pytest.approx([line[key] for line in expected], rel=0.1), (name, key)
 
 
 def test_predicts_on_the_gpu_what_the_cpu_predicts(sample_dataset, tmp_path):
-    flags = ("--checkpoint", ROOT / SHIPPED_CHECKPOINT, "--image_dir", sample_dataset / "val/val_image")
-    run("validate.py", tmp_path, *flags, "--output_dir", "gpu")
-    run("validate.py", tmp_path, *flags, "--output_dir", "cpu", CUDA_VISIBLE_DEVICES="")
+    command = [ROOT / "validate.py", "--checkpoint", ROOT / SHIPPED_CHECKPOINT]
+    command += ["--image_dir", sample_dataset / "val/val_image"]
+    run(tmp_path, *command, "--output_dir", "gpu")
+    run(tmp_path, *command, "--output_dir", "cpu", gpus="")
     for path in list_images(tmp_path / "cpu").values():
         assert np.mean(read_mask(path) == read_mask(tmp_path / "gpu" / path.name)) > 0.98

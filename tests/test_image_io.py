@@ -6,7 +6,15 @@ from PIL import Image
 
 from classes import PALETTE
 from errors import InputError
-from image_io import atomic_path, list_images, match_pairs, read_mask, read_photo, write_label_map
+from image_io import (
+    atomic_path,
+    check_new_folder,
+    list_images,
+    match_pairs,
+    read_mask,
+    read_photo,
+    write_label_map,
+)
 
 
 @pytest.fixture
@@ -134,6 +142,15 @@ def test_match_pairs_by_stem_in_both_directions(tmp_path):
     touch(images, "11.jpg", "12.jpg")
     with pytest.raises(InputError, match=r"12\.jpg: has no mask"):
         match_pairs(images, masks)
+
+
+def test_a_new_folder_is_missing_or_empty_but_for_what_a_kill_left(tmp_path):
+    check_new_folder("--output_dir", tmp_path / "new")
+    (tmp_path / ".unfinished_x7").mkdir()
+    check_new_folder("--output_dir", tmp_path)
+    (tmp_path / "a.png").touch()
+    with pytest.raises(InputError, match=r"--output_dir .*: exists already"):
+        check_new_folder("--output_dir", tmp_path)
 
 
 def test_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path):

@@ -2,6 +2,7 @@
 
 import shutil
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from validate import flip_and_scale_logits
 
 L_EYE, R_EYE = CLASS_NAMES.index("l_eye"), CLASS_NAMES.index("r_eye")
 SMALL = ("--image_size", 64, "--workers", 0)
+ROOT = Path(__file__).parents[1]
 UPRIGHT = {  # (width, height) of the photographs that `photos` stores
     "grey": (50, 64),
     "large": (150, 200),
@@ -157,6 +159,18 @@ def test_defaults_are_the_shipped_checkpoint_and_the_validation_photographs(
     assert sorted(list_images(tmp_path / "predictions")) == [f"val_{index:04d}" for index in range(5)]
 
 
+def test_the_shipped_checkpoint_finds_the_parts_of_a_face(tmp_path):
+    labels = predict(ROOT / SHIPPED_CHECKPOINT, ROOT / "assets/astronaut.jpg", tmp_path, "--image_size", 512)
+    parts = {name: np.argwhere(labels["astronaut"] == index) for index, name in enumerate(CLASS_NAMES)}
+    share = {name: len(part) / labels["astronaut"].size for name, part in parts.items()}
+    assert 0.1 < share["skin"] < 0.3 and 0.1 < share["hair"] < 0.4
+    features = ("l_eye", "r_eye", "l_brow", "r_brow", "nose", "u_lip", "l_lip")
+    assert all(0.0005 < share[name] < 0.03 for name in features)
+    (y, x) = ({name: parts[name].mean(axis=0)[axis] for name in features} for axis in (0, 1))
+    assert x["r_eye"] < x["nose"] < x["l_eye"] and x["r_brow"] < x["nose"] < x["l_brow"]  # the subject's own sides
+    assert max(y["l_brow"], y["r_brow"]) < min(y["l_eye"], y["r_eye"]) < y["nose"] < y["u_lip"] < y["l_lip"]
+
+
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_a_bare_state_dict_predicts_the_same(checkpoint_path, model, photos, tmp_path, prefix):
     torch.save({prefix + key: value for key, value in model.state_dict().items()}, tmp_path / "bare.pt")
@@ -181,6 +195,16 @@ def test_photographs_are_never_overwritten(checkpoint_path, photos, tmp_path):
     with pytest.raises(validate.checkpoint.InputError, match="--output_dir"):
         predict(checkpoint_path, tmp_path / "mine", tmp_path / "mine")
     assert {path.name: path.read_bytes() for path in (tmp_path / "mine").iterdir()} == before
+
+
+def test_a_data_set_s_masks_are_never_overwritten(checkpoint_path, sample_dataset, tmp_path):
+    masks = Path(shutil.copytree(sample_dataset / "val/val_mask", tmp_path / "val_mask"))
+    before = {path.name: path.read_bytes() for path in masks.iterdir()}
+    with pytest.raises(validate.checkpoint.InputError, match=r"--output_dir .*val_0000\.png is a data set's mask"):
+        predict(checkpoint_path, sample_dataset / "val/val_image", masks)
+    assert {path.name: path.read_bytes() for path in masks.iterdir()} == before
+    for _ in range(2):  # predictions may be made anew
+        predict(checkpoint_path, sample_dataset / "val/val_image", tmp_path / "predictions")
 
 
 # Test-time augmentation.

@@ -159,10 +159,10 @@ def test_a_checkpoint_rebuilds_the_model_that_was_validated(sample_dataset, refe
         assert content["mIoU"] == scores.miou == max(line.get("mIoU", -1) for line in read_log(reference))
 
 
-def test_numbered_checkpoints_hold_the_averaged_weights(reference):
+def test_every_checkpoint_predicts_with_the_averaged_weights(reference):
     last, numbered = load(reference / "last.pt"), load(reference / "Deeplab_checkpoint_epoch_3.pt")
-    assert_identical(numbered["state_dict"], last["ema"])
-    assert not torch.equal(last["ema"][LAST_BIAS], last["state_dict"][LAST_BIAS])
+    assert_identical(numbered["state_dict"], last["state_dict"])
+    assert not torch.equal(last["state_dict"][LAST_BIAS], last["trained_state_dict"][LAST_BIAS])
 
 
 def test_same_seed_same_bits_and_visualizations_change_nothing(sample_dataset, reference, tmp_path):
@@ -364,6 +364,16 @@ def test_more_epochs_go_on_after_the_last(sample_dataset, copied, reference):
     assert {"Deeplab_checkpoint_epoch_4.pt"} == set(files(run_dir)) - set(files(reference))
 
 
+def test_a_run_that_diverged_goes_on_with_a_lower_rate(sample_dataset, copied, capsys):
+    flags, before = ["--dataset_dir", sample_dataset, *FULL, "--epochs", 4, "--resume"], contents(copied)
+    message = refusal(capsys, copied, *flags, "--learning_rate", 1e30)
+    assert "epoch 4: the loss is not finite; lower --learning_rate; last.pt holds the epoch before" in message
+    assert contents(copied) == before
+    run_dir = train(copied, *flags, "--learning_rate", 1e-4)
+    assert "--learning_rate was 0.001, is 0.0001" in capsys.readouterr().out
+    assert [line["epoch"] for line in read_log(run_dir)] == [1, 2, 3, 4]
+
+
 @pytest.mark.parametrize(
     "flag, value",
     [
@@ -394,13 +404,12 @@ def test_log_stays_json_where_a_class_has_no_score(sample_dataset, tmp_path):
 # Two processes.
 
 
-def test_two_processes_train_distil_and_validate_as_one(sample_dataset, tmp_path):
-    flags = split("--epochs 2 --save_every 1 --ema 0.5 --self_distill_epoch 1 --distill_threshold 0.01")
+def launch_two(folder, *flags):
+    """Train in two processes; return what they print."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += [SCRIPT, "--dataset_dir", sample_dataset, *SMALL, *flags]
     with subprocess.Popen(
-        command,
-        cwd=tmp_path,
+        [*command, SCRIPT, *map(str, flags)],
+        cwd=folder,
         env=ONE_THREAD,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -413,9 +422,18 @@ def test_two_processes_train_distil_and_validate_as_one(sample_dataset, tmp_path
             os.killpg(launcher.pid, signal.SIGKILL)  # the launcher alone would leave its processes
             raise
     assert launcher.returncode == 0, err
+    return out
+
+
+def test_two_processes_train_distil_resume_and_validate_as_one(sample_dataset, tmp_path):
+    flags = ["--dataset_dir", sample_dataset, *SMALL, *split("--save_every 1 --ema 0.5 --distill_threshold 0.01")]
+    flags += ["--self_distill_epoch", 1]
+    out = launch_two(tmp_path, *flags, "--epochs", 2)
     assert out.count("8 + 5 pairs") == out.count("pixels changed") == 1  # one of them speaks
+    out = launch_two(tmp_path, *flags, "--epochs", 3, "--resume")
+    assert out.count("epochs 3 to 3") == 1
     run_dir = tmp_path / "checkpoints/deeplab"
-    assert [line["epoch"] for line in read_log(run_dir)] == [1, 2]
+    assert [line["epoch"] for line in read_log(run_dir)] == [1, 2, 3]
     assert_merged_by(run_dir / "Deeplab_checkpoint_epoch_1.pt", run_dir / "merged_labels", sample_dataset, tmp_path)
     # Five photographs over two processes: each counts once, and the weights saved are those that were validated.
     for line in read_log(run_dir):
