@@ -3,7 +3,7 @@
 import argparse
 
 MODEL_TYPES = ("deeplabv3plus_mobilenet_slim", "deeplabv3plus_mobilenet")  # the default first; ours, the challenge's
-SHIPPED_CHECKPOINT = "Deeplab_checkpoint_epoch_66.pt"
+SHIPPED_CHECKPOINT = "Deeplab_checkpoint_epoch_122.pt"
 
 
 def positive_int(text):
