@@ -5,6 +5,7 @@ python color_visualization.py --label_dir predictions --image_dir dataset/val/va
 python color_visualization.py --label_dir predictions --image_dir dataset/val/val_image --sheet sheet.png
 """
 
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -103,15 +104,22 @@ def write_rendered(pair, alpha, output_dir):
 
 
 def match_photos(label_dir, image_dir):
-    """Pair label maps with the photographs of the same stems, or with None: a list of (label path, photograph path)."""
+    """Pair label maps with the photographs of the same stems, or with None: a list of (label path, photograph path).
+
+    Label maps without photograph are left out and said so on stderr, since a folder of predictions may hold more than
+    those of one folder of photographs; InputError where none has one.
+    """
     labels = list_images(label_dir)
     if image_dir is None:
         return [(file, None) for file in labels.values()]
     photos = list_images(image_dir)
-    for stem, file in labels.items():
-        if stem not in photos:
-            raise InputError(f"{file}: has no photograph of the same stem in {image_dir}")
-    return [(file, photos[stem]) for stem, file in labels.items()]
+    pairs = [(file, photos[stem]) for stem, file in labels.items() if stem in photos]
+    if not pairs:
+        raise InputError(f"{label_dir}: holds no label map of the photographs in {image_dir}; they share their stems")
+    if len(pairs) < len(labels):
+        left_out = len(labels) - len(pairs)
+        print(f"{label_dir}: left out, for want of a photograph in {image_dir}: {left_out} label maps", file=sys.stderr)
+    return pairs
 
 
 def main(args):

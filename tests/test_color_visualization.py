@@ -72,6 +72,14 @@ def test_sheet_is_written_instead(folders):
         assert image.mode == "RGB"
 
 
+def test_label_maps_of_other_photographs_are_left_out(folders, capsys):
+    Image.fromarray(LABEL_MAP).save(folders / "labels/other.png")
+    flags = ["--label_dir", folders / "labels", "--image_dir", folders / "photos", "--output_dir", folders / "out"]
+    colour(*flags)
+    assert "other.png" not in [path.name for path in (folders / "out").iterdir()]
+    assert "1 label maps" in capsys.readouterr().err
+
+
 def test_bad_input(folders):
     labels, photos = folders / "labels", folders / "photos"
     with pytest.raises(InputError, match="holds the files to read"):
@@ -81,6 +89,6 @@ def test_bad_input(folders):
     Image.new("RGB", (7, 3)).save(photos / "a.bmp")
     with pytest.raises(InputError, match=r"a\.png: .*must be of one size"):
         colour("--label_dir", labels, "--image_dir", photos, "--output_dir", folders / "out")
-    (photos / "a.bmp").unlink()
-    with pytest.raises(InputError, match=r"a\.png: has no photograph"):
-        colour("--label_dir", labels, "--image_dir", photos, "--output_dir", folders / "out")
+    (photos / "a.bmp").rename(folders / "stranger.bmp")
+    with pytest.raises(InputError, match="holds no label map of the photographs"):
+        colour("--label_dir", labels, "--image_dir", folders / "stranger.bmp", "--output_dir", folders / "out")
