@@ -18,10 +18,10 @@ import numpy as np
 from PIL import Image
 
 from class_imbalance_fig import class_pixels, format_counts
-from classes import LEFT_RIGHT_PAIRS, NUM_CLASSES, flipped_class_ids
 from color_visualization import contact_sheet, render, write_picture
-from errors import InputError, run
-from image_io import (
+from faceparse.classes import LEFT_RIGHT_PAIRS, NUM_CLASSES, flipped_class_ids
+from faceparse.errors import InputError, run
+from faceparse.images import (
     atomic_folder,
     check_new_folder,
     list_images,
@@ -31,8 +31,8 @@ from image_io import (
     read_photo,
     write_label_map,
 )
+from faceparse.parallel import in_parallel
 from options import check_dataset_parser
-from parallel import in_parallel
 
 SPLITS = ("train", "val")
 # Of 256. In the 1,000 pictures of our share of CelebAMask-HQ the one that occurs twice, cropped and coloured anew,

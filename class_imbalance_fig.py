@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from classes import CLASS_NAMES, NUM_CLASSES, PALETTE
-from errors import InputError, run
-from image_io import atomic_path, list_images, read_mask
+from faceparse.classes import CLASS_NAMES, NUM_CLASSES, PALETTE
+from faceparse.errors import InputError, run
+from faceparse.images import atomic_path, list_images, read_mask
+from faceparse.parallel import in_parallel
 from options import class_imbalance_parser
-from parallel import in_parallel
 
 
 def class_pixels(mask):

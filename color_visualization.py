@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from classes import CLASS_NAMES, IGNORE_INDEX, NUM_CLASSES, PALETTE
-from errors import InputError, run
-from image_io import (
+from faceparse.classes import CLASS_NAMES, IGNORE_INDEX, NUM_CLASSES, PALETTE
+from faceparse.errors import InputError, run
+from faceparse.images import (
     IMAGE_SUFFIXES,
     atomic_path,
     list_images,
@@ -22,8 +22,8 @@ from image_io import (
     read_pair,
     refuse_overwriting,
 )
+from faceparse.parallel import in_parallel
 from options import color_parser
-from parallel import in_parallel
 
 COLOURS = np.zeros((256, 3), dtype=np.uint8)
 COLOURS[:NUM_CLASSES] = PALETTE

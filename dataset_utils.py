@@ -8,9 +8,9 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
-import distributed
-from errors import InputError
-from image_io import match_pairs, read_pair, read_photo
+from faceparse import distributed
+from faceparse.errors import InputError
+from faceparse.images import match_pairs, read_pair, read_photo
 
 LAYOUT = "train/train_image, train/train_mask, val/val_image and val/val_mask"
 

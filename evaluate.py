@@ -3,7 +3,7 @@
 python evaluate.py --submit_dir predictions --truth_dir dataset/val/val_mask
 """
 
-from errors import run
+from faceparse.errors import run
 from options import score_parser
 
 
@@ -12,7 +12,7 @@ def format_file(scores):
 
 
 def main(args):
-    from scoring import write_scores  # here, so that --help need not wait for numpy
+    from faceparse.scoring import write_scores  # here, so that --help need not wait for numpy
 
     write_scores(args, "scores.txt", format_file)
 

@@ -19,13 +19,13 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
-import checkpoint
-from classes import CLASS_NAMES
 from dataset_utils import PhotoDataset, one_by_one
-from errors import InputError, run
-from image_io import atomic_path, list_images
+from faceparse import checkpoints as checkpoint
+from faceparse.classes import CLASS_NAMES
+from faceparse.errors import InputError, run
+from faceparse.images import atomic_path, list_images
+from faceparse.onnx_model import INSTALL_HINT, OnnxModel
 from models.folding import fold_batchnorm
-from onnx_model import INSTALL_HINT, OnnxModel
 from options import export_parser
 
 TOLERANCE = 1e-3  # of logits whose range is some tens

@@ -4,12 +4,12 @@ python f1score.py --submit_dir predictions --truth_dir dataset/val/val_mask
 python f1score.py --per_image
 """
 
-from errors import run
+from faceparse.errors import run
 from options import f1score_parser
 
 
 def format_file(scores):
-    from metrics import number
+    from faceparse.metrics import number
 
     lines = [
         f"Class {index}: Precision = {number(precision)}, Recall = {number(recall)}, F1-score = {number(f1)}"
@@ -22,7 +22,7 @@ def format_file(scores):
 
 
 def main(args):
-    from scoring import write_scores  # here, so that --help need not wait for numpy
+    from faceparse.scoring import write_scores  # here, so that --help need not wait for numpy
 
     f1_of_images = write_scores(args, "scores_with_f1_precision_recall.txt", format_file)
     if args.per_image:

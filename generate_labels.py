@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
-from classes import CLASS_NAMES, IGNORE_INDEX, NUM_CLASSES
 from color_visualization import colorize, write_picture
-from errors import run
-from image_io import atomic_folder, match_pairs, read_mask_of, refuse_overwriting, write_label_map
-from metrics import confusion_matrix
+from faceparse.classes import CLASS_NAMES, IGNORE_INDEX, NUM_CLASSES
+from faceparse.errors import run
+from faceparse.images import atomic_folder, match_pairs, read_mask_of, refuse_overwriting, write_label_map
+from faceparse.metrics import confusion_matrix
+from faceparse.upsampling import upsample
 from options import generate_labels_parser
-from upsampling import upsample
 from validate import load_network, predict
 
 

@@ -3,19 +3,19 @@
 python iouclass.py --submit_dir predictions --truth_dir dataset/val/val_mask
 """
 
-from errors import run
+from faceparse.errors import run
 from options import score_parser
 
 
 def format_file(scores):
-    from metrics import number
+    from faceparse.metrics import number
 
     lines = [f"Class {index}: IoU = {number(iou)}" for index, iou in enumerate(scores.iou)]
     return "\n".join([*lines, "", f"Mean IoU (mIoU, average across all classes): {number(scores.miou)}", ""])
 
 
 def main(args):
-    from scoring import write_scores  # here, so that --help need not wait for numpy
+    from faceparse.scoring import write_scores  # here, so that --help need not wait for numpy
 
     write_scores(args, "iou_scores.txt", format_file)
 

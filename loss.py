@@ -6,7 +6,7 @@ float32, also under bf16 or fp16 autocast. One log-softmax serves all terms, and
 
 import torch
 
-from classes import IGNORE_INDEX
+from faceparse.classes import IGNORE_INDEX
 
 DICE_SMOOTH = 1e-6
 SMALLEST_BASE = 1e-6  # of the focal factor's power

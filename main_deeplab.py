@@ -19,20 +19,20 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-import checkpoint
-import distributed
-from augment import augment
 from dataset_utils import TrainingSet, epoch_seed, find_pairs
-from errors import InputError, run
+from faceparse import checkpoints as checkpoint
+from faceparse import distributed
+from faceparse.augmentation import augment
+from faceparse.errors import InputError, run
+from faceparse.images import read_mask_of
+from faceparse.metrics import Scores, confusion_matrix, format_table
+from faceparse.training_log import read_log, save_plot, write_log
+from faceparse.upsampling import label_map, upsample
 from generate_labels import format_changes, merge_labels
-from image_io import read_mask_of
 from loss import loss_at_epoch
-from metrics import Scores, confusion_matrix, format_table
 from models import build_model
 from models.cost import count_parameters
 from options import train_parser
-from training_log import read_log, save_plot, write_log
-from upsampling import label_map, upsample
 from validate import predict, save_overlay
 
 # What may differ between a run and its --resume.

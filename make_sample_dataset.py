@@ -17,9 +17,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from classes import CLASS_NAMES
-from errors import InputError, run
-from image_io import atomic_folder, check_new_folder, write_label_map
+from faceparse.classes import CLASS_NAMES
+from faceparse.errors import InputError, run
+from faceparse.images import atomic_folder, check_new_folder, write_label_map
 from options import sample_dataset_parser
 
 FOLDERS = {  # split: (photographs, masks); the position is part of a picture's random seed

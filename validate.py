@@ -15,13 +15,13 @@ import torch
 from torch.nn import functional as F
 from tqdm import tqdm
 
-import checkpoint
-from classes import flipped_class_ids
 from color_visualization import overlay, write_picture
 from dataset_utils import PhotoDataset, batches_of_equal_size, one_by_one
-from distributed import select_device
-from errors import run
-from image_io import (
+from faceparse import checkpoints as checkpoint
+from faceparse.classes import flipped_class_ids
+from faceparse.distributed import select_device
+from faceparse.errors import run
+from faceparse.images import (
     atomic_folder,
     list_images,
     read_photo,
@@ -29,10 +29,10 @@ from image_io import (
     refuse_overwriting_masks,
     write_label_map,
 )
+from faceparse.onnx_model import OnnxModel
+from faceparse.upsampling import label_map, upsample
 from models.folding import fold_batchnorm
-from onnx_model import OnnxModel
 from options import validate_parser
-from upsampling import label_map, upsample
 
 TTA_SCALES = (0.75, 1.0, 1.25)
 

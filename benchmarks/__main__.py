@@ -20,12 +20,12 @@ from statistics import median
 import numpy as np
 import torch
 
-import checkpoint
-import errors
 from benchmarks.cases import TRAINING_PASSES
 from benchmarks.measure import run, run_case
-from classes import CLASS_NAMES
-from image_io import atomic_path, list_images, read_mask, read_photo, write_label_map
+from faceparse import checkpoints as checkpoint
+from faceparse import errors
+from faceparse.classes import CLASS_NAMES
+from faceparse.images import atomic_path, list_images, read_mask, read_photo, write_label_map
 from make_sample_dataset import make_sample_dataset
 from models import build_model
 from models.cost import count_flops

@@ -12,15 +12,15 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-import checkpoint
 from benchmarks import plain_network
 from dataset_utils import TrainingSet, find_pairs
-from distributed import select_device
-from image_io import list_images
+from faceparse import checkpoints as checkpoint
+from faceparse.distributed import select_device
+from faceparse.images import list_images
+from faceparse.parallel import in_parallel
 from main_deeplab import build_training, train_one_epoch
 from models.cost import count_flops
 from options import train_parser
-from parallel import in_parallel
 from validate import load_network, write_predictions
 
 PLAIN_BATCH = 32

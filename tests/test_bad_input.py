@@ -11,12 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-import checkpoint
-import errors
 import generate_labels
 import main_deeplab
 import validate
-from image_io import write_label_map
+from faceparse import checkpoints as checkpoint
+from faceparse import errors
+from faceparse.images import write_label_map
 from models import build_model
 from options import generate_labels_parser, train_parser, validate_parser
 

@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-import checkpoint
 from benchmarks import cases, plain_network, plain_scores
 from benchmarks.__main__ import differing_share, lay_out
 from benchmarks.measure import run
 from benchmarks.plain_network import mixed_loss
 from dataset_utils import find_pairs
-from image_io import list_images, read_mask, write_label_map
+from faceparse import checkpoints as checkpoint
+from faceparse.images import list_images, read_mask, write_label_map
+from faceparse.metrics import Scores
+from faceparse.scoring import score_folders
 from loss import mixed_loss as our_mixed_loss
-from metrics import Scores
 from models import build_model
 from options import MODEL_TYPES
-from scoring import score_folders
 from validate import write_predictions
 
 CPU = torch.device("cpu")

@@ -11,8 +11,8 @@ from PIL import Image
 
 import check_dataset
 from check_dataset import hash_photo, left_right_reversed, near_duplicates, swap_left_right
-from errors import InputError
-from image_io import read_mask, write_label_map
+from faceparse.errors import InputError
+from faceparse.images import read_mask, write_label_map
 from options import check_dataset_parser
 
 

@@ -5,10 +5,10 @@ import pytest
 from PIL import Image
 
 import color_visualization
-from classes import CLASS_NAMES, PALETTE
 from color_visualization import colorize, contact_sheet, overlay, write_picture
-from errors import InputError
-from image_io import write_label_map
+from faceparse.classes import CLASS_NAMES, PALETTE
+from faceparse.errors import InputError
+from faceparse.images import write_label_map
 from options import color_parser
 
 LABEL_MAP = np.arange(18, dtype=np.uint8).reshape(3, 6)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from image_io import list_images, read_mask
+from faceparse.images import list_images, read_mask
 from options import SHIPPED_CHECKPOINT
 
 GPUS = os.environ["TEST_GPUS"]

@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 
 import dataset_utils
-import distributed
 from dataset_utils import (
     PairDataset,
     PhotoDataset,
@@ -25,8 +24,9 @@ from dataset_utils import (
     read_pair,
     repeat_factors,
 )
-from errors import InputError
-from image_io import write_label_map
+from faceparse import distributed
+from faceparse.errors import InputError
+from faceparse.images import write_label_map
 
 CPU = torch.device("cpu")
 RANDOM = np.random.default_rng(0)

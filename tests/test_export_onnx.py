@@ -7,13 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
-import checkpoint
 import export_onnx
 import validate
-from classes import CLASS_NAMES
-from errors import InputError
+from faceparse import checkpoints as checkpoint
+from faceparse.classes import CLASS_NAMES
+from faceparse.errors import InputError
+from faceparse.onnx_model import OnnxModel
 from models import build_model
-from onnx_model import OnnxModel
 from options import export_parser, validate_parser
 
 SLIM = "deeplabv3plus_mobilenet_slim"

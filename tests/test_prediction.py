@@ -10,13 +10,13 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-import checkpoint
 import generate_labels
 import validate
-from classes import CLASS_NAMES, LEFT_RIGHT_PAIRS, PALETTE
 from dataset_utils import to_tensor
+from faceparse import checkpoints as checkpoint
+from faceparse.classes import CLASS_NAMES, LEFT_RIGHT_PAIRS, PALETTE
+from faceparse.images import list_images, read_mask, read_photo, write_label_map
 from generate_labels import format_changes, merge
-from image_io import list_images, read_mask, read_photo, write_label_map
 from models import build_model
 from options import MODEL_TYPES, SHIPPED_CHECKPOINT, generate_labels_parser, validate_parser
 from validate import flip_and_scale_logits

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 import make_sample_dataset as sample
-from classes import LEFT_RIGHT_PAIRS, NUM_CLASSES, PALETTE
-from errors import InputError
+from faceparse.classes import LEFT_RIGHT_PAIRS, NUM_CLASSES, PALETTE
+from faceparse.errors import InputError
 
 
 def files(root):

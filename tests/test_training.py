@@ -18,12 +18,12 @@ import numpy as np
 import pytest
 import torch
 
-import checkpoint
-import errors
 import generate_labels
 import main_deeplab
 from dataset_utils import TrainingSet, find_pairs
-from image_io import write_label_map
+from faceparse import checkpoints as checkpoint
+from faceparse import errors
+from faceparse.images import write_label_map
 from main_deeplab import learning_rate, update_ema, validate_epoch
 from options import generate_labels_parser, train_parser
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from upsampling import label_map, upsample
+from faceparse.upsampling import label_map, upsample
 
 
 def smooth_logits(height, width):

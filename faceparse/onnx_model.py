@@ -4,8 +4,8 @@ from pathlib import Path
 
 import torch
 
-from errors import InputError
-from upsampling import upsample
+from faceparse.errors import InputError
+from faceparse.upsampling import upsample
 
 INSTALL_HINT = "pip install -r requirements-onnx.txt"
 

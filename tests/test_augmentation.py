@@ -8,9 +8,9 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as reference
 
-import augment as augment_module
-from augment import apply_color, augment, random_blur, random_color, random_geometry, random_noise
-from classes import PALETTE
+from faceparse import augmentation as augment_module
+from faceparse.augmentation import apply_color, augment, random_blur, random_color, random_geometry, random_noise
+from faceparse.classes import PALETTE
 from make_sample_dataset import draw_face
 
 SIZE = 64

@@ -6,7 +6,7 @@ import math
 import torch
 from torch.nn import functional as F
 
-from classes import IGNORE_INDEX, NUM_CLASSES, flipped_class_ids
+from faceparse.classes import IGNORE_INDEX, NUM_CLASSES, flipped_class_ids
 
 ROTATION = 25.0  # degrees, either way
 SCALE = 1.3  # largest enlargement; the largest reduction is its inverse

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from classes import PALETTE
-from errors import InputError
-from image_io import (
+from faceparse.classes import PALETTE
+from faceparse.errors import InputError
+from faceparse.images import (
     atomic_path,
     check_new_folder,
     list_images,

@@ -8,8 +8,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from PIL import Image, ImageOps
 
-from classes import IGNORE_INDEX, NUM_CLASSES, PALETTE
-from errors import InputError
+from faceparse.classes import IGNORE_INDEX, NUM_CLASSES, PALETTE
+from faceparse.errors import InputError
 
 IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 UNFINISHED = ".unfinished_"

@@ -9,7 +9,7 @@ Macro precision, recall and F1 are means over classes; macro F1 is the mean of t
 
 import numpy as np
 
-from classes import CLASS_NAMES, IGNORE_INDEX, NUM_CLASSES
+from faceparse.classes import CLASS_NAMES, IGNORE_INDEX, NUM_CLASSES
 
 
 def confusion_matrix(truth, prediction, num_classes=NUM_CLASSES):

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 
-import distributed
-from classes import NUM_CLASSES
-from errors import InputError
-from image_io import atomic_path
+from faceparse import distributed
+from faceparse.classes import NUM_CLASSES
+from faceparse.errors import InputError
+from faceparse.images import atomic_path
 from models import MODELS, build_model
 
 CHALLENGE_MODEL_TYPE = "deeplabv3plus_mobilenet"

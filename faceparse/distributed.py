@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import distributed as dist
 
-from errors import InputError
+from faceparse.errors import InputError
 
 
 @contextmanager

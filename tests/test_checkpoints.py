@@ -7,8 +7,8 @@ import pickle
 import pytest
 import torch
 
-import checkpoint
-from errors import InputError
+from faceparse import checkpoints as checkpoint
+from faceparse.errors import InputError
 from models import MODELS, build_model
 
 CHALLENGE, SLIM = "deeplabv3plus_mobilenet", "deeplabv3plus_mobilenet_slim"

@@ -3,11 +3,11 @@
 import sys
 from pathlib import Path
 
-from classes import NUM_CLASSES
-from errors import InputError
-from image_io import atomic_path, list_images, read_mask, read_mask_of, require_partners
-from metrics import Scores, confusion_matrix, format_table, mean, per_image_f1
-from parallel import in_parallel
+from faceparse.classes import NUM_CLASSES
+from faceparse.errors import InputError
+from faceparse.images import atomic_path, list_images, read_mask, read_mask_of, require_partners
+from faceparse.metrics import Scores, confusion_matrix, format_table, mean, per_image_f1
+from faceparse.parallel import in_parallel
 
 
 def match_predictions(submit_dir, truth_dir):
