@@ -10,6 +10,7 @@ picture, so that both eyes, brows and ears are interchanged. The corrected copie
 
 import shutil
 from collections import Counter
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
@@ -17,19 +18,19 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from class_imbalance_fig import class_pixels, format_counts
-from color_visualization import contact_sheet, render, write_picture
-from faceparse.classes import LEFT_RIGHT_PAIRS, NUM_CLASSES, flipped_class_ids
-from faceparse.errors import InputError, run
+from faceparse.atomic_files import atomic_folder, check_new_folder
+from faceparse.class_counts import class_pixels, format_counts
+from faceparse.classes import CELEBAMASK, find_class_set
+from faceparse.drawing import contact_sheet, render
+from faceparse.errors import InputError, run_script
 from faceparse.images import (
-    atomic_folder,
-    check_new_folder,
     list_images,
     match_pairs,
     read_mask,
     read_pair,
     read_photo,
     write_label_map,
+    write_picture,
 )
 from faceparse.parallel import in_parallel
 from options import check_dataset_parser
@@ -59,23 +60,23 @@ def mean_x(mask, class_id):
     return np.average(np.arange(len(columns)), weights=columns) if columns.any() else None
 
 
-def left_right_reversed(mask):
+def left_right_reversed(mask, class_set=CELEBAMASK):
     """Tell whether left and right are interchanged in a mask, class ids [H, W].
 
-    The subject's left lies in the right half of the picture. Eyes, brows and ears that occur on both sides vote by
+    The subject's left lies in the right half of the picture. Classes of a pair that occur on both sides vote by
     their mean x; the majority decides, a tie leaves the mask as it is.
     """
     votes = 0
-    for left, right in LEFT_RIGHT_PAIRS:
+    for left, right in class_set.left_right_pairs:
         x_left, x_right = mean_x(mask, left), mean_x(mask, right)
         if x_left is not None and x_right is not None:
             votes += np.sign(x_right - x_left)
     return bool(votes > 0)
 
 
-def swap_left_right(mask):
-    """Return a uint8 mask [H, W] with the ids of left and right eyes, brows and ears interchanged."""
-    return np.array(flipped_class_ids(), dtype=np.uint8)[mask]
+def swap_left_right(mask, class_set=CELEBAMASK):
+    """Return a uint8 mask [H, W] with the ids of all left and right classes interchanged."""
+    return np.array(class_set.flipped_ids(), dtype=np.uint8)[mask]
 
 
 def hash_photo(photo):
@@ -103,24 +104,26 @@ def near_duplicates(hashes, others):
     return sorted((int(bits[i, j]), int(i), int(j)) for i, j in np.argwhere(bits <= NEAR_DUPLICATE_BITS))
 
 
-def check_pair(pair):
+def check_pair(pair, class_set):
     """Read one (stem, photograph, mask) and return a Pair."""
     _, photo_file, mask_file = pair
     try:
-        photo, mask = read_pair(photo_file, mask_file)
+        photo, mask = read_pair(photo_file, mask_file, class_set)
     except InputError as error:
         return Pair(*pair, problem=str(error))
     height, width = mask.shape
-    return Pair(*pair, f"{width}x{height}", hash_photo(photo), class_pixels(mask), left_right_reversed(mask))
+    pixels, is_reversed = class_pixels(mask, len(class_set)), left_right_reversed(mask, class_set)
+    return Pair(*pair, f"{width}x{height}", hash_photo(photo), pixels, is_reversed)
 
 
-def report_split(split, pairs):
+def report_split(split, pairs, class_set):
     """Print what a split holds."""
     pixels = np.array([pair.pixels for pair in pairs])
     sizes = ", ".join(f"{size} ({count})" for size, count in Counter(pair.size for pair in pairs).most_common())
     suspects = [pair.stem for pair in pairs if pair.is_reversed]
-    print(f"{split}: {len(pairs)} pairs; sizes {sizes}; {(pixels.sum(axis=0) > 0).sum()} of {NUM_CLASSES} classes")
-    print(format_counts(pixels))
+    found = (pixels.sum(axis=0) > 0).sum()
+    print(f"{split}: {len(pairs)} pairs; sizes {sizes}; {found} of {len(class_set)} classes")
+    print(format_counts(pixels, class_set))
     print(f"left and right reversed in {len(suspects)} masks of {len(pairs)} ({len(suspects) / len(pairs):.1%})")
     print("".join(f"  {stem}\n" for stem in suspects))
 
@@ -142,7 +145,7 @@ def check_out(out, mask_dirs):
     check_new_folder("--fix_left_right", out)
 
 
-def write_corrected(splits, out):
+def write_corrected(splits, out, class_set):
     """Write all masks to OUT/{split}_mask, left and right swapped where they are reversed: all of them or none."""
     with atomic_folder(out) as unfinished:
         for split, pairs in splits.items():
@@ -150,27 +153,28 @@ def write_corrected(splits, out):
             folder.mkdir()
             for pair in pairs:
                 if pair.is_reversed:
-                    mask = swap_left_right(read_mask(pair.mask_file))
-                    write_label_map(folder / f"{pair.stem}.png", mask, palette=True)
+                    mask = swap_left_right(read_mask(pair.mask_file, class_set), class_set)
+                    write_label_map(folder / f"{pair.stem}.png", mask, palette_of=class_set)
                 else:
                     shutil.copyfile(pair.mask_file, folder / pair.mask_file.name)
 
 
 def main(args):
-    root = Path(args.dataset_dir)
+    root, class_set = Path(args.dataset_dir), find_class_set(args.classes)
     folders = {split: (root / split / f"{split}_image", root / split / f"{split}_mask") for split in SPLITS}
     out = Path(args.fix_left_right).resolve() if args.fix_left_right else None
     if out:
         check_out(out, [mask_dir for _, mask_dir in folders.values()])
 
     matched = {split: match_pairs(*folders[split]) for split in SPLITS}
-    splits = {split: list(in_parallel(check_pair, pairs, split)) for split, pairs in matched.items()}
+    check = partial(check_pair, class_set=class_set)
+    splits = {split: list(in_parallel(check, pairs, split)) for split, pairs in matched.items()}
     problems = [pair.problem for pairs in splits.values() for pair in pairs if pair.problem]
     if problems:
         print(*problems, sep="\n")
         raise InputError(f"{root}: {len(problems)} pairs cannot be used; each is listed above with its reason")
     for split, pairs in splits.items():
-        report_split(split, pairs)
+        report_split(split, pairs, class_set)
 
     hashes = {split: ([p.stem for p in pairs], np.array([p.hashes for p in pairs])) for split, pairs in splits.items()}
     test_dir = root / "test_image"
@@ -183,13 +187,15 @@ def main(args):
     if args.sheet and not suspects:
         print(f"{args.sheet}: not written, there are no suspects to show")
     elif args.sheet:
-        items = [(f"{split} {p.stem}", render((p.mask_file, p.photo_file))[:2]) for split, p in suspects]
-        write_picture(args.sheet, contact_sheet(items))
+        items = [
+            (f"{split} {p.stem}", render((p.mask_file, p.photo_file), class_set=class_set)[:2]) for split, p in suspects
+        ]
+        write_picture(args.sheet, contact_sheet(items, class_set=class_set))
         print(f"{args.sheet}: written, {len(items)} masks with left and right reversed")
     if out:
-        write_corrected(splits, out)
+        write_corrected(splits, out, class_set)
         print(f"{out}: all masks written, {len(suspects)} of them corrected")
 
 
 if __name__ == "__main__":
-    run(lambda: main(check_dataset_parser(__doc__).parse_args()))
+    run_script(lambda: main(check_dataset_parser(__doc__).parse_args()))

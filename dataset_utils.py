@@ -1,16 +1,25 @@
-"""Photographs and masks as uint8 tensors: the training set in memory or from disk, and photographs to predict on."""
+"""The training set: pairs of photographs and masks as uint8 batches, from memory or from disk, in a seeded order."""
 
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from faceparse import distributed
 from faceparse.errors import InputError
-from faceparse.images import match_pairs, read_pair, read_photo
+from faceparse.images import match_pairs, read_pair
+from faceparse.loading import (
+    CaughtInputError,
+    ReadingDataset,
+    one_by_one,
+    own_generator,
+    raise_errors,
+    resize_mask,
+    resize_photo,
+    to_tensor,
+)
 
 LAYOUT = "train/train_image, train/train_mask, val/val_image and val/val_mask"
 
@@ -26,117 +35,26 @@ def find_pairs(dataset_dir, split, label_dir=None):
     return match_pairs(folder / f"{split}_image", label_dir or folder / f"{split}_mask")
 
 
-def resize_photo(photo, width, height):
-    """Antialiased bilinear; uint8 [H, W, 3] to [height, width, 3]."""
-    if photo.shape[:2] == (height, width):
-        return photo
-    return np.array(Image.fromarray(photo).resize((width, height), Image.Resampling.BILINEAR))
-
-
-def resize_mask(mask, width, height):
-    """Nearest neighbour; uint8 [H, W] to [height, width]."""
-    if mask.shape == (height, width):
-        return mask
-    return np.array(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
-
-
-def to_tensor(photo):
-    """uint8 [H, W, 3] to a uint8 tensor [3, H, W]."""
-    return torch.from_numpy(photo).permute(2, 0, 1)
-
-
 def epoch_seed(seed, epoch, purpose, process=0):
     """A seed for one purpose in one epoch: all random numbers follow from --seed, so a resumed run draws the same."""
     purpose = ("order", "augmentation").index(purpose)
     return int(np.random.SeedSequence([seed, epoch, purpose, process]).generate_state(1, np.uint64)[0] >> 1)
 
 
-class Raised:
-    """Carries an InputError out of a worker process, where the DataLoader would wrap it in a traceback."""
-
-    def __init__(self, error):
-        self.error = error
-
-
-class ReadingDataset(Dataset):
-    """A Dataset whose items come from `read(index)`; bad input comes back as Raised."""
-
-    def __getitem__(self, index):
-        try:
-            return self.read(index)
-        except InputError as error:
-            return Raised(error)
-
-
 class PairDataset(ReadingDataset):
     """Training pairs at the network's size: uint8 photograph [3, S, S] and mask [S, S], squashed where not square."""
 
-    def __init__(self, pairs, image_size, num_classes):
-        self.pairs, self.image_size, self.num_classes = pairs, image_size, num_classes
+    def __init__(self, pairs, image_size, class_set):
+        self.pairs, self.image_size, self.class_set = pairs, image_size, class_set
 
     def __len__(self):
         return len(self.pairs)
 
     def read(self, index):
         _, photo_path, mask_path = self.pairs[index]
-        photo, mask = read_pair(photo_path, mask_path, self.num_classes)
+        photo, mask = read_pair(photo_path, mask_path, self.class_set)
         size = self.image_size
         return to_tensor(resize_photo(photo, size, size)), torch.from_numpy(resize_mask(mask, size, size))
-
-
-class PhotoDataset(ReadingDataset):
-    """Photographs to predict on, of any size: (index, uint8 [3, h, w], (height, width) of the original).
-
-    The longer side becomes `image_size`, the shorter follows, so that faces keep their proportions.
-    """
-
-    def __init__(self, paths, image_size):
-        self.paths, self.image_size = paths, image_size
-
-    def __len__(self):
-        return len(self.paths)
-
-    def read(self, index):
-        photo = read_photo(self.paths[index])
-        height, width = photo.shape[:2]
-        scale = self.image_size / max(height, width)
-        # At least 32 px, the least that the network takes.
-        small = resize_photo(photo, max(32, round(width * scale)), max(32, round(height * scale)))
-        return index, to_tensor(small), (height, width)
-
-
-def batches_of_equal_size(loader, batch_size):
-    """Group consecutive photographs of one size from a PhotoDataset: (indices, uint8 [N, 3, h, w], original sizes)."""
-    batch = []
-    for item in loader:
-        if batch and (len(batch) == batch_size or batch[0][1].shape != item[1].shape):
-            yield collate_photos(batch)
-            batch = []
-        batch.append(item)
-    if batch:
-        yield collate_photos(batch)
-
-
-def collate_photos(batch):
-    indices, photos, sizes = zip(*batch, strict=True)
-    return indices, torch.stack(photos), sizes
-
-
-def raise_errors(items):
-    for item in items:
-        if isinstance(item, Raised):
-            raise item.error
-        yield item
-
-
-def one_by_one(dataset, workers):
-    """Read a dataset in order with worker processes, an item at a time."""
-    return raise_errors(DataLoader(dataset, batch_size=None, num_workers=workers, generator=own_generator()))
-
-
-def own_generator():
-    """For a DataLoader, which else draws from the global generator, and so changes the training's random numbers."""
-    return torch.Generator().manual_seed(0)
 
 
 class TrainingSet:
@@ -147,8 +65,8 @@ class TrainingSet:
     that they share. `repeat_rare`: see `repeat_factors`; 0 is off.
     """
 
-    def __init__(self, pairs, *, image_size, num_classes, cache, repeat_rare, device, workers, seed):
-        self.dataset = PairDataset(pairs, image_size, num_classes)
+    def __init__(self, pairs, *, image_size, class_set, cache, repeat_rare, device, workers, seed):
+        self.dataset = PairDataset(pairs, image_size, class_set)
         self.device, self.workers, self.seed = device, workers, seed
         self.cache = distributed.from_first(choose_cache(cache, 4 * len(pairs) * image_size**2, device))
         if self.cache != "off":
@@ -156,7 +74,7 @@ class TrainingSet:
         self.repeats = torch.ones(len(pairs))
         if repeat_rare:
             masks = self.masks if self.cache != "off" else (mask for _, mask in one_by_one(self.dataset, workers))
-            self.repeats = repeat_factors(masks, num_classes, repeat_rare)
+            self.repeats = repeat_factors(masks, len(class_set), repeat_rare)
 
     def _read_all(self):
         n, size = len(self.dataset), self.dataset.image_size
@@ -231,7 +149,7 @@ def repeat_factors(masks, num_classes, share):
 
 def collate_pairs(items):
     for item in items:
-        if isinstance(item, Raised):
+        if isinstance(item, CaughtInputError):
             return item
     photos, masks = zip(*items, strict=True)
     return torch.stack(photos).contiguous(memory_format=torch.channels_last), torch.stack(masks)

@@ -1,9 +1,9 @@
-"""Score predictions by mean IoU over the 19 classes and write scores.txt.
+"""Score predictions by mean IoU over the classes and write scores.txt.
 
 python evaluate.py --submit_dir predictions --truth_dir dataset/val/val_mask
 """
 
-from faceparse.errors import run
+from faceparse.errors import run_script
 from options import score_parser
 
 
@@ -12,10 +12,10 @@ def format_file(scores):
 
 
 def main(args):
-    from faceparse.scoring import write_scores  # here, so that --help need not wait for numpy
+    from faceparse.metrics import write_scores  # here, so that --help need not wait for numpy
 
     write_scores(args, "scores.txt", format_file)
 
 
 if __name__ == "__main__":
-    run(lambda: main(score_parser(__doc__).parse_args()))
+    run_script(lambda: main(score_parser(__doc__).parse_args()))

@@ -19,12 +19,14 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
-from dataset_utils import PhotoDataset, one_by_one
-from faceparse import checkpoints as checkpoint
-from faceparse.classes import CLASS_NAMES
-from faceparse.errors import InputError, run
-from faceparse.images import atomic_path, list_images
+from faceparse import checkpoints
+from faceparse.atomic_files import atomic_path
+from faceparse.classes import find_class_set
+from faceparse.errors import InputError, run_script
+from faceparse.images import list_images
+from faceparse.loading import one_by_one
 from faceparse.onnx_model import INSTALL_HINT, OnnxModel
+from faceparse.prediction import PhotoDataset
 from models.folding import fold_batchnorm
 from options import export_parser
 
@@ -114,11 +116,12 @@ def main(args):
         import onnxscript  # noqa: F401  what torch.onnx.export needs
     except ImportError:
         raise InputError(f"export_onnx.py needs onnx, onnxscript and onnxruntime; {INSTALL_HINT}") from None
-    model = fold_batchnorm(checkpoint.load_model(args.checkpoint))
-    num_classes = len(model(torch.zeros(1, 3, 32, 32))[0])
+    model = fold_batchnorm(
+        checkpoints.load_model(args.checkpoint, class_set=args.classes and find_class_set(args.classes))
+    )
     if args.int8:
         to_calibrate, to_compare = read_calibration(args.int8, model.image_size)
-    metadata = {"image_size": str(model.image_size), "class_names": json.dumps(CLASS_NAMES[:num_classes])}
+    metadata = {"image_size": str(model.image_size), "classes": json.dumps(model.class_set.to_dict())}
     with atomic_path(args.output) as temporary:
         export(model, temporary, metadata)
         difference = largest_difference(model, OnnxModel(temporary))
@@ -135,4 +138,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    run(lambda: main(export_parser(__doc__).parse_args()))
+    run_script(lambda: main(export_parser(__doc__).parse_args()))

@@ -4,7 +4,7 @@ python f1score.py --submit_dir predictions --truth_dir dataset/val/val_mask
 python f1score.py --per_image
 """
 
-from faceparse.errors import run
+from faceparse.errors import run_script
 from options import f1score_parser
 
 
@@ -22,7 +22,7 @@ def format_file(scores):
 
 
 def main(args):
-    from faceparse.scoring import write_scores  # here, so that --help need not wait for numpy
+    from faceparse.metrics import write_scores  # here, so that --help need not wait for numpy
 
     f1_of_images = write_scores(args, "scores_with_f1_precision_recall.txt", format_file)
     if args.per_image:
@@ -30,4 +30,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    run(lambda: main(f1score_parser(__doc__).parse_args()))
+    run_script(lambda: main(f1score_parser(__doc__).parse_args()))

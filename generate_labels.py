@@ -12,14 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
-from color_visualization import colorize, write_picture
-from faceparse.classes import CLASS_NAMES, IGNORE_INDEX, NUM_CLASSES
-from faceparse.errors import run
-from faceparse.images import atomic_folder, match_pairs, read_mask_of, refuse_overwriting, write_label_map
+from faceparse.atomic_files import atomic_folder, refuse_overwriting
+from faceparse.classes import CELEBAMASK, IGNORE_INDEX, find_class_set
+from faceparse.drawing import colorize
+from faceparse.errors import run_script
+from faceparse.images import match_pairs, read_mask_of, write_label_map, write_picture
 from faceparse.metrics import confusion_matrix
+from faceparse.prediction import load_network, predict
 from faceparse.upsampling import upsample
 from options import generate_labels_parser
-from validate import load_network, predict
 
 
 def merge(logits, mask, threshold):
@@ -35,28 +36,30 @@ def merge(logits, mask, threshold):
 def merge_labels(model, pairs, output_dir, *, threshold, colored_dir=None, **prediction_options):
     """Write the merged mask of every (stem, photograph, mask) into `output_dir` as P-mode PNGs.
 
-    Returns int64 [19, 19]: pixels by old id (row) and new id (column). `prediction_options` go to `predict`.
+    Returns int64 [C, C]: pixels by old id (row) and new id (column). `prediction_options` go to `predict`.
     """
-    changes = np.zeros((NUM_CLASSES, NUM_CLASSES), dtype=np.int64)
+    class_set = model.class_set
+    changes = np.zeros((len(class_set), len(class_set)), dtype=np.int64)
     for index, logits, size in predict(model, [photo for _, photo, _ in pairs], **prediction_options):
         stem, _, mask_path = pairs[index]
-        mask = read_mask_of(mask_path, size)
+        mask = read_mask_of(mask_path, size, class_set)
         merged = merge(upsample(logits[None], size)[0], mask, threshold)
-        changes += confusion_matrix(mask, merged)
-        write_label_map(Path(output_dir) / f"{stem}.png", merged, palette=True)
+        changes += confusion_matrix(mask, merged, len(class_set))
+        write_label_map(Path(output_dir) / f"{stem}.png", merged, palette_of=class_set)
         if colored_dir:
-            write_picture(Path(colored_dir) / f"{stem}.png", colorize(merged))
+            write_picture(Path(colored_dir) / f"{stem}.png", colorize(merged, class_set))
     return changes
 
 
-def format_changes(changes):
+def format_changes(changes, class_set=CELEBAMASK):
     """A table of how many pixels each class lost and gained."""
     kept = np.diag(changes)
     lost, gained = changes.sum(axis=1) - kept, changes.sum(axis=0) - kept
-    lines = [f"{'class':<12}{'before':>12}{'lost':>10}{'gained':>10}{'after':>12}"]
+    width = max(12, *(len(name) + 1 for name in class_set.names))
+    lines = [f"{'class':<{width}}{'before':>12}{'lost':>10}{'gained':>10}{'after':>12}"]
     lines += [
-        f"{name:<12}{kept[i] + lost[i]:>12}{lost[i]:>10}{gained[i]:>10}{kept[i] + gained[i]:>12}"
-        for i, name in enumerate(CLASS_NAMES)
+        f"{name:<{width}}{kept[i] + lost[i]:>12}{lost[i]:>10}{gained[i]:>10}{kept[i] + gained[i]:>12}"
+        for i, name in enumerate(class_set.names)
     ]
     share = lost.sum() / max(1, changes.sum())
     return "\n".join([*lines, f"{lost.sum()} pixels changed, {share:.2%} of all"])
@@ -66,7 +69,7 @@ def main(args):
     pairs = match_pairs(args.image_dir, args.label_dir)
     refuse_overwriting("--output_dir", args.output_dir, args.image_dir, args.label_dir)
     refuse_overwriting("--colored_dir", args.colored_dir, args.image_dir, args.label_dir, args.output_dir)
-    model, device = load_network(args.checkpoint, args.gpu_id)
+    model, device = load_network(args.checkpoint, args.gpu_id, args.classes and find_class_set(args.classes))
     with atomic_folder(args.output_dir) as merged_dir, atomic_folder(args.colored_dir) as colored_dir:
         changes = merge_labels(
             model,
@@ -79,9 +82,9 @@ def main(args):
             batch_size=args.batch_size,
             workers=args.workers,
         )
-    print(format_changes(changes))
+    print(format_changes(changes, model.class_set))
     print(f"{len(pairs)} merged masks in {args.output_dir}, coloured in {args.colored_dir}")
 
 
 if __name__ == "__main__":
-    run(lambda: main(generate_labels_parser(__doc__).parse_args()))
+    run_script(lambda: main(generate_labels_parser(__doc__).parse_args()))

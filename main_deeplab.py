@@ -9,7 +9,6 @@ Writes under checkpoints/<save_prefix>/: Deeplab_checkpoint_epoch_<N>.pt, best.p
 that resuming needs), log.jsonl (a line an epoch) and training_loss_plot.png.
 """
 
-import copy
 import math
 import time
 from pathlib import Path
@@ -20,12 +19,15 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from dataset_utils import TrainingSet, epoch_seed, find_pairs
-from faceparse import checkpoints as checkpoint
-from faceparse import distributed
+from faceparse import checkpoints, distributed
 from faceparse.augmentation import augment
-from faceparse.errors import InputError, run
+from faceparse.classes import find_class_set
+from faceparse.drawing import save_overlay
+from faceparse.errors import InputError, run_script
 from faceparse.images import read_mask_of
 from faceparse.metrics import Scores, confusion_matrix, format_table
+from faceparse.optimisation import averaged_model, build_optimizer, learning_rate
+from faceparse.prediction import predict
 from faceparse.training_log import read_log, save_plot, write_log
 from faceparse.upsampling import label_map, upsample
 from generate_labels import format_changes, merge_labels
@@ -33,7 +35,6 @@ from loss import loss_at_epoch
 from models import build_model
 from models.cost import count_parameters
 from options import train_parser
-from validate import predict, save_overlay
 
 # What may differ between a run and its --resume.
 FREE_ON_RESUME = {
@@ -55,38 +56,6 @@ FREE_ON_RESUME = {
 }
 
 
-def learning_rate(args, epoch):
-    """The rate of a 1-based epoch: linear warm-up, then the schedule, constant within the epoch.
-
-    Warm restarts (Loshchilov and Hutter, 2016, https://arxiv.org/abs/1608.03983): cycles of 10, 20, 40, ... epochs.
-    """
-    if epoch <= args.warmup_epochs:
-        return args.learning_rate * epoch / (args.warmup_epochs + 1)
-    done, length = epoch - 1 - args.warmup_epochs, args.epochs - args.warmup_epochs
-    if args.schedule == "constant":
-        return args.learning_rate
-    if args.schedule == "warm_restarts":
-        length = 10
-        while done >= length:
-            done, length = done - length, 2 * length
-    return args.learning_rate * (1 + math.cos(math.pi * done / length)) / 2
-
-
-@torch.no_grad()
-def update_ema(ema, model, decay, step):
-    """Move the averaged weights and BatchNorm statistics towards the model's; at first faster than `decay` says.
-
-    `step` counts from 0 over the whole run.
-    """
-    decay = min(decay, (1 + step) / (10 + step))
-    # One fused call for all tensors: a loop over hundreds of them would cost more than a training step of the network.
-    torch._foreach_lerp_(float_tensors(ema), float_tensors(model), 1 - decay)
-
-
-def float_tensors(model):
-    return [tensor for tensor in (*model.parameters(), *model.buffers()) if tensor.is_floating_point()]
-
-
 class TimedBatches:
     """Passes batches on and sums, in `waited`, the seconds that they took to come."""
 
@@ -101,7 +70,7 @@ class TimedBatches:
             start = time.perf_counter()
 
 
-def train_one_epoch(args, epoch, model, ema, optimizer, training_set, device):
+def train_one_epoch(args, epoch, trained, ema, optimizer, training_set, device):
     """Return what the log says of the epoch: the loss, a mean over steps and processes, and the pace.
 
     That is the images a second of all processes, and this one's share of time spent waiting for data, and its peak of
@@ -122,21 +91,21 @@ def train_one_epoch(args, epoch, model, ema, optimizer, training_set, device):
     amp = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
     steps = training_set.steps(args.batch_size)
     total = torch.zeros((), device=device)
-    model.train()
+    trained.train()
     batches = TimedBatches(training_set.batches(epoch, args.batch_size))
     progress = tqdm(batches, f"epoch {epoch}", steps, leave=False, disable=distributed.rank() > 0 or None)
-    for step, (photos, masks) in enumerate(progress):
+    for photos, masks in progress:
         images += len(photos) * distributed.world_size()
-        photos, masks = augment(photos, masks, augmentation, generator, args.out_channels)
+        photos, masks = augment(photos, masks, augmentation, generator, model_of(trained).class_set)
         with amp:
-            logits = model(photos)
+            logits = trained(photos)
         loss = loss_function(logits, masks)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
         total += loss.detach()
         if ema is not None:
-            update_ema(ema, unwrap(model), args.ema, (epoch - 1) * steps + step)
+            ema.update_parameters(model_of(trained))
     mean_loss = distributed.sum_over_processes(total).item() / (steps * distributed.world_size())
     if not math.isfinite(mean_loss):
         kept = "; last.pt holds the epoch before" if epoch > 1 else ""
@@ -148,8 +117,9 @@ def train_one_epoch(args, epoch, model, ema, optimizer, training_set, device):
     return {"train_loss": mean_loss, **pace}
 
 
-def unwrap(model):
-    return model.module if isinstance(model, DistributedDataParallel) else model
+def model_of(trained):
+    """Return the network itself, which several processes train through a DistributedDataParallel around it."""
+    return trained.module if isinstance(trained, DistributedDataParallel) else trained
 
 
 def validate_epoch(args, epoch, model, pairs, device, visualization_dir=None):
@@ -161,17 +131,18 @@ def validate_epoch(args, epoch, model, pairs, device, visualization_dir=None):
     model.eval()
     mine = pairs[distributed.rank() :: distributed.world_size()]
     loss_function = loss_at_epoch(args, epoch, present_only=True)
-    matrix = np.zeros((args.out_channels, args.out_channels), dtype=np.int64)
+    class_set = model.class_set
+    matrix = np.zeros((len(class_set), len(class_set)), dtype=np.int64)
     loss_sum = torch.zeros((), dtype=torch.float64, device=device)
     options = prediction_options(args, device, "validating")
     for index, logits, size in predict(model, [photo for _, photo, _ in mine], **options):
         stem, photo_path, mask_path = mine[index]
-        mask = read_mask_of(mask_path, size, num_classes=args.out_channels)
+        mask = read_mask_of(mask_path, size, class_set)
         labels = label_map(logits, size)
-        matrix += confusion_matrix(mask, labels, args.out_channels)
+        matrix += confusion_matrix(mask, labels, len(class_set))
         loss_sum += loss_function(upsample(logits[None], size), torch.from_numpy(mask)[None].to(device))
         if visualization_dir:
-            save_overlay(visualization_dir / f"{stem}.png", photo_path, labels)
+            save_overlay(visualization_dir / f"{stem}.png", photo_path, labels, class_set)
     matrix = distributed.sum_over_processes(torch.from_numpy(matrix).to(device)).cpu().numpy()
     return distributed.sum_over_processes(loss_sum).item() / len(pairs), Scores(matrix)
 
@@ -205,22 +176,21 @@ def self_distil(args, epoch, run_dir, model, pairs, device):
         changes = distributed.sum_over_processes(torch.from_numpy(changes).to(device)).cpu().numpy()
         if distributed.rank() == 0:
             unfinished.rename(merged_dir)
-            print(format_changes(changes))
+            print(format_changes(changes, model.class_set))
     distributed.barrier()
     return [(stem, photo, merged_dir / f"{stem}.png") for stem, photo, _ in pairs]
 
 
-def build_training(args, device):
+def build_training(args, device, class_set):
     """Return the model, its averaged twin (None without --ema) and the optimiser, all fresh."""
     torch.manual_seed(args.seed)
-    model = build_model(args.model_type, num_classes=args.out_channels, in_channels=args.in_channels)
+    model = build_model(args.model_type, num_classes=len(class_set))
+    model.class_set = class_set
     model.to(device, memory_format=torch.channels_last)
     if args.load_model_path and not args.resume:
-        state_dict = checkpoint.read_state_dict(args.load_model_path)
-        checkpoint.load_weights(model, state_dict, args.load_model_path, strict=not args.load_not_strict)
-    ema = copy.deepcopy(model).requires_grad_(False) if args.ema else None
-    optimizer_type = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[args.optimizer]
-    return model, ema, optimizer_type(model.parameters(), weight_decay=args.weight_decay, fused=True)
+        checkpoints.load_start(model, args.load_model_path, strict=not args.load_not_strict)
+    ema = averaged_model(model, args.ema) if args.ema else None
+    return model, ema, build_optimizer(args, model)
 
 
 def compile_if_possible(model, device):
@@ -236,8 +206,12 @@ def compile_if_possible(model, device):
     model.compile()
 
 
-def check_start(args, run_dir, train_pairs):
+def check_start(args, run_dir, train_pairs, class_set):
     """Refuse what would lose an earlier run or end in a traceback later."""
+    if args.out_channels not in (None, len(class_set)):
+        raise InputError(
+            f"--out_channels {args.out_channels}: the class set has {len(class_set)} classes; --classes names another"
+        )
     last_path = run_dir / "last.pt"
     if args.resume and not last_path.exists():
         raise InputError(f"{last_path}: nothing to resume; start without --resume")
@@ -260,10 +234,10 @@ def prepare_run_dir(run_dir):
         unfinished.unlink()
 
 
-def read_last(args, path):
+def read_last(args, path, class_set):
     """Return the state to resume from; InputError where the flags would make it another run, or it is complete."""
-    last = checkpoint.read(path)
-    missing = {"args", "epoch", "optimizer", "trained_state_dict"} - last.keys()
+    last = checkpoints.read_checkpoint(path, class_set)
+    missing = {"args", "epoch", "optimizer", "trained_state_dict", "averaged_steps"} - last.keys()
     if missing:
         raise InputError(f"{path}: not written by this version of main_deeplab.py, lacks {', '.join(sorted(missing))}")
     changed = [
@@ -289,19 +263,21 @@ def main(args):
 
 
 def train(args, device):
-    run_dir = Path("checkpoints") / args.save_prefix
+    run_dir, class_set = Path("checkpoints") / args.save_prefix, find_class_set(args.classes)
     train_pairs = find_pairs(args.dataset_dir, "train", args.label_dir)
     val_pairs = find_pairs(args.dataset_dir, "val", args.truth_dir)
-    check_start(args, run_dir, train_pairs)
+    check_start(args, run_dir, train_pairs, class_set)
     torch.backends.cudnn.benchmark = True  # all training batches are of one size
-    model, ema, optimizer = build_training(args, device)
-    evaluated = model if ema is None else ema
+    model, ema, optimizer = build_training(args, device, class_set)
+    evaluated = model if ema is None else ema.module
 
     first_epoch, log = 1, []
     if args.resume:
-        last = read_last(args, run_dir / "last.pt")
+        last = read_last(args, run_dir / "last.pt", class_set)
         evaluated.load_state_dict(last["state_dict"])
         model.load_state_dict(last["trained_state_dict"])
+        if ema is not None:
+            ema.n_averaged.fill_(last["averaged_steps"])
         optimizer.load_state_dict(last["optimizer"])
         first_epoch = last["epoch"] + 1
         log = read_log(run_dir / "log.jsonl", last["epoch"])
@@ -330,7 +306,7 @@ def train(args, device):
             training_set = TrainingSet(
                 self_distil(args, epoch, run_dir, evaluated, train_pairs, device) if distilled else train_pairs,
                 image_size=args.image_size,
-                num_classes=args.out_channels,
+                class_set=class_set,
                 cache=args.cache,
                 repeat_rare=args.repeat_rare,
                 device=device,
@@ -340,7 +316,7 @@ def train(args, device):
         trained_line = train_one_epoch(args, epoch, trained, ema, optimizer, training_set, device)
         distributed.average_buffers(model)
         if ema is not None:
-            distributed.average_buffers(ema)
+            distributed.average_buffers(evaluated)
         line = {"epoch": epoch, "learning_rate": learning_rate(args, epoch), **trained_line}
         if epoch % args.save_every == 0 or epoch == args.epochs:
             visualization_dir = run_dir / "visualizations" if args.save_visualizations else None
@@ -351,25 +327,26 @@ def train(args, device):
         if distributed.rank() == 0:
             save_epoch(args, run_dir, model, ema, optimizer, log)
     if distributed.rank() == 0:
-        print(format_table(scores))
+        print(format_table(scores, class_set))
 
 
 def save_epoch(args, run_dir, model, ema, optimizer, log):
     """Write what an epoch leaves; last.pt comes last, so that whatever a kill interrupts is done again."""
-    line, evaluated = log[-1], model if ema is None else ema
+    line, evaluated = log[-1], model if ema is None else ema.module
     print("  ".join(f"{key} {value:.4g}" for key, value in line.items() if key != "IoU"))
     write_log(run_dir / "log.jsonl", log)
-    content = checkpoint.describe(args.model_type, args.out_channels, args.in_channels, evaluated.state_dict())
+    content = checkpoints.describe(args.model_type, model.class_set, evaluated.state_dict())
     content |= {"epoch": line["epoch"], "image_size": args.image_size}
     if "mIoU" in line:
         save_plot(run_dir / "training_loss_plot.png", log)
-        checkpoint.save(run_dir / f"Deeplab_checkpoint_epoch_{line['epoch']}.pt", content)
+        checkpoints.save(run_dir / f"Deeplab_checkpoint_epoch_{line['epoch']}.pt", content)
         if line["mIoU"] > max((earlier.get("mIoU") or -1 for earlier in log[:-1]), default=-1):
-            checkpoint.save(run_dir / "best.pt", content | {"mIoU": line["mIoU"]})
+            checkpoints.save(run_dir / "best.pt", content | {"mIoU": line["mIoU"]})
     # With --ema, state_dict holds the averaged weights here as in every checkpoint.
     state = {"trained_state_dict": model.state_dict(), "optimizer": optimizer.state_dict(), "args": vars(args)}
-    checkpoint.save(run_dir / "last.pt", content | state)
+    state["averaged_steps"] = 0 if ema is None else int(ema.n_averaged)
+    checkpoints.save(run_dir / "last.pt", content | state)
 
 
 if __name__ == "__main__":
-    run(lambda: main(train_parser(__doc__).parse_args()))
+    run_script(lambda: main(train_parser(__doc__).parse_args()))

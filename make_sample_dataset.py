@@ -17,9 +17,10 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from faceparse.classes import CLASS_NAMES
-from faceparse.errors import InputError, run
-from faceparse.images import atomic_folder, check_new_folder, write_label_map
+from faceparse.atomic_files import atomic_folder, check_new_folder
+from faceparse.classes import CELEBAMASK, find_class_set
+from faceparse.errors import InputError, run_script
+from faceparse.images import write_label_map
 from options import sample_dataset_parser
 
 FOLDERS = {  # split: (photographs, masks); the position is part of a picture's random seed
@@ -28,7 +29,12 @@ FOLDERS = {  # split: (photographs, masks); the position is part of a picture's 
     "test": ("test_image", None),
 }
 MIN_SIZE = 32  # smaller, and the lips or an earring have no pixel left
-CLASS_ID = {name: index for index, name in enumerate(CLASS_NAMES)}
+CLASS_ID = {name: index for index, name in enumerate(CELEBAMASK.names)}
+# What is skin in a class set that does not tell these parts apart. Other parts that it lacks are background.
+PARTS_OF_THE_FACE = {"nose", "eye_g", "mouth", "u_lip", "l_lip"} | {
+    f"{side}_{part}" for side in "lr" for part in ("eye", "brow", "ear")
+}
+OTHER_NAMES = {"mouth": "i_mouth"}  # in LaPa
 SIDES = ((1, "l"), (-1, "r"))  # the subject's left lies at positive x, the right half of the picture
 
 # What not every face has, and how often. Pictures 0 and 1 of every five have what ROTATION says as well, so that the
@@ -295,6 +301,16 @@ def light(canvas, rng):
     return as_uint8(canvas.photo * shade[..., None].astype(np.float32) + noise)
 
 
+def class_ids_in(class_set):
+    """Return the id in `class_set` of each CelebAMask-HQ class, uint8 [19], by name."""
+
+    def find(name):
+        names = (name, OTHER_NAMES.get(name), "skin" if name in PARTS_OF_THE_FACE else None)
+        return next((class_set.names.index(each) for each in names if each in class_set.names), 0)
+
+    return np.array([find(name) for name in CELEBAMASK.names], np.uint8)
+
+
 def draw_face(size, seed, split, index):
     """Return a photograph, uint8 RGB [size, size, 3], and its mask, uint8 ids 0..18 [size, size].
 
@@ -316,12 +332,13 @@ def draw_face(size, seed, split, index):
     return light(canvas, rng), canvas.mask
 
 
-def make_sample_dataset(output_dir, train, val, test, image_size, seed):
+def make_sample_dataset(output_dir, train, val, test, image_size, seed, class_set=CELEBAMASK):
     """Write `train` and `val` pairs and `test` photographs, image_size x image_size, under output_dir: all or nothing.
 
     Pictures are called <split>_<index>; each depends on seed, split, index and image_size only, not on the counts. With
-    two pairs or more a split holds all 19 classes. Returns output_dir as a Path. Raises InputError when output_dir is a
-    file or a folder that is not empty, cannot be created, or when image_size is below 32.
+    two pairs or more a split holds all 19 classes of CelebAMask-HQ; the masks of another class set have those of its
+    classes that have the same names. Returns output_dir as a Path. Raises InputError when output_dir is a file or a
+    folder that is not empty, cannot be created, or when image_size is below 32.
     """
     output_dir = Path(output_dir)
     if image_size < MIN_SIZE:
@@ -338,14 +355,20 @@ def make_sample_dataset(output_dir, train, val, test, image_size, seed):
             stem = f"{split}_{index:04d}"
             Image.fromarray(photo).save(unfinished / image_dir / f"{stem}.jpg", quality=95)
             if mask_dir:
-                write_label_map(unfinished / mask_dir / f"{stem}.png", mask, palette=True)
+                write_label_map(
+                    unfinished / mask_dir / f"{stem}.png", class_ids_in(class_set)[mask], palette_of=class_set
+                )
     return output_dir
 
 
 def main(args):
-    output_dir = make_sample_dataset(args.output_dir, args.train, args.val, args.test, args.image_size, args.seed)
+    counts = {"train": args.train, "val": args.val, "test": args.test}
+    class_set = find_class_set(args.classes)
+    output_dir = make_sample_dataset(
+        args.output_dir, **counts, image_size=args.image_size, seed=args.seed, class_set=class_set
+    )
     print(f"{args.train} train and {args.val} val pairs and {args.test} test photographs are in {output_dir}")
 
 
 if __name__ == "__main__":
-    run(lambda: main(sample_dataset_parser(__doc__).parse_args()))
+    run_script(lambda: main(sample_dataset_parser(__doc__).parse_args()))

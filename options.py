@@ -2,8 +2,7 @@
 
 import argparse
 
-MODEL_TYPES = ("deeplabv3plus_mobilenet_slim", "deeplabv3plus_mobilenet")  # the default first; ours, the challenge's
-SHIPPED_CHECKPOINT = "Deeplab_checkpoint_epoch_122.pt"
+from faceparse import SHIPPED_CHECKPOINT
 
 
 def positive_int(text):
@@ -13,7 +12,7 @@ def positive_int(text):
     return value
 
 
-def natural(text):
+def non_negative_int(text):
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{value} is negative")
@@ -31,13 +30,6 @@ def fraction(text):
     value = float(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{value} is not between 0 and 1")
-    return value
-
-
-def class_count(text):
-    value = int(text)
-    if not 2 <= value <= 19:
-        raise argparse.ArgumentTypeError(f"{value} is not between 2 and 19, the classes of CelebAMask-HQ")
     return value
 
 
@@ -63,19 +55,36 @@ def _parser(description):
 def _add_hardware(parser):
     group = parser.add_argument_group("hardware")
     group.add_argument(
-        "--gpu_id", "--gpus", type=natural, default=0, help="number of the GPU (not how many); without CUDA the CPU"
+        "--gpu_id",
+        "--gpus",
+        type=non_negative_int,
+        default=0,
+        help="number of the GPU (not how many); without CUDA the CPU",
     )
-    group.add_argument("--workers", type=natural, default=2, help="processes that read files; 0 reads in this one")
+    group.add_argument(
+        "--workers", type=non_negative_int, default=2, help="processes that read files; 0 reads in this one"
+    )
     return group
 
 
+def _add_classes(parser, default="celebamask", help="classes: celebamask, lapa, or a JSON file that describes them"):
+    parser.add_argument("--classes", default=default, metavar="SET", help=help)
+
+
+def _add_classes_of_checkpoint(parser):
+    _add_classes(parser, default=None, help="classes that the checkpoint must have; needed where it does not tell them")
+
+
 def train_parser(description):
+    from models import MODELS  # here, because it imports torch, which most scripts do without
+
     parser = _parser(description)
 
     group = parser.add_argument_group("data")
     group.add_argument("--dataset_dir", default="dataset", help="holds train/ and val/")
     group.add_argument("--label_dir", help="masks to train on; default DATASET_DIR/train/train_mask")
     group.add_argument("--truth_dir", help="masks to validate on; default DATASET_DIR/val/val_mask")
+    _add_classes(group)
     group.add_argument("--image_size", type=network_input_size, default=512, help="side of the network's input, px")
     group.add_argument(
         "--cache", choices=("auto", "ram", "gpu", "off"), default="auto", help="where the decoded training set is kept"
@@ -93,9 +102,8 @@ def train_parser(description):
     group.add_argument("--augment_from_epoch", type=positive_int, default=15, help="first epoch that is augmented")
 
     group = parser.add_argument_group("model")
-    group.add_argument("--model_type", choices=MODEL_TYPES, default=MODEL_TYPES[0], help="network")
-    group.add_argument("--in_channels", type=int, choices=(3,), default=3, help="photographs are read as RGB")
-    group.add_argument("--out_channels", type=class_count, default=19, help="number of classes")
+    group.add_argument("--model_type", choices=tuple(MODELS), default=next(iter(MODELS)), help="network")
+    group.add_argument("--out_channels", type=positive_int, help="number of classes; must agree with --classes")
     group.add_argument("--load_model_path", help="checkpoint to start from, ours or a bare state_dict")
     group.add_argument("--load_not_strict", action="store_true", help="load what fits and list what was left out")
 
@@ -111,9 +119,9 @@ def train_parser(description):
         default="warm_restarts",
         help="per epoch; restarts after 10, 30, 70, 150, ... epochs",
     )
-    group.add_argument("--warmup_epochs", type=natural, default=0, help="epochs of linear warm-up")
+    group.add_argument("--warmup_epochs", type=non_negative_int, default=0, help="epochs of linear warm-up")
     group.add_argument("--ema", type=fraction, default=0.0, metavar="DECAY", help="average the weights; 0 is off")
-    group.add_argument("--seed", type=natural, default=0, help="of weights, order and augmentation")
+    group.add_argument("--seed", type=non_negative_int, default=0, help="of weights, order and augmentation")
 
     group = parser.add_argument_group("loss")
     group.add_argument("--focal_weight", type=fraction, default=0.1, help="focal share of the pixel loss, CE the rest")
@@ -124,7 +132,10 @@ def train_parser(description):
 
     group = parser.add_argument_group("self-distillation")
     group.add_argument(
-        "--self_distill_epoch", type=natural, default=0, help="relabel the training set after this epoch; 0 is off"
+        "--self_distill_epoch",
+        type=non_negative_int,
+        default=0,
+        help="relabel the training set after this epoch; 0 is off",
     )
     group.add_argument("--distill_threshold", type=fraction, default=0.95, help="least probability that relabels")
 
@@ -147,6 +158,7 @@ def _add_prediction(parser, checkpoint, image_dir):
         "--image_size", type=network_input_size, help="longer side at the network, px; default: what it was trained at"
     )
     parser.add_argument("--batch_size", type=positive_int, default=8, help="photographs at a time")
+    _add_classes_of_checkpoint(parser)
 
 
 def validate_parser(description):
@@ -175,6 +187,7 @@ def score_parser(description):
     parser.add_argument("--submit_dir", default="predictions", help="predicted label maps")
     parser.add_argument("--truth_dir", default="dataset/val/val_mask", help="true masks of the same stems")
     parser.add_argument("--output_dir", default=".", help="receives the score file")
+    _add_classes(parser)
     return parser
 
 
@@ -192,6 +205,7 @@ def color_parser(description):
     parser.add_argument("--alpha", type=fraction, default=0.5, help="opacity of the colours over a photograph")
     parser.add_argument("--sheet", metavar="FILE", help="write one contact sheet with a legend instead")
     parser.add_argument("--sheet_count", type=positive_int, default=12, help="label maps on the sheet")
+    _add_classes(parser)
     return parser
 
 
@@ -200,6 +214,7 @@ def class_imbalance_parser(description):
     parser.add_argument("--label_dir", default="dataset/train/train_mask", help="masks to count")
     parser.add_argument("--output_dir", default=".", help="receives proportions_given_data.pdf and .png")
     parser.add_argument("--log", action="store_true", help="logarithmic axis, which shows the rare classes")
+    _add_classes(parser)
     return parser
 
 
@@ -210,7 +225,8 @@ def sample_dataset_parser(description):
     parser.add_argument("--val", type=positive_int, default=13, help="validation pairs")
     parser.add_argument("--test", type=positive_int, default=4, help="photographs without masks")
     parser.add_argument("--image_size", type=positive_int, default=512, help="side of the pictures, px")
-    parser.add_argument("--seed", type=natural, default=0, help="of everything drawn")
+    parser.add_argument("--seed", type=non_negative_int, default=0, help="of everything drawn")
+    _add_classes(parser)
     return parser
 
 
@@ -219,6 +235,7 @@ def check_dataset_parser(description):
     parser.add_argument("--dataset_dir", default="dataset", help="holds train/ and val/")
     parser.add_argument("--sheet", metavar="FILE", help="write a contact sheet of the suspected left/right swaps")
     parser.add_argument("--fix_left_right", metavar="OUT", help="write corrected copies of all masks under OUT")
+    _add_classes(parser)
     return parser
 
 
@@ -226,6 +243,7 @@ def export_parser(description):
     parser = _parser(description)
     parser.add_argument("--checkpoint", default=SHIPPED_CHECKPOINT, help="ours or a bare state_dict")
     parser.add_argument("--output", default="face_parser.onnx", help="file to write")
+    _add_classes_of_checkpoint(parser)
     parser.add_argument(
         "--int8", metavar="IMAGE_DIR", help="write 8-bit integers, calibrated on these photographs; for CPUs with VNNI"
     )

@@ -22,16 +22,17 @@ import torch
 
 from benchmarks.cases import TRAINING_PASSES
 from benchmarks.measure import run, run_case
-from faceparse import checkpoints as checkpoint
-from faceparse import errors
-from faceparse.classes import CLASS_NAMES
-from faceparse.images import atomic_path, list_images, read_mask, read_photo, write_label_map
+from faceparse import SHIPPED_CHECKPOINT, checkpoints
+from faceparse.atomic_files import atomic_path
+from faceparse.classes import CELEBAMASK
+from faceparse.errors import run_script
+from faceparse.images import list_images, read_mask, read_photo, write_label_map
 from make_sample_dataset import make_sample_dataset
-from models import build_model
+from models import MODELS, build_model
 from models.cost import count_flops
-from options import MODEL_TYPES, SHIPPED_CHECKPOINT, network_input_size, positive_int
+from options import network_input_size, positive_int
 
-DEFAULT, CHALLENGE = MODEL_TYPES
+DEFAULT, CHALLENGE = MODELS
 SCORE_SCRIPTS = ("evaluate", "f1score", "iouclass")
 GROWTH = (100, 1000, 10000)
 UNITS = {"seconds": "s", "processor_seconds": "s of processor time", "images_per_second": "images/s"}
@@ -62,10 +63,10 @@ def prepare(work_dir, image_size, drawn):
     for path in list_images(work_dir / "dataset/train/train_mask").values():
         write_label_map(work_dir / "shifted" / path.name, np.roll(read_mask(path), 3, axis=1))
     photos = list(list_images(work_dir / "dataset/train/train_image").values())
-    content = checkpoint.describe(CHALLENGE, len(CLASS_NAMES), 3, challenge_network(photos[:2]).state_dict())
-    checkpoint.save(work_dir / f"{CHALLENGE}.pt", content | {"image_size": image_size})
+    content = checkpoints.describe(CHALLENGE, CELEBAMASK, challenge_network(photos[:2]).state_dict())
+    checkpoints.save(work_dir / f"{CHALLENGE}.pt", content | {"image_size": image_size})
     shutil.copy(SHIPPED_CHECKPOINT, work_dir / f"{DEFAULT}.pt")
-    for model_type in MODEL_TYPES:
+    for model_type in MODELS:
         flags = ("--checkpoint", work_dir / f"{model_type}.pt", "--output", work_dir / f"{model_type}.onnx")
         run("export_onnx.py", *flags)
 
@@ -250,4 +251,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    errors.run(lambda: main(parse_args()))
+    run_script(lambda: main(parse_args()))

@@ -14,14 +14,16 @@ from PIL import Image
 
 from benchmarks import plain_network
 from dataset_utils import TrainingSet, find_pairs
-from faceparse import checkpoints as checkpoint
+from faceparse import checkpoints
+from faceparse.classes import CELEBAMASK
 from faceparse.distributed import select_device
 from faceparse.images import list_images
 from faceparse.parallel import in_parallel
+from faceparse.prediction import load_network
 from main_deeplab import build_training, train_one_epoch
 from models.cost import count_flops
 from options import train_parser
-from validate import load_network, write_predictions
+from validate import write_predictions
 
 PLAIN_BATCH = 32
 TRAINING_PASSES = 3  # a step in forward passes: the gradient of each product is two products more
@@ -42,7 +44,7 @@ def first(photos, count):
 
 def predict_plain(model_type, work_dir, image_size, count):
     device = select_device(0)
-    model = checkpoint.load_model(work_dir / f"{model_type}.pt", device)
+    model = checkpoints.load_model(work_dir / f"{model_type}.pt", device)
     photos = first(list_images(work_dir / "photos"), count)
     options = {"image_size": image_size, "batch_size": PLAIN_BATCH, "device": device}
     plain_network.predict(model, first(photos, 4), work_dir / "warm_up", **options)
@@ -61,7 +63,7 @@ def predict_ours(file_name, work_dir, image_size, count):
 def train_plain(model_type, work_dir, image_size, count):
     device = select_device(0)
     torch.backends.cudnn.benchmark = True
-    model = checkpoint.load_model(work_dir / f"{model_type}.pt", device)
+    model = checkpoints.load_model(work_dir / f"{model_type}.pt", device)
     pairs = list(islice(cycle(find_pairs(work_dir / "dataset", "train")), count))
     options = {"image_size": image_size, "batch_size": TRAINING_BATCH[device.type], "device": device}
     plain_network.train(model, pairs[: options["batch_size"]], **options)  # to warm up
@@ -76,11 +78,18 @@ def train_ours(model_type, work_dir, image_size, count):
     batch_size = TRAINING_BATCH[device.type]
     flags = ["--model_type", model_type, "--image_size", image_size, "--batch_size", batch_size]
     args = train_parser("Train.").parse_args([str(flag) for flag in flags])
-    model, ema, optimizer = build_training(args, device)
+    model, ema, optimizer = build_training(args, device, CELEBAMASK)
     pairs = list(islice(cycle(find_pairs(work_dir / "dataset", "train")), count))
     for part in (pairs[:batch_size], pairs):  # the first to warm up
         training_set = TrainingSet(
-            part, image_size=image_size, num_classes=19, cache="auto", repeat_rare=0, device=device, workers=2, seed=0
+            part,
+            image_size=image_size,
+            class_set=CELEBAMASK,
+            cache="auto",
+            repeat_rare=0,
+            device=device,
+            workers=2,
+            seed=0,
         )
         line = train_one_epoch(args, 21, model, ema, optimizer, training_set, device)
     flops = TRAINING_PASSES * count_flops(model_type, image_size) * line["images_per_second"]

@@ -6,7 +6,7 @@ import math
 import torch
 from torch.nn import functional as F
 
-from faceparse.classes import IGNORE_INDEX, NUM_CLASSES, flipped_class_ids
+from faceparse.classes import CELEBAMASK, IGNORE_INDEX
 
 ROTATION = 25.0  # degrees, either way
 SCALE = 1.3  # largest enlargement; the largest reduction is its inverse
@@ -19,7 +19,7 @@ NOISE = 0.03  # largest standard deviation, of the range 0 to 1
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
-def augment(images, masks, mode, generator, num_classes=NUM_CLASSES):
+def augment(images, masks, mode, generator, class_set=CELEBAMASK):
     """Turn a uint8 batch into the network's input and target.
 
     images: uint8 [N, 3, S, S]; masks: uint8 [N, S, S]; mode: "none", "color" or "full"; generator: of the CPU, all
@@ -28,7 +28,7 @@ def augment(images, masks, mode, generator, num_classes=NUM_CLASSES):
     """
     images, masks = images.float() / 255, masks.long()
     if mode == "full":
-        images, masks = random_geometry(images, masks, generator, num_classes)
+        images, masks = random_geometry(images, masks, generator, class_set)
     if mode in ("color", "full"):
         images = random_color(images, generator)
     if mode == "full":
@@ -49,7 +49,7 @@ def constant(values, device):
     return torch.tensor(values, device=device)
 
 
-def random_geometry(images, masks, generator, num_classes=NUM_CLASSES):
+def random_geometry(images, masks, generator, class_set=CELEBAMASK):
     """Flip, rotate, scale and shift with one resampling grid; outside, photographs reflect and masks are ignored."""
     n, device = len(images), images.device
     flipped = uniform(n, 0, 1, generator) < 0.5
@@ -65,7 +65,7 @@ def random_geometry(images, masks, generator, num_classes=NUM_CLASSES):
     grid = F.affine_grid(theta, images.shape, align_corners=False)
     images = F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
     masks = resample_masks(masks, grid)
-    swap = constant(tuple(flipped_class_ids(num_classes)), device)
+    swap = constant(tuple(class_set.flipped_ids()), device)
     return images, torch.where(flipped[:, None, None], swap[masks], masks)
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 
 from faceparse import distributed
-from faceparse.classes import NUM_CLASSES
+from faceparse.atomic_files import atomic_path
+from faceparse.classes import CELEBAMASK, class_set_from_dict, require_class_set
 from faceparse.errors import InputError
-from faceparse.images import atomic_path
 from models import MODELS, build_model
 
 CHALLENGE_MODEL_TYPE = "deeplabv3plus_mobilenet"
@@ -26,12 +26,12 @@ def save(path, content):
             raise InputError(f"{path}: cannot be written ({str(error).splitlines()[0]})") from None
 
 
-def describe(model_type, num_classes, in_channels, state_dict):
+def describe(model_type, class_set, state_dict):
     """Return what a checkpoint file holds at least: the weights and what rebuilds their model."""
     return {
         "model_type": model_type,
-        "num_classes": num_classes,
-        "in_channels": in_channels,
+        "num_classes": len(class_set),
+        "classes": class_set.to_dict(),
         "state_dict": state_dict,
     }
 
@@ -54,36 +54,43 @@ def unpickle(path):
         raise InputError(f"{path}: not a readable checkpoint, perhaps truncated ({reason})") from None
 
 
-def read_state_dict(path):
-    """Return the weights alone, of a file of `save` or of a bare state_dict of any network."""
-    content = unpickle(path)
-    state_dict = content.get("state_dict", content) if isinstance(content, dict) else content
-    if not is_state_dict(state_dict):
-        raise InputError(f"{path}: holds neither a checkpoint of this project nor a state_dict")
-    return state_dict
+def read_checkpoint(path, class_set=None):
+    """Read a file of `save`, or a bare state_dict of the challenge's network: what `describe` returns, and more.
 
-
-def read(path):
-    """Read a file of `save`, or a bare state_dict of the challenge's network: the dict that `describe` makes, and more.
-
-    Raises InputError as `unpickle` does, and for what describes no model of this project.
+    Its "class_set" is the ClassSet of the weights. `class_set` is the one that is wanted, None for any.
+    Raises InputError as `unpickle` does, for what describes no model of this project, and for another class set.
     """
     content = unpickle(path)
     if is_state_dict(content):
         content = describe_bare(path, without_module_prefix(content))
-    fields = {"model_type": str, "num_classes": int, "in_channels": int, "state_dict": dict}
+    fields = {"model_type": str, "num_classes": int, "state_dict": dict}
     if not isinstance(content, dict) or any(not isinstance(content.get(key), kind) for key, kind in fields.items()):
         raise InputError(f"{path}: holds neither a checkpoint of this project nor a state_dict")
     if not is_state_dict(content["state_dict"]):
         raise InputError(f"{path}: its state_dict holds something else than tensors")
     if content["model_type"] not in MODELS:
         raise InputError(f"{path}: holds model {content['model_type']!r}; known are {', '.join(MODELS)}")
-    if content["in_channels"] != 3 or not 2 <= content["num_classes"] <= NUM_CLASSES:
-        raise InputError(
-            f"{path}: takes {content['in_channels']} channels and gives {content['num_classes']} classes; "
-            f"a network here takes 3 and gives 2 to {NUM_CLASSES}"
-        )
-    return content
+    return content | {"class_set": class_set_of(content, path, class_set)}
+
+
+def class_set_of(content, path, wanted):
+    """Return the ClassSet of a checkpoint's content; files without a description are CelebAMask-HQ's if they have 19.
+
+    Raises InputError where it is not the `wanted` one (None for any), and where nothing tells what the classes are.
+    """
+    num_classes = content["num_classes"]
+    if "classes" in content:
+        class_set = class_set_from_dict(content["classes"], path)
+    elif num_classes == len(CELEBAMASK):
+        class_set = CELEBAMASK
+    elif wanted is None:
+        raise InputError(f"{path}: does not say what its {num_classes} classes are; name them by --classes")
+    else:
+        class_set = wanted
+    if len(class_set) != num_classes:
+        raise InputError(f"{path}: has {num_classes} classes, but the class set has {len(class_set)}")
+    require_class_set(class_set, wanted, path)
+    return class_set
 
 
 def is_state_dict(content):
@@ -95,12 +102,11 @@ def is_state_dict(content):
 
 
 def describe_bare(path, state_dict):
-    """Describe a bare state_dict, which must be of the challenge's network."""
-    stem = state_dict.get("backbone.low_level_features.0.0.weight")
+    """Describe a bare state_dict, which must be of the challenge's network. It does not say what its classes are."""
     head = state_dict.get("classifier.classifier.3.bias")
-    if stem is None or head is None or stem.dim() != 4 or head.dim() != 1:
+    if "backbone.low_level_features.0.0.weight" not in state_dict or head is None or head.dim() != 1:
         raise InputError(f"{path}: a bare state_dict, but not of {CHALLENGE_MODEL_TYPE}")
-    return describe(CHALLENGE_MODEL_TYPE, len(head), stem.shape[1], state_dict)
+    return {"model_type": CHALLENGE_MODEL_TYPE, "num_classes": len(head), "state_dict": state_dict}
 
 
 def without_module_prefix(state_dict):
@@ -133,15 +139,34 @@ def load_weights(model, state_dict, path, strict=True):
     model.load_state_dict(fitting, strict=False)
 
 
-def load_model(path, device="cpu"):
+def load_start(model, path, strict):
+    """Load the weights that a training starts from, of a file of `save` or a bare state_dict of any network.
+
+    Raises InputError as `load_weights` does. With `strict` also where the file has other classes than the model: equal
+    in number, their weights would fit and mean something else.
+    """
+    content = unpickle(path)
+    state_dict = content.get("state_dict", content) if isinstance(content, dict) else content
+    if not is_state_dict(state_dict):
+        raise InputError(f"{path}: holds neither a checkpoint of this project nor a state_dict")
+    if strict and isinstance(content.get("classes"), dict):
+        class_set = class_set_from_dict(content["classes"], path)
+        if class_set != model.class_set:
+            raise InputError(
+                f"{path}: its {len(class_set)} classes are not those of --classes (--load_not_strict loads what fits)"
+            )
+    load_weights(model, state_dict, path, strict)
+
+
+def load_model(path, device="cpu", class_set=None):
     """Rebuild the model of a checkpoint or bare state_dict, in eval mode, with float32 weights.
 
-    Its attribute `image_size` is the side, in px, that it was trained at.
-
-    Raises InputError as `read` and `load_weights` do.
+    Its attribute `image_size` is the side, in px, that it was trained at, `class_set` its ClassSet. Raises InputError
+    as `read_checkpoint` and `load_weights` do.
     """
-    content = read(path)
-    model = build_model(content["model_type"], num_classes=content["num_classes"], in_channels=content["in_channels"])
+    content = read_checkpoint(path, class_set)
+    model = build_model(content["model_type"], num_classes=content["num_classes"])
     load_weights(model, content["state_dict"], path)
+    model.class_set = content["class_set"]
     model.image_size = content.get("image_size", CHALLENGE_IMAGE_SIZE)
     return model.to(device).eval()

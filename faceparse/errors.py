@@ -7,7 +7,7 @@ class InputError(Exception):
     """Bad input. The message names the file or flag, says what is wrong with it and what to do."""
 
 
-def run(main):
+def run_script(main):
     """Call `main()`; turn bad input into one line on stderr and exit status 2, Ctrl-C into status 130.
 
     An OSError is bad input too: an output folder that cannot be written, a full disk. It names its file itself. So is

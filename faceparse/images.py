@@ -1,19 +1,16 @@
-"""Reading photographs and masks, writing label maps. Needs no torch."""
+"""Reading photographs and masks, writing label maps and pictures. Needs no torch."""
 
-import os
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from faceparse.classes import IGNORE_INDEX, NUM_CLASSES, PALETTE
+from faceparse.atomic_files import atomic_path
+from faceparse.classes import CELEBAMASK, IGNORE_INDEX
 from faceparse.errors import InputError
 
 IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
-UNFINISHED = ".unfinished_"
-FLAT_PALETTE = [channel for colour in PALETTE for channel in colour]
 
 
 def list_images(path):
@@ -77,27 +74,31 @@ def read_photo(path):
         return np.array(image.convert("RGB"))
 
 
-def read_mask(path, num_classes=NUM_CLASSES):
-    """Return a mask as uint8 class ids [H, W]; 255 is "ignore".
+def read_mask(path, class_set=CELEBAMASK):
+    """Return a mask as uint8 class ids [H, W]; ignored pixels are 255, whatever id the class set has for them.
 
-    Raises InputError for a mask that is not single-channel (mode P, L or 1) or that holds an id in num_classes..254.
+    Raises InputError for a mask that is not single-channel (mode P, L or 1) or that holds an id that is no class.
     """
     with open_image(path) as image:
         if image.mode not in ("P", "L", "1"):
             raise InputError(f"{path}: a mask has one channel of class ids (PNG mode P or L); this one is {image.mode}")
         mask = np.array(image).astype(np.uint8, copy=False)
-    if mask.max() >= num_classes:  # the histogram is only needed where 255 may hide a wrong id
+    num_classes, ignored_id = len(class_set), class_set.ignored_id
+    if mask.max() >= num_classes:  # only then the histogram is needed: ignored pixels may hide a wrong id
+        if ignored_id != IGNORE_INDEX:
+            mask[mask == ignored_id] = IGNORE_INDEX
         wrong = np.flatnonzero(np.bincount(mask.ravel(), minlength=256)[num_classes:IGNORE_INDEX])
         if wrong.size:
             raise InputError(
-                f"{path}: holds class id {wrong[0] + num_classes}; ids go from 0 to {num_classes - 1}, 255 is ignored"
+                f"{path}: holds class id {wrong[0] + num_classes}; ids go from 0 to {num_classes - 1}, "
+                f"{ignored_id} is ignored; for another class set give --classes"
             )
     return mask
 
 
-def read_mask_of(path, shape, owner="photograph", num_classes=NUM_CLASSES):
+def read_mask_of(path, shape, class_set=CELEBAMASK, owner="photograph"):
     """`read_mask` of a mask that must have its owner's height and width, `shape`; InputError where they differ."""
-    mask = read_mask(path, num_classes)
+    mask = read_mask(path, class_set)
     if mask.shape != tuple(shape[:2]):
         raise InputError(
             f"{path}: is {mask.shape[1]} x {mask.shape[0]} but its {owner} is {shape[1]} x {shape[0]}; "
@@ -106,18 +107,10 @@ def read_mask_of(path, shape, owner="photograph", num_classes=NUM_CLASSES):
     return mask
 
 
-def read_pair(photo_path, mask_path, num_classes=NUM_CLASSES):
+def read_pair(photo_path, mask_path, class_set=CELEBAMASK):
     """Return photograph [H, W, 3] and mask [H, W]; InputError where their sizes differ."""
     photo = read_photo(photo_path)
-    return photo, read_mask_of(mask_path, photo.shape, num_classes=num_classes)
-
-
-def refuse_overwriting(flag, output_dir, *inputs):
-    """Raise InputError where `output_dir` is a folder that is read, or that of a file that is read."""
-    for path in map(Path, inputs):
-        folder = path.parent if path.is_file() else path
-        if Path(output_dir).resolve() == folder.resolve():
-            raise InputError(f"{flag} {output_dir}: holds the files to read; choose another folder")
+    return photo, read_mask_of(mask_path, photo.shape, class_set)
 
 
 def refuse_overwriting_masks(flag, output_dir, stems):
@@ -128,68 +121,23 @@ def refuse_overwriting_masks(flag, output_dir, stems):
                 raise InputError(f"{flag} {output_dir}: {path.name} is a data set's mask; choose another folder")
 
 
-@contextmanager
-def atomic_path(path):
-    """Yield a temporary path beside `path`, moved over it when the block ends well: whole file or none."""
-    path = Path(path)
-    # The suffix stays last, because Pillow and matplotlib choose the format by it.
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        temporary.replace(path)
-    except OSError as error:  # it does not always know the file
-        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from None
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
-
-
-@contextmanager
-def atomic_folder(path):
-    """Yield a temporary folder inside `path`; its files move up when the block ends well, else none does."""
-    path = Path(path)
-    is_new = not path.exists()
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=UNFINISHED, dir=path) as temporary:
-            yield Path(temporary)
-            for file in sorted(Path(temporary).rglob("*")):
-                target = path / file.relative_to(temporary)
-                if file.is_dir():
-                    target.mkdir(exist_ok=True)
-                else:
-                    file.replace(target)
-            is_new = False
-    except OSError as error:
-        raise InputError(
-            f"{error.filename2 or error.filename or path}: cannot be written ({error.strerror or error})"
-        ) from None
-    finally:
-        if is_new:
-            with suppress(OSError):
-                path.rmdir()
-
-
-def check_new_folder(flag, path):
-    """Raise InputError where a folder that is to be new would mix with what is there.
-
-    What a killed `atomic_folder` left does not count.
-    """
-    path = Path(path)
-    if path.exists() and not (path.is_dir() and all(file.name.startswith(UNFINISHED) for file in path.iterdir())):
-        raise InputError(f"{flag} {path}: exists already; choose a new or an empty folder")
-
-
-def write_label_map(path, label_map, palette=False):
+def write_label_map(path, label_map, palette_of=None):
     """Write uint8 class ids [H, W] as a single-channel PNG, atomically.
 
-    Mode L by default, which every reader takes as it is; with `palette` mode P in the class colours, as the data
-    set's own masks are (mind that OpenCV expands those into colours).
+    Mode L by default, which every reader takes as it is. With the ClassSet `palette_of` mode P in its colours, as the
+    data set's own masks are; OpenCV expands those into colours.
     """
     image = Image.fromarray(label_map)
-    if palette:
+    if palette_of:
         image = image.convert("L")
-        image.putpalette(FLAT_PALETTE)
+        image.putpalette([channel for colour in palette_of.colours for channel in colour])
     with atomic_path(path) as temporary:
         image.save(temporary, compress_level=1)
+
+
+def write_picture(path, picture):
+    """Write uint8 RGB [H, W, 3] in the format of the path's suffix, atomically."""
+    if Path(path).suffix.lower() not in IMAGE_SUFFIXES:
+        raise InputError(f"{path}: is no picture's name; end it in one of {', '.join(sorted(IMAGE_SUFFIXES))}")
+    with atomic_path(path) as temporary:
+        Image.fromarray(picture).save(temporary, compress_level=1)

@@ -1,4 +1,6 @@
-"""Scores of a segmentation, all derived from one confusion matrix. Numpy only.
+"""Scores of a segmentation, all derived from one confusion matrix, and the pass over two folders of label maps.
+
+Needs no torch.
 
 Sums run over the whole set, background included, without smoothing terms. Per class, with TP, FP, FN in pixels:
 IoU = TP / (TP + FP + FN), precision = TP / (TP + FP), recall = TP / (TP + FN), F1 = 2 TP / (2 TP + FP + FN).
@@ -7,12 +9,20 @@ IoU = TP / (TP + FP + FN), precision = TP / (TP + FP), recall = TP / (TP + FN), 
 Macro precision, recall and F1 are means over classes; macro F1 is the mean of the class F1s.
 """
 
+import sys
+from functools import partial
+from pathlib import Path
+
 import numpy as np
 
-from faceparse.classes import CLASS_NAMES, IGNORE_INDEX, NUM_CLASSES
+from faceparse.atomic_files import atomic_path
+from faceparse.classes import CELEBAMASK, IGNORE_INDEX, find_class_set
+from faceparse.errors import InputError
+from faceparse.images import list_images, read_mask, read_mask_of, require_partners
+from faceparse.parallel import in_parallel
 
 
-def confusion_matrix(truth, prediction, num_classes=NUM_CLASSES):
+def confusion_matrix(truth, prediction, num_classes):
     """Count pixels by (true class, predicted class): int64 [C, C], rows truth, columns prediction.
 
     Takes class ids of the same shape, 0 to C-1, in any integer type. Pixels whose truth is 255 are left out.
@@ -76,11 +86,67 @@ def number(value):
     return "n/a" if np.isnan(value) else f"{value:.4f}"
 
 
-def format_table(scores):
+def format_table(scores, class_set=CELEBAMASK):
     """Return all scores as a readable table: a line per class and one of means."""
     rows = [("id", "class", "IoU", "precision", "recall", "F1")]
     for index, values in enumerate(zip(scores.iou, scores.precision, scores.recall, scores.f1, strict=True)):
-        rows.append((index, CLASS_NAMES[index], *map(number, values)))
+        rows.append((index, class_set.names[index], *map(number, values)))
     means = (scores.miou, scores.macro_precision, scores.macro_recall, scores.macro_f1)
     rows.append(("", "mean", *map(number, means)))
-    return "\n".join("{:>2} {:<10} {:>7} {:>10} {:>7} {:>7}".format(*row) for row in rows)
+    width = max(10, *map(len, class_set.names))
+    return "\n".join("{:>2} {:<{width}} {:>7} {:>10} {:>7} {:>7}".format(*row, width=width) for row in rows)
+
+
+def match_predictions(submit_dir, truth_dir):
+    """Pair predictions with true masks by stem: a list of (prediction path, truth path).
+
+    A truth without prediction is an InputError; predictions without truth are left out and said so on stderr, since a
+    folder of predictions may cover more photographs than have masks.
+    """
+    predictions, truths = list_images(submit_dir), list_images(truth_dir)
+    require_partners(truths, predictions, "prediction", submit_dir)
+    extra = len(predictions.keys() - truths.keys())
+    if extra:
+        print(f"{submit_dir}: left out {extra} predictions that have no truth in {truth_dir}", file=sys.stderr)
+    return [(predictions[stem], file) for stem, file in truths.items()]
+
+
+def score_pair(pair, class_set):
+    """Return the confusion matrix and the F1 of one (prediction path, truth path).
+
+    Raises InputError for what cannot be scored.
+    """
+    prediction_file, truth_file = pair
+    truth = read_mask(truth_file, class_set)
+    prediction = read_mask_of(prediction_file, truth.shape, class_set, owner="truth")
+    if prediction.max() >= len(class_set):  # read_mask allows 255, which only a truth may hold
+        raise InputError(f"{prediction_file}: holds id {prediction.max()}; predict a class 0 to {len(class_set) - 1}")
+    matrix = confusion_matrix(truth, prediction, len(class_set))
+    return matrix, per_image_f1(matrix)
+
+
+def score_folders(submit_dir, truth_dir, class_set=CELEBAMASK):
+    """Score the label maps of two folders: the summed confusion matrix, int64 [C, C], and the mean per-image F1.
+
+    Reads each file once, in constant memory. Raises InputError, naming the file, for a missing prediction, an
+    unreadable or wrongly sized file, a wrong id, or when no pixel of the truth counts.
+    """
+    total, f1_of_images = 0, []
+    pairs = match_predictions(submit_dir, truth_dir)
+    for matrix, f1 in in_parallel(partial(score_pair, class_set=class_set), pairs, "scoring"):
+        total = total + matrix
+        f1_of_images.append(f1)
+    if not total.any():
+        raise InputError(f"{truth_dir}: every pixel is 255, ignored; there is nothing to score")
+    return total, mean(f1_of_images)
+
+
+def write_scores(args, file_name, format_file):
+    """Score as the flags say, write `format_file(scores)`, print the table; return the mean per-image F1."""
+    class_set = find_class_set(args.classes)
+    total, f1_of_images = score_folders(args.submit_dir, args.truth_dir, class_set)
+    scores, path = Scores(total), Path(args.output_dir) / file_name
+    with atomic_path(path) as temporary:
+        temporary.write_text(format_file(scores))
+    print(f"{format_table(scores, class_set)}\n{path}: written")
+    return f1_of_images

@@ -3,7 +3,7 @@
 import json
 import math
 
-from faceparse.images import atomic_path
+from faceparse.atomic_files import atomic_path
 
 
 def save_plot(path, log):

@@ -1,6 +1,11 @@
-"""The networks, by the name that `--model_type` takes and a checkpoint records."""
+"""The networks, by the name that `--model_type` takes and a checkpoint records. The first is the default.
 
-from torch import nn
+To add one, write a module beside these and name its class in MODELS. The class takes `num_classes` as a keyword,
+initialises its own weights, and offers
+- `coarse_logits(x)`: photographs float32 [N, 3, H, W] in [0, 1] to logits [N, num_classes, h, w] at the decoder's own
+  stride, which prediction and the ONNX export use,
+- `forward(x)`: the same logits at input size, float32 [N, num_classes, H, W], which the losses use.
+"""
 
 from models.deeplab import DeepLabV3Plus
 from models.deeplab_slim import DeepLabV3PlusSlim
@@ -11,13 +16,6 @@ MODELS = {
 }
 
 
-def build_model(model_type, *, num_classes=19, in_channels=3):
+def build_model(model_type, *, num_classes=19):
     """Return a network with fresh weights; `model_type` is a key of MODELS."""
-    model = MODELS[model_type](num_classes=num_classes, in_channels=in_channels)
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            # He et al., 2015, https://arxiv.org/abs/1502.01852, as torchvision's MobileNetV2 is initialised.
-            nn.init.kaiming_normal_(module.weight, mode="fan_out")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-    return model
+    return MODELS[model_type](num_classes=num_classes)

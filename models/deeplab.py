@@ -5,7 +5,7 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.ops import Conv2dNormActivation as ConvBNReLU
 
-from models.mobilenetv2 import mobilenetv2_features
+from models.mobilenetv2 import mobilenetv2_features, stage_channels
 
 # (t, c, n, s): expansion, channels, blocks, stride of the first.
 CHALLENGE_BACKBONE = (
@@ -25,6 +25,18 @@ def resize(x, size):
         # The CPU's backward pass is several times faster over a channels-last gradient than over a contiguous one.
         resized.register_hook(lambda gradient: gradient.contiguous(memory_format=torch.channels_last))
     return resized
+
+
+def initialise_convolutions(module):
+    """Draw the weights of all convolutions anew, as torchvision's MobileNetV2 does.
+
+    He et al., 2015, https://arxiv.org/abs/1502.01852. A network calls it once, on what is not pretrained.
+    """
+    for each in module.modules():
+        if isinstance(each, nn.Conv2d):
+            nn.init.kaiming_normal_(each.weight, mode="fan_out")
+            if each.bias is not None:
+                nn.init.zeros_(each.bias)
 
 
 class ImagePooling(nn.Sequential):
@@ -87,13 +99,14 @@ class DeepLabV3Plus(nn.Module):
     Takes RGB in [0, 1], [N, 3, H, W], H and W from 32 px; returns logits [N, num_classes, H, W].
     """
 
-    def __init__(self, *, num_classes, in_channels=3):
+    def __init__(self, *, num_classes):
         super().__init__()
-        features = mobilenetv2_features(
-            CHALLENGE_BACKBONE, in_channels=in_channels, stem_channels=32, output_stride=16, pad_input=True
-        )
+        features = mobilenetv2_features(CHALLENGE_BACKBONE, stem_channels=32, output_stride=16, pad_input=True)
+        # The low-level features are what stem, first and second stage give, at stride 4: 1 + 1 + 2 blocks.
         self.backbone = Backbone(features, low_level_end=4)
-        self.classifier = DeepLabHead(low_level_channels=12, high_level_channels=162, num_classes=num_classes)
+        low_level_channels, high_level_channels = stage_channels(CHALLENGE_BACKBONE, 1, -1)
+        self.classifier = DeepLabHead(low_level_channels, high_level_channels, num_classes)
+        initialise_convolutions(self)
 
     def coarse_logits(self, x):
         """Logits at the decoder's stride, 4: all that the logits at input size are made of."""

@@ -4,8 +4,8 @@ import torch
 from torch import nn
 from torchvision.ops import Conv2dNormActivation as ConvBNReLU
 
-from models.deeplab import ASPP, resize
-from models.mobilenetv2 import mobilenetv2_features
+from models.deeplab import ASPP, initialise_convolutions, resize
+from models.mobilenetv2 import mobilenetv2_features, stage_channels
 
 # (t, c, n, s): expansion, channels, blocks, stride of the first.
 SLIM_BACKBONE = ((1, 16, 1, 1), (4, 24, 2, 2), (6, 40, 3, 2), (6, 80, 4, 2), (6, 112, 2, 1), (6, 160, 2, 2))
@@ -25,21 +25,22 @@ def separable_conv(in_channels, out_channels, dilation=1):
 class DeepLabV3PlusSlim(nn.Module):
     """Takes RGB in [0, 1], [N, 3, H, W], H and W from 32 px; returns logits [N, num_classes, H, W]."""
 
-    def __init__(self, *, num_classes, in_channels=3):
+    def __init__(self, *, num_classes):
         super().__init__()
-        features = mobilenetv2_features(
-            SLIM_BACKBONE, in_channels=in_channels, stem_channels=24, output_stride=16, pad_input=False
-        )
+        features = mobilenetv2_features(SLIM_BACKBONE, stem_channels=24, output_stride=16, pad_input=False)
+        low2_channels, low4_channels, high_channels = stage_channels(SLIM_BACKBONE, 0, 1, -1)
+        # Stem and first stage, the second stage's two blocks, and the rest.
         self.stride2, self.stride4, self.stride16 = features[:2], features[2:4], features[4:]
-        self.aspp = ASPP(160, ASPP_CHANNELS, rates=(6, 12, 18), conv3x3=separable_conv)
-        self.project4 = ConvBNReLU(24, 32, kernel_size=1)
+        self.aspp = ASPP(high_channels, ASPP_CHANNELS, rates=(6, 12, 18), conv3x3=separable_conv)
+        self.project4 = ConvBNReLU(low4_channels, 32, kernel_size=1)
         self.decode4 = nn.Sequential(
             separable_conv(32 + ASPP_CHANNELS, DECODER_CHANNELS), separable_conv(DECODER_CHANNELS, DECODER_CHANNELS)
         )
         # The width is cut before upsampling: at stride 2 every channel costs four times as much.
-        self.reduce = ConvBNReLU(DECODER_CHANNELS, STRIDE2_CHANNELS - 16, kernel_size=1)
+        self.reduce = ConvBNReLU(DECODER_CHANNELS, STRIDE2_CHANNELS - low2_channels, kernel_size=1)
         self.decode2 = separable_conv(STRIDE2_CHANNELS, STRIDE2_CHANNELS)
         self.classifier = nn.Conv2d(STRIDE2_CHANNELS, num_classes, 1)
+        initialise_convolutions(self)
 
     def coarse_logits(self, x):
         """Logits at the decoder's last stride, 2: all that the logits at input size are made of."""

@@ -36,13 +36,18 @@ class InvertedResidual(nn.Module):
         return x + out if self.adds_input else out
 
 
-def mobilenetv2_features(table, *, in_channels, stem_channels, output_stride, pad_input):
+def stage_channels(table, *stages):
+    """Return the output channels of the stages with these indices in a `mobilenetv2_features` table."""
+    return [table[stage][1] for stage in stages]
+
+
+def mobilenetv2_features(table, *, stem_channels, output_stride, pad_input):
     """Build stem and inverted residuals as one nn.Sequential.
 
     `table` has a row (t, c, n, s) per stage: expansion, output channels, blocks, stride of the first block. Once
-    `output_stride` is reached, strides turn into dilation. Input [N, in_channels, H, W].
+    `output_stride` is reached, strides turn into dilation. Input [N, 3, H, W].
     """
-    stem = ConvBNReLU6(in_channels, stem_channels, stride=2, padding=0 if pad_input else 1)
+    stem = ConvBNReLU6(3, stem_channels, stride=2, padding=0 if pad_input else 1)
     layers, channels, stride_so_far, dilation = [stem], stem_channels, 2, 1
     for expansion, out_channels, blocks, stride in table:
         first_dilation = dilation

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as reference
 
-from faceparse import augmentation as augment_module
+import faceparse.augmentation as augment_module
 from faceparse.augmentation import apply_color, augment, random_blur, random_color, random_geometry, random_noise
-from faceparse.classes import PALETTE
+from faceparse.classes import CELEBAMASK
 from make_sample_dataset import draw_face
 
 SIZE = 64
@@ -25,7 +25,7 @@ def rng(seed=0):
 def paint(masks):
     """Photographs float [N, 3, S, S] in [0, 1] in the colours of masks [N, S, S]."""
     colours = torch.full((256, 3), 128.0)
-    colours[:19] = torch.tensor(PALETTE)
+    colours[:19] = torch.tensor(CELEBAMASK.colours)
     return colours[masks.long()].permute(0, 3, 1, 2) / 255
 
 

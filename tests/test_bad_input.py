@@ -14,8 +14,8 @@ from PIL import Image
 import generate_labels
 import main_deeplab
 import validate
-from faceparse import checkpoints as checkpoint
-from faceparse import errors
+from faceparse import checkpoints, errors
+from faceparse.classes import CELEBAMASK
 from faceparse.images import write_label_map
 from models import build_model
 from options import generate_labels_parser, train_parser, validate_parser
@@ -35,7 +35,7 @@ PHOTO, MASK = "{0}/{0}_image/{0}_0002.jpg", "{0}/{0}_mask/{0}_0002.png"
 @pytest.fixture(scope="module")
 def checkpoint_path(tmp_path_factory):
     path = tmp_path_factory.mktemp("checkpoint") / "model.pt"
-    checkpoint.save(path, checkpoint.describe(SLIM, 19, 3, build_model(SLIM).state_dict()))
+    checkpoints.save(path, checkpoints.describe(SLIM, CELEBAMASK, build_model(SLIM).state_dict()))
     return path
 
 
@@ -68,7 +68,7 @@ def refusal(place, capsys):
         args = PARSERS[script]("Run.").parse_args([str(flag) for flag in flags])
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
-            errors.run(lambda: script.main(args))
+            errors.run_script(lambda: script.main(args))
         assert ended.value.code == 2
         assert contents(place) == before
         return the_error(capsys.readouterr().err)
@@ -194,9 +194,14 @@ def test_empty_folder(place, refusal, folder, script, flags):
 # Flags that do not go with the data or the machine.
 
 
-def test_more_classes_in_the_masks_than_out_channels(refusal):
+def test_more_classes_in_the_masks_than_in_the_class_set(refusal):
+    message = refusal(main_deeplab, *TRAIN, "--classes", "lapa")
+    assert re.match(r"error: dataset/train/train_mask/train_\d+\.png: holds class id \d+; ids go from 0 to 10", message)
+
+
+def test_out_channels_must_agree_with_the_classes(refusal):
     message = refusal(main_deeplab, *TRAIN, "--out_channels", 5)
-    assert re.match(r"error: dataset/train/train_mask/train_\d+\.png: holds class id \d+; ids go from 0 to 4", message)
+    assert message.startswith("error: --out_channels 5: the class set has 19 classes")
 
 
 @pytest.mark.parametrize("flag", [("--label_dir", "elsewhere"), ("--truth_dir", "elsewhere")])
@@ -208,7 +213,7 @@ def test_batch_of_one(refusal):
     assert "--batch_size 1" in refusal(main_deeplab, *TRAIN, "--batch_size", 1)
 
 
-@pytest.mark.parametrize("flag, value", [("--in_channels", 1), ("--image_size", 31), ("--distill_threshold", 1.1)])
+@pytest.mark.parametrize("flag, value", [("--image_size", 31), ("--distill_threshold", 1.1)])
 def test_values_that_no_run_can_have(flag, value, capsys):
     """The parser itself refuses: its usage, then the flag."""
     with pytest.raises(SystemExit) as ended:
@@ -254,7 +259,7 @@ def test_output_folder_that_is_a_file(place, script, flags, file, capsys):
     (place / file).write_text("precious")
     before = contents(place)
     with pytest.raises(SystemExit) as ended:
-        errors.run(lambda: script.main(PARSERS[script]("Run.").parse_args([str(flag) for flag in flags])))
+        errors.run_script(lambda: script.main(PARSERS[script]("Run.").parse_args([str(flag) for flag in flags])))
     assert ended.value.code == 2
     assert file in the_error(capsys.readouterr().err)
     after = contents(place)
@@ -283,8 +288,8 @@ CHECKPOINTS = {  # what the file holds, and a part of the message
     "code": (RunsCode(), "refused, holds more than weights"),
     "code beside weights": ({"state_dict": {}, "model_type": SLIM, "x": RunsCode()}, "refused"),
     "bare of another network": (torchvision_like(), f"a bare state_dict, but not of {CHALLENGE}"),
-    "another network": (checkpoint.describe("resnet", 19, 3, torchvision_like()), "holds model 'resnet'"),
-    "wrong name": (checkpoint.describe(SLIM, 19, 3, torchvision_like()), "does not fit the model"),
+    "another network": (checkpoints.describe("resnet", CELEBAMASK, torchvision_like()), "holds model 'resnet'"),
+    "wrong name": (checkpoints.describe(SLIM, CELEBAMASK, torchvision_like()), "does not fit the model"),
     "list": ([1, 2, 3], "neither a checkpoint of this project nor a state_dict"),
     "no weights": ({"epoch": 3}, "neither a checkpoint of this project nor a state_dict"),
     "one byte": (b".", "not a readable checkpoint"),
@@ -367,7 +372,7 @@ def test_a_batch_that_the_gpu_cannot_hold_is_one_line_and_other_runtime_errors_s
         raise error
 
     with pytest.raises(SystemExit) as ended:
-        errors.run(lambda: fail(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")))
+        errors.run_script(lambda: fail(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")))
     assert ended.value.code == 2 and "--batch_size" in the_error(capsys.readouterr().err)
     with pytest.raises(RuntimeError, match="a bug"):
-        errors.run(lambda: fail(RuntimeError("a bug")))
+        errors.run_script(lambda: fail(RuntimeError("a bug")))

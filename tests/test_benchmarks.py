@@ -7,17 +7,16 @@ import pytest
 import torch
 
 from benchmarks import cases, plain_network, plain_scores
-from benchmarks.__main__ import differing_share, lay_out
+from benchmarks.__main__ import DEFAULT, differing_share, lay_out
 from benchmarks.measure import run
 from benchmarks.plain_network import mixed_loss
 from dataset_utils import find_pairs
-from faceparse import checkpoints as checkpoint
+from faceparse import checkpoints
+from faceparse.classes import CELEBAMASK
 from faceparse.images import list_images, read_mask, write_label_map
-from faceparse.metrics import Scores
-from faceparse.scoring import score_folders
+from faceparse.metrics import Scores, score_folders
 from loss import mixed_loss as our_mixed_loss
 from models import build_model
-from options import MODEL_TYPES
 from validate import write_predictions
 
 CPU = torch.device("cpu")
@@ -35,7 +34,7 @@ def test_plain_scores_are_ours(sample_dataset, tmp_path):
 
 def test_plain_prediction_is_ours(sample_dataset, tmp_path):
     torch.manual_seed(0)
-    model = build_model(MODEL_TYPES[0]).eval()
+    model = build_model(DEFAULT).eval()
     photos = list_images(sample_dataset / "val/val_image")
     plain_network.predict(model, photos, tmp_path / "plain", image_size=64, batch_size=2, device=CPU)
     write_predictions(model, photos, tmp_path / "ours", image_size=64, batch_size=2, workers=0, device=CPU)
@@ -54,7 +53,7 @@ def test_plain_loss_is_ours():
 
 def test_plain_training_takes_steps(sample_dataset):
     torch.manual_seed(0)
-    model = build_model(MODEL_TYPES[0])
+    model = build_model(DEFAULT)
     before = model.classifier.bias.detach().clone()
     pairs = find_pairs(sample_dataset, "train")
     images_per_second, data_wait = plain_network.train(model, pairs, image_size=32, batch_size=4, device=CPU)
@@ -69,15 +68,15 @@ def work_dir(sample_dataset, tmp_path_factory):
     shutil.copytree(sample_dataset, folder / "dataset")
     shutil.copytree(sample_dataset / "train/train_mask", folder / "shifted")
     torch.manual_seed(0)
-    state_dict = build_model(MODEL_TYPES[0]).state_dict()
-    content = checkpoint.describe(MODEL_TYPES[0], 19, 3, state_dict)
-    checkpoint.save(folder / f"{MODEL_TYPES[0]}.pt", content | {"image_size": 64})
+    state_dict = build_model(DEFAULT).state_dict()
+    content = checkpoints.describe(DEFAULT, CELEBAMASK, state_dict)
+    checkpoints.save(folder / f"{DEFAULT}.pt", content | {"image_size": 64})
     lay_out(folder, 10)
     return folder
 
 
 def test_both_predictions_cover_the_photographs_asked_for_and_agree(work_dir):
-    for case, model in ((cases.predict_plain, MODEL_TYPES[0]), (cases.predict_ours, f"{MODEL_TYPES[0]}.pt")):
+    for case, model in ((cases.predict_plain, DEFAULT), (cases.predict_ours, f"{DEFAULT}.pt")):
         assert case(model, work_dir, 64, 9)["seconds"] > 0
     assert len(list_images(work_dir / "labels/plain")) == len(list_images(work_dir / "labels/ours")) == 9
     assert differing_share(work_dir) < 1e-3
@@ -92,7 +91,7 @@ def test_training_runs_on_as_many_images_as_asked_for(work_dir, case, monkeypatc
     monkeypatch.setattr(cases, "TRAINING_BATCH", {"cpu": 4, "cuda": 4})
     steps, step = [], torch.optim.Adam.step
     monkeypatch.setattr(torch.optim.Adam, "step", lambda self: steps.append(1) or step(self))
-    assert case(MODEL_TYPES[0], work_dir, 32, 12)["images_per_second"] > 0
+    assert case(DEFAULT, work_dir, 32, 12)["images_per_second"] > 0
     assert len(steps) == 1 + 3  # one to warm up
 
 

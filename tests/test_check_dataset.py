@@ -11,6 +11,7 @@ from PIL import Image
 
 import check_dataset
 from check_dataset import hash_photo, left_right_reversed, near_duplicates, swap_left_right
+from faceparse.classes import CELEBAMASK
 from faceparse.errors import InputError
 from faceparse.images import read_mask, write_label_map
 from options import check_dataset_parser
@@ -46,7 +47,7 @@ def dataset(tmp_path):
     for split, stems in masks.items():
         (tmp_path / f"data/{split}/{split}_image").mkdir(parents=True)
         for stem, mask in stems.items():
-            write_label_map(tmp_path / f"data/{split}/{split}_mask/{stem}.png", mask, palette=True)
+            write_label_map(tmp_path / f"data/{split}/{split}_mask/{stem}.png", mask, palette_of=CELEBAMASK)
             seed = ord("c" if stem == "d" else stem)
             picture(seed).save(tmp_path / f"data/{split}/{split}_image/{stem}.jpg", quality=60 if stem == "d" else 95)
     (tmp_path / "data/test_image").mkdir()

@@ -7,7 +7,8 @@ import pickle
 import pytest
 import torch
 
-from faceparse import checkpoints as checkpoint
+from faceparse import checkpoints
+from faceparse.classes import CELEBAMASK, LAPA
 from faceparse.errors import InputError
 from models import MODELS, build_model
 
@@ -47,70 +48,70 @@ def spoiled(model):
 
 
 @pytest.mark.parametrize("model_type", MODELS)
-@pytest.mark.parametrize("num_classes", [19, 5])
-def test_round_trip_rebuilds_each_model(tmp_path, model_type, num_classes):
-    model = used(model_type, num_classes=num_classes)
-    checkpoint.save(tmp_path / "new/a.pt", checkpoint.describe(model_type, num_classes, 3, model.state_dict()))
+@pytest.mark.parametrize("class_set", [CELEBAMASK, LAPA], ids=len)
+def test_round_trip_rebuilds_each_model(tmp_path, model_type, class_set):
+    model = used(model_type, num_classes=len(class_set))
+    checkpoints.save(tmp_path / "new/a.pt", checkpoints.describe(model_type, class_set, model.state_dict()))
     torch.manual_seed(99)  # a model that kept its fresh weights would differ
-    loaded = checkpoint.load_model(tmp_path / "new/a.pt")
+    loaded = checkpoints.load_model(tmp_path / "new/a.pt")
     assert type(loaded) is MODELS[model_type] and not any(module.training for module in loaded.modules())
-    assert logits(loaded).shape[1] == num_classes
+    assert loaded.class_set == class_set and logits(loaded).shape[1] == len(class_set)
     assert torch.equal(logits(loaded), logits(model))
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_bare_state_dict_is_the_challenge_network(tmp_path, challenge_model, prefix):
     torch.save({prefix + key: value for key, value in challenge_model.state_dict().items()}, tmp_path / "challenge.pt")
-    assert torch.equal(logits(checkpoint.load_model(tmp_path / "challenge.pt")), logits(challenge_model))
+    assert torch.equal(logits(checkpoints.load_model(tmp_path / "challenge.pt")), logits(challenge_model))
 
 
-def test_bare_state_dict_tells_classes(tmp_path):
+def test_bare_state_dict_of_other_classes_needs_their_names(tmp_path):
     model = used(CHALLENGE, num_classes=11)
     torch.save(model.state_dict(), tmp_path / "a.pt")
-    content = checkpoint.read(tmp_path / "a.pt")
-    assert (content["model_type"], content["num_classes"], content["in_channels"]) == (CHALLENGE, 11, 3)
-    assert torch.equal(logits(checkpoint.load_model(tmp_path / "a.pt")), logits(model))
+    with pytest.raises(InputError, match="does not say what its 11 classes are; name them by --classes"):
+        checkpoints.read_checkpoint(tmp_path / "a.pt")
+    with pytest.raises(InputError, match="has 11 classes, but the class set has 19"):
+        checkpoints.read_checkpoint(tmp_path / "a.pt", CELEBAMASK)
+    content = checkpoints.read_checkpoint(tmp_path / "a.pt", LAPA)
+    assert (content["model_type"], content["num_classes"], content["class_set"]) == (CHALLENGE, 11, LAPA)
+    assert torch.equal(logits(checkpoints.load_model(tmp_path / "a.pt", class_set=LAPA)), logits(model))
 
 
-@pytest.mark.parametrize("shape", [{"in_channels": 4}, {"num_classes": 25}])
-@pytest.mark.parametrize("bare", [True, False])
-def test_network_of_other_photographs_or_classes_is_refused(tmp_path, shape, bare):
-    shape = {"num_classes": 19, "in_channels": 3} | shape
-    state_dict = build_model(CHALLENGE, **shape).state_dict()
-    content = checkpoint.describe(CHALLENGE, shape["num_classes"], shape["in_channels"], state_dict)
-    torch.save(state_dict if bare else content, tmp_path / "a.pt")
-    with pytest.raises(InputError, match="takes 3 and gives 2 to 19"):
-        checkpoint.load_model(tmp_path / "a.pt")
+def test_checkpoint_of_other_classes_than_wanted_is_refused(tmp_path):
+    content = checkpoints.describe(CHALLENGE, LAPA, build_model(CHALLENGE, num_classes=11).state_dict())
+    torch.save(content, tmp_path / "a.pt")
+    with pytest.raises(InputError, match="has other classes than --classes: 11, background, skin, l_brow"):
+        checkpoints.load_model(tmp_path / "a.pt", class_set=CELEBAMASK)
 
 
 def test_module_prefix_in_a_whole_checkpoint(tmp_path, challenge_model):
     state_dict = {f"module.{key}": value for key, value in challenge_model.state_dict().items()}
-    checkpoint.save(tmp_path / "a.pt", checkpoint.describe(CHALLENGE, 19, 3, state_dict))
-    assert torch.equal(logits(checkpoint.load_model(tmp_path / "a.pt")), logits(challenge_model))
+    checkpoints.save(tmp_path / "a.pt", checkpoints.describe(CHALLENGE, CELEBAMASK, state_dict))
+    assert torch.equal(logits(checkpoints.load_model(tmp_path / "a.pt")), logits(challenge_model))
 
 
 def test_further_content_is_read_as_it_was_saved(tmp_path, challenge_model):
-    content = checkpoint.describe(CHALLENGE, 19, 3, challenge_model.state_dict()) | {"epoch": 7, "mIoU": 0.5}
-    checkpoint.save(tmp_path / "a.pt", content)
-    read = checkpoint.read(tmp_path / "a.pt")
-    assert read.keys() == content.keys() and (read["epoch"], read["mIoU"]) == (7, 0.5)
+    content = checkpoints.describe(CHALLENGE, CELEBAMASK, challenge_model.state_dict()) | {"epoch": 7, "mIoU": 0.5}
+    checkpoints.save(tmp_path / "a.pt", content)
+    read = checkpoints.read_checkpoint(tmp_path / "a.pt")
+    assert read.keys() == content.keys() | {"class_set"} and (read["epoch"], read["mIoU"]) == (7, 0.5)
 
 
 def test_float16_weights_load_as_float32(tmp_path, challenge_model):
     half = {
         key: value.half() if value.is_floating_point() else value for key, value in challenge_model.state_dict().items()
     }
-    checkpoint.save(tmp_path / "half.pt", checkpoint.describe(CHALLENGE, 19, 3, half))
-    loaded = checkpoint.load_model(tmp_path / "half.pt").state_dict()
+    checkpoints.save(tmp_path / "half.pt", checkpoints.describe(CHALLENGE, CELEBAMASK, half))
+    loaded = checkpoints.load_model(tmp_path / "half.pt").state_dict()
     for key, value in half.items():
         assert loaded[key].dtype == (torch.float32 if value.is_floating_point() else torch.int64)
         assert torch.equal(loaded[key], value.to(loaded[key].dtype)), key
 
 
 def test_strict_loading_lists_all_that_does_not_fit(tmp_path, challenge_model):
-    checkpoint.save(tmp_path / "a.pt", checkpoint.describe(CHALLENGE, 19, 3, spoiled(challenge_model)))
+    checkpoints.save(tmp_path / "a.pt", checkpoints.describe(CHALLENGE, CELEBAMASK, spoiled(challenge_model)))
     with pytest.raises(InputError) as caught:
-        checkpoint.load_model(tmp_path / "a.pt")
+        checkpoints.load_model(tmp_path / "a.pt")
     message = str(caught.value)
     assert message.startswith(f"{tmp_path / 'a.pt'}: ") and "--load_not_strict" in message and "\n" not in message
     assert f"{MISSING} is missing" in message
@@ -122,7 +123,7 @@ def test_strict_loading_lists_all_that_does_not_fit(tmp_path, challenge_model):
 def test_not_strict_loads_what_fits_and_prints_the_rest(challenge_model, capsys):
     model = build_model(CHALLENGE)
     fresh = {key: value.clone() for key, value in model.state_dict().items()}
-    checkpoint.load_weights(model, spoiled(challenge_model), "a.pt", strict=False)
+    checkpoints.load_weights(model, spoiled(challenge_model), "a.pt", strict=False)
     for key, value in model.state_dict().items():
         source = fresh if key in (MISSING, RESHAPED) else challenge_model.state_dict()
         assert torch.equal(value, source[key]), key
@@ -133,7 +134,7 @@ def test_not_strict_loads_what_fits_and_prints_the_rest(challenge_model, capsys)
 
 
 def test_not_strict_prints_nothing_when_all_fits(challenge_model, capsys):
-    checkpoint.load_weights(build_model(CHALLENGE), challenge_model.state_dict(), "a.pt", strict=False)
+    checkpoints.load_weights(build_model(CHALLENGE), challenge_model.state_dict(), "a.pt", strict=False)
     assert capsys.readouterr().out == ""
 
 
@@ -142,7 +143,7 @@ def test_loading_that_fits_nothing_is_an_error(challenge_model, strict):
     model = build_model(SLIM)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     with pytest.raises(InputError, match="fit"):
-        checkpoint.load_weights(model, challenge_model.state_dict(), "a.pt", strict)
+        checkpoints.load_weights(model, challenge_model.state_dict(), "a.pt", strict)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
@@ -160,10 +161,10 @@ class MakesFolder:
 def test_file_that_would_run_code_is_refused_and_runs_none(tmp_path, challenge_model, hidden):
     folder, content = tmp_path / "made", MakesFolder(tmp_path / "made")
     if hidden:
-        content = checkpoint.describe(CHALLENGE, 19, 3, challenge_model.state_dict()) | {"optimizer": content}
+        content = checkpoints.describe(CHALLENGE, CELEBAMASK, challenge_model.state_dict()) | {"optimizer": content}
     (tmp_path / "a.pt").write_bytes(as_bytes(content) if hidden else pickle.dumps(content, protocol=2))
     with pytest.raises(InputError, match=r"a\.pt: refused"):
-        checkpoint.load_model(tmp_path / "a.pt")
+        checkpoints.load_model(tmp_path / "a.pt")
     assert not folder.exists()
     if hidden:  # the trap works: a reader that unpickles anything falls into it
         torch.load(tmp_path / "a.pt", weights_only=False)
@@ -175,22 +176,22 @@ def test_file_that_would_run_code_is_refused_and_runs_none(tmp_path, challenge_m
 def test_missing_file_and_folder_are_named(tmp_path):
     for path in (tmp_path / "missing.pt", tmp_path):
         with pytest.raises(InputError, match=f"{path.name}: no such checkpoint"):
-            checkpoint.load_model(path)
+            checkpoints.load_model(path)
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.001, 0.5, 0.99, 0.9999])
 def test_truncated_file_is_named(tmp_path, challenge_model, kept):
-    data = as_bytes(checkpoint.describe(CHALLENGE, 19, 3, challenge_model.state_dict()))
+    data = as_bytes(checkpoints.describe(CHALLENGE, CELEBAMASK, challenge_model.state_dict()))
     (tmp_path / "a.pt").write_bytes(data[: int(kept * len(data))])
     with pytest.raises(InputError, match=r"a\.pt: (not a readable|refused)"):
-        checkpoint.load_model(tmp_path / "a.pt")
+        checkpoints.load_model(tmp_path / "a.pt")
 
 
 @pytest.mark.parametrize("data", [b"\x89PNG\r\n\x1a\n", b"# notes\n", b"<html></html>", b"best model\n"])
 def test_files_of_other_kinds_are_refused(tmp_path, data):
     (tmp_path / "a.pt").write_bytes(data)
     with pytest.raises(InputError, match=r"a\.pt: "):
-        checkpoint.read(tmp_path / "a.pt")
+        checkpoints.read_checkpoint(tmp_path / "a.pt")
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
@@ -199,14 +200,14 @@ def test_random_bytes_are_refused(tmp_path):
     for length in [1, 2, 3, 10, 1000] * 40:
         (tmp_path / "a.pt").write_bytes(bytes(torch.randint(256, (length,), generator=generator).tolist()))
         with pytest.raises(InputError, match=r"a\.pt: "):
-            checkpoint.read(tmp_path / "a.pt")
+            checkpoints.read_checkpoint(tmp_path / "a.pt")
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (checkpoint.describe("unet", 19, 3, {"weight": torch.zeros(2)}), "holds model 'unet'; known are"),
-        (checkpoint.describe(["unet"], 19, 3, {"weight": torch.zeros(2)}), "neither a checkpoint"),
+        (checkpoints.describe("unet", CELEBAMASK, {"weight": torch.zeros(2)}), "holds model 'unet'; known are"),
+        (checkpoints.describe(["unet"], CELEBAMASK, {"weight": torch.zeros(2)}), "neither a checkpoint"),
         ({"model_type": CHALLENGE, "state_dict": {"weight": torch.zeros(2)}}, "neither a checkpoint"),
         ({"state_dict": {}}, "neither a checkpoint"),
         ({"epoch": 3}, "neither a checkpoint"),
@@ -219,13 +220,13 @@ def test_random_bytes_are_refused(tmp_path):
 def test_weights_of_something_else_are_refused(tmp_path, content, message):
     torch.save(content, tmp_path / "a.pt")
     with pytest.raises(InputError, match=message):
-        checkpoint.load_model(tmp_path / "a.pt")
+        checkpoints.load_model(tmp_path / "a.pt")
 
 
 def test_bare_state_dict_of_the_slim_network_is_not_taken_for_the_challenges(tmp_path):
     torch.save(build_model(SLIM).state_dict(), tmp_path / "a.pt")
     with pytest.raises(InputError, match="a bare state_dict, but not of"):
-        checkpoint.load_model(tmp_path / "a.pt")
+        checkpoints.load_model(tmp_path / "a.pt")
 
 
 @pytest.mark.parametrize(
@@ -235,7 +236,7 @@ def test_bare_state_dict_of_the_slim_network_is_not_taken_for_the_challenges(tmp
 )
 def test_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch, interruption, seen):
     path = tmp_path / "last.pt"
-    checkpoint.save(path, {"weight": torch.ones(2)})
+    checkpoints.save(path, {"weight": torch.ones(2)})
 
     def half(content, file):
         file.write_bytes(b"half of the n")
@@ -243,5 +244,5 @@ def test_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch, interruptio
 
     monkeypatch.setattr(torch, "save", half)
     with pytest.raises(seen):
-        checkpoint.save(path, {"weight": torch.zeros(2)})
+        checkpoints.save(path, {"weight": torch.zeros(2)})
     assert torch.load(path)["weight"].tolist() == [1, 1] and list(tmp_path.iterdir()) == [path]

@@ -23,7 +23,7 @@ def masks(tmp_path):
 
 
 def test_class_pixels():
-    counts = class_pixels(np.array([[0, 18, 255], [18, 3, 255]], dtype=np.uint8))
+    counts = class_pixels(np.array([[0, 18, 255], [18, 3, 255]], dtype=np.uint8), 19)
     assert counts.shape == (19,) and counts.sum() == 4
     assert (counts[0], counts[3], counts[18]) == (1, 1, 2)
 

@@ -5,10 +5,10 @@ import pytest
 from PIL import Image
 
 import color_visualization
-from color_visualization import colorize, contact_sheet, overlay, write_picture
-from faceparse.classes import CLASS_NAMES, PALETTE
+from faceparse.classes import CELEBAMASK
+from faceparse.drawing import colorize, contact_sheet, overlay
 from faceparse.errors import InputError
-from faceparse.images import write_label_map
+from faceparse.images import write_label_map, write_picture
 from options import color_parser
 
 LABEL_MAP = np.arange(18, dtype=np.uint8).reshape(3, 6)
@@ -48,7 +48,7 @@ def test_contact_sheet_holds_pictures_and_every_legend_colour(count, shape):
     sheet = contact_sheet([("a caption that is wider than its item " * 3, [blank, blank])] * count, tile=64)
     assert sheet.dtype == np.uint8 and sheet.shape[2] == 3
     colours = {tuple(colour) for colour in sheet.reshape(-1, 3).tolist()}
-    assert colours >= set(PALETTE) and len(PALETTE) == len(CLASS_NAMES)
+    assert colours >= set(CELEBAMASK.colours) and len(CELEBAMASK.colours) == len(CELEBAMASK.names)
     assert (250, 250, 250) in colours
 
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+from faceparse import SHIPPED_CHECKPOINT
 from faceparse.images import list_images, read_mask
-from options import SHIPPED_CHECKPOINT
 
 GPUS = os.environ["TEST_GPUS"]
 pytestmark = pytest.mark.skipif(
@@ -63,7 +63,7 @@ def test_trains_on_the_gpu_as_on_the_cpu(sample_dataset, tmp_path):
 
 
 def test_predicts_on_the_gpu_what_the_cpu_predicts(sample_dataset, tmp_path):
-    command = [ROOT / "validate.py", "--checkpoint", ROOT / SHIPPED_CHECKPOINT]
+    command = [ROOT / "validate.py", "--checkpoint", SHIPPED_CHECKPOINT]
     command += ["--image_dir", sample_dataset / "val/val_image"]
     run(tmp_path, *command, "--output_dir", "gpu")
     run(tmp_path, *command, "--output_dir", "cpu", gpus="")

@@ -14,19 +14,18 @@ from PIL import Image
 import dataset_utils
 from dataset_utils import (
     PairDataset,
-    PhotoDataset,
     TrainingSet,
-    batches_of_equal_size,
     choose_cache,
     find_pairs,
     free_memory,
-    one_by_one,
-    read_pair,
     repeat_factors,
 )
 from faceparse import distributed
+from faceparse.classes import CELEBAMASK, LAPA
 from faceparse.errors import InputError
-from faceparse.images import write_label_map
+from faceparse.images import read_pair, write_label_map
+from faceparse.loading import one_by_one
+from faceparse.prediction import PhotoDataset, batches_of_equal_size
 
 CPU = torch.device("cpu")
 RANDOM = np.random.default_rng(0)
@@ -39,7 +38,7 @@ def write_photo(path, height, width):
 
 
 def training_set(pairs, **options):
-    defaults = {"image_size": 64, "num_classes": 19, "cache": "ram", "repeat_rare": 0.0}
+    defaults = {"image_size": 64, "class_set": CELEBAMASK, "cache": "ram", "repeat_rare": 0.0}
     return TrainingSet(pairs, **(defaults | {"device": CPU, "workers": 0, "seed": 0} | options))
 
 
@@ -103,12 +102,12 @@ def test_photograph_and_mask_must_be_of_one_size(tmp_path):
         read_pair(photo, tmp_path / "mask.png")
 
 
-def test_number_of_classes_bounds_the_ids_of_a_pair(tmp_path):
+def test_the_class_set_bounds_the_ids_of_a_pair(tmp_path):
     photo = write_photo(tmp_path / "a.png", 4, 4)
-    write_label_map(tmp_path / "mask.png", np.full((4, 4), 5, dtype=np.uint8))
-    assert (read_pair(photo, tmp_path / "mask.png", 6)[1] == 5).all()
-    with pytest.raises(InputError, match="class id 5"):
-        read_pair(photo, tmp_path / "mask.png", 5)
+    write_label_map(tmp_path / "mask.png", np.full((4, 4), 11, dtype=np.uint8))
+    assert (read_pair(photo, tmp_path / "mask.png", CELEBAMASK)[1] == 11).all()
+    with pytest.raises(InputError, match="class id 11"):
+        read_pair(photo, tmp_path / "mask.png", LAPA)  # 11 classes
 
 
 def test_pairs_come_at_the_networks_size_and_masks_keep_their_ids(tmp_path):
@@ -118,7 +117,7 @@ def test_pairs_come_at_the_networks_size_and_masks_keep_their_ids(tmp_path):
     write_label_map(tmp_path / "mask.png", mask)
     pair = [("a", photo, tmp_path / "mask.png")]
     for size in (32, 80):
-        image, labels = PairDataset(pair, size, 19)[0]
+        image, labels = PairDataset(pair, size, CELEBAMASK)[0]
         assert image.dtype == labels.dtype == torch.uint8
         assert image.shape == (3, size, size) and labels.shape == (size, size)
         assert set(labels.unique().tolist()) == {0, 18, 255}
@@ -126,7 +125,7 @@ def test_pairs_come_at_the_networks_size_and_masks_keep_their_ids(tmp_path):
 
 
 def test_pair_of_the_networks_size_is_what_the_files_hold(pairs):
-    dataset = PairDataset(pairs, 64, 19)
+    dataset = PairDataset(pairs, 64, CELEBAMASK)
     assert len(dataset) == 8
     image, labels = dataset[3]
     with Image.open(pairs[3][1]) as photo, Image.open(pairs[3][2]) as mask:
@@ -140,7 +139,7 @@ def test_rectangular_pair_becomes_square_with_photograph_and_mask_in_place(tmp_p
     mask[12:36, 24:48] = 1
     Image.fromarray(np.dstack([255 * mask] * 3)).save(tmp_path / "a.png")
     write_label_map(tmp_path / "mask.png", mask)
-    image, labels = PairDataset([("a", tmp_path / "a.png", tmp_path / "mask.png")], 32, 19)[0]
+    image, labels = PairDataset([("a", tmp_path / "a.png", tmp_path / "mask.png")], 32, CELEBAMASK)[0]
     expected = np.zeros((32, 32), dtype=np.uint8)
     expected[8:24, 8:16] = 1
     np.testing.assert_array_equal(labels, expected)
@@ -188,7 +187,7 @@ def test_no_photographs_make_no_batch():
 
 @pytest.mark.parametrize(("cache", "workers"), [("ram", 0), ("ram", 2), ("off", 0), ("off", 2)])
 def test_every_cache_gives_what_the_files_hold_in_the_epochs_order(pairs, cache, workers):
-    reference = PairDataset(pairs, 64, 19)
+    reference = PairDataset(pairs, 64, CELEBAMASK)
     tested = training_set(pairs, cache=cache, workers=workers)
     for epoch in (1, 2):
         order = tested.order(epoch).tolist()

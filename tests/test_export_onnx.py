@@ -9,8 +9,8 @@ from PIL import Image
 
 import export_onnx
 import validate
-from faceparse import checkpoints as checkpoint
-from faceparse.classes import CLASS_NAMES
+from faceparse import checkpoints
+from faceparse.classes import CELEBAMASK
 from faceparse.errors import InputError
 from faceparse.onnx_model import OnnxModel
 from models import build_model
@@ -32,23 +32,25 @@ def exported(tmp_path_factory):
         pytest.importorskip(package)
     folder = tmp_path_factory.mktemp("onnx")
     torch.manual_seed(0)
-    checkpoint.save(folder / "a.pt", checkpoint.describe(SLIM, 19, 3, build_model(SLIM).state_dict()))
+    checkpoints.save(folder / "a.pt", checkpoints.describe(SLIM, CELEBAMASK, build_model(SLIM).state_dict()))
     flags = ["--checkpoint", str(folder / "a.pt"), "--output", str(folder / "a.onnx")]
     export_onnx.main(export_parser("Export.").parse_args(flags))
     return folder
 
 
 def test_logits_of_any_batch_and_size_are_pytorchs(exported):
-    model, onnx_model = checkpoint.load_model(exported / "a.pt"), OnnxModel(exported / "a.onnx")
+    model, onnx_model = checkpoints.load_model(exported / "a.pt"), OnnxModel(exported / "a.onnx")
     for shape in ((1, 3, 32, 32), (3, 3, 51, 70)):
         photos = torch.rand(shape)
         with torch.no_grad():
             torch.testing.assert_close(onnx_model(photos), model(photos), rtol=1e-3, atol=1e-3)
 
 
-def test_class_names_are_in_the_metadata(exported):
-    metadata = OnnxModel(exported / "a.onnx").session.get_modelmeta().custom_metadata_map
-    assert json.loads(metadata["class_names"]) == list(CLASS_NAMES)
+def test_classes_are_in_the_metadata(exported):
+    network = OnnxModel(exported / "a.onnx")
+    metadata = network.session.get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["classes"])["names"] == list(CELEBAMASK.names)
+    assert network.class_set == CELEBAMASK
 
 
 def test_validate_takes_the_file_in_place_of_a_checkpoint(exported, tmp_path):

@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from faceparse.classes import PALETTE
+from faceparse.atomic_files import atomic_path, check_new_folder
+from faceparse.classes import CELEBAMASK, LAPA
 from faceparse.errors import InputError
 from faceparse.images import (
-    atomic_path,
-    check_new_folder,
     list_images,
     match_pairs,
     read_mask,
@@ -75,15 +74,15 @@ def test_unreadable_files_are_named(tmp_path, read, spoil):
         read(path)
 
 
-@pytest.mark.parametrize("palette", [False, True])
-def test_label_maps_survive_a_round_trip(tmp_path, palette):
+@pytest.mark.parametrize("palette_of", [None, CELEBAMASK])
+def test_label_maps_survive_a_round_trip(tmp_path, palette_of):
     label_map = np.append(np.arange(19), [255] * 2).astype(np.uint8).reshape(3, 7)
-    write_label_map(tmp_path / "new/map.png", label_map, palette)
+    write_label_map(tmp_path / "new/map.png", label_map, palette_of)
     with Image.open(tmp_path / "new/map.png") as image:
-        assert image.mode == ("P" if palette else "L")
-        if palette:
+        assert image.mode == ("P" if palette_of else "L")
+        if palette_of:
             colours = [tuple(colour) for colour in np.array(image.convert("RGB")).reshape(-1, 3)[:19].tolist()]
-            assert colours == list(PALETTE)
+            assert colours == list(CELEBAMASK.colours)
     read = read_mask(tmp_path / "new/map.png")
     assert read.dtype == np.uint8
     np.testing.assert_array_equal(read, label_map)
@@ -109,11 +108,11 @@ def test_ids_without_a_class_are_refused(tmp_path, wrong, also_ignored):
         read_mask(tmp_path / "mask.png")
 
 
-def test_number_of_classes_bounds_the_ids(tmp_path):
-    write_label_map(tmp_path / "mask.png", np.array([[0, 10, 255]], dtype=np.uint8))
-    assert read_mask(tmp_path / "mask.png", num_classes=11).tolist() == [[0, 10, 255]]
-    with pytest.raises(InputError, match="holds class id 10"):
-        read_mask(tmp_path / "mask.png", num_classes=10)
+def test_the_class_set_bounds_the_ids(tmp_path):
+    write_label_map(tmp_path / "mask.png", np.array([[0, 11, 255]], dtype=np.uint8))
+    assert read_mask(tmp_path / "mask.png", CELEBAMASK).tolist() == [[0, 11, 255]]
+    with pytest.raises(InputError, match="holds class id 11"):
+        read_mask(tmp_path / "mask.png", LAPA)  # 11 classes
 
 
 def test_list_images_sorts_by_stem_and_skips_the_rest(tmp_path):

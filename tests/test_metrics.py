@@ -45,7 +45,7 @@ def test_random_masks_agree_with_naive_loop():
     generator = np.random.default_rng(0)
     truth = generator.choice([*range(17), 255], (67, 41)).astype(np.uint8)  # classes 17 and 18 are not in the truth
     prediction = generator.integers(1, 18, (67, 41), dtype=np.uint8)  # 0 and 18 are never predicted
-    scores = Scores(confusion_matrix(truth, prediction))
+    scores = Scores(confusion_matrix(truth, prediction, 19))
     expected = naive_scores(truth, prediction, 19)
     np.testing.assert_allclose([scores.iou, scores.precision, scores.recall, scores.f1], expected)
     np.testing.assert_allclose(
@@ -58,7 +58,7 @@ def test_random_masks_agree_with_naive_loop():
 def test_every_integer_type_counts_alike(dtype):
     truth = np.array([18, 18, 0, 255]).astype(dtype)
     prediction = np.array([18, 17, 18, 3]).astype(dtype)
-    matrix = confusion_matrix(truth, prediction)
+    matrix = confusion_matrix(truth, prediction, 19)
     assert (matrix[18, 18], matrix[18, 17], matrix[0, 18], matrix.sum()) == (1, 1, 1, 3)
 
 
@@ -76,16 +76,16 @@ def test_wrong_ids_and_shapes_raise():
     zeros = np.zeros((2, 2), dtype=np.uint8)
     for wrong in (19, 255):
         with pytest.raises(ValueError, match=str(wrong)):
-            confusion_matrix(zeros, np.full((2, 2), wrong, dtype=np.uint8))
+            confusion_matrix(zeros, np.full((2, 2), wrong, dtype=np.uint8), 19)
     with pytest.raises(ValueError, match="-1"):
-        confusion_matrix(np.full((2, 2), -1), zeros)
+        confusion_matrix(np.full((2, 2), -1), zeros, 19)
     with pytest.raises(ValueError, match="shape"):
-        confusion_matrix(zeros, np.zeros((2, 3), dtype=np.uint8))
+        confusion_matrix(zeros, np.zeros((2, 3), dtype=np.uint8), 19)
 
 
 def test_nothing_but_ignored_pixels_gives_no_score():
     ignored = np.full((2, 2), 255, dtype=np.uint8)
-    matrix = confusion_matrix(ignored, np.zeros((2, 2), dtype=np.uint8))
+    matrix = confusion_matrix(ignored, np.zeros((2, 2), dtype=np.uint8), 19)
     assert matrix.sum() == 0 and np.isnan(Scores(matrix).miou) and np.isnan(per_image_f1(matrix))
 
 

@@ -13,15 +13,16 @@ from torch.nn import functional as F
 import generate_labels
 import validate
 from dataset_utils import to_tensor
-from faceparse import checkpoints as checkpoint
-from faceparse.classes import CLASS_NAMES, LEFT_RIGHT_PAIRS, PALETTE
+from faceparse import SHIPPED_CHECKPOINT, checkpoints
+from faceparse.classes import CELEBAMASK
+from faceparse.errors import InputError
 from faceparse.images import list_images, read_mask, read_photo, write_label_map
+from faceparse.prediction import flip_and_scale_logits
 from generate_labels import format_changes, merge
 from models import build_model
-from options import MODEL_TYPES, SHIPPED_CHECKPOINT, generate_labels_parser, validate_parser
-from validate import flip_and_scale_logits
+from options import generate_labels_parser, validate_parser
 
-L_EYE, R_EYE = CLASS_NAMES.index("l_eye"), CLASS_NAMES.index("r_eye")
+L_EYE, R_EYE = CELEBAMASK.names.index("l_eye"), CELEBAMASK.names.index("r_eye")
 SMALL = ("--image_size", 64, "--workers", 0)
 ROOT = Path(__file__).parents[1]
 UPRIGHT = {  # (width, height) of the photographs that `photos` stores
@@ -47,13 +48,14 @@ def model(sample_dataset):
     photos = list_images(sample_dataset / "train/train_image").values()
     with torch.no_grad():
         model.train()(torch.stack([to_tensor(read_photo(photo)) for photo in photos]) / 255)
+    model.class_set = CELEBAMASK
     return model.eval()
 
 
 @pytest.fixture(scope="module")
 def checkpoint_path(model, tmp_path_factory):
     path = tmp_path_factory.mktemp("checkpoint") / "model.pt"
-    checkpoint.save(path, checkpoint.describe("deeplabv3plus_mobilenet", 19, 3, model.state_dict()))
+    checkpoints.save(path, checkpoints.describe("deeplabv3plus_mobilenet", CELEBAMASK, model.state_dict()))
     return path
 
 
@@ -149,10 +151,8 @@ def test_a_single_file(checkpoint_path, model, photos, tmp_path, capsys):
     assert f"1 label maps in {tmp_path}" in capsys.readouterr().out
 
 
-def test_defaults_are_the_shipped_checkpoint_and_the_validation_photographs(
-    checkpoint_path, sample_dataset, tmp_path, monkeypatch
-):
-    shutil.copy(checkpoint_path, tmp_path / SHIPPED_CHECKPOINT)
+def test_defaults_are_the_shipped_checkpoint_and_the_validation_photographs(sample_dataset, tmp_path, monkeypatch):
+    """From whatever folder the script is called: the shipped checkpoint lies beside it."""
     (tmp_path / "dataset").symlink_to(sample_dataset)
     monkeypatch.chdir(tmp_path)
     validate.main(parse(validate_parser, *SMALL))
@@ -160,8 +160,8 @@ def test_defaults_are_the_shipped_checkpoint_and_the_validation_photographs(
 
 
 def test_the_shipped_checkpoint_finds_the_parts_of_a_face(tmp_path):
-    labels = predict(ROOT / SHIPPED_CHECKPOINT, ROOT / "assets/astronaut.jpg", tmp_path, "--image_size", 512)
-    parts = {name: np.argwhere(labels["astronaut"] == index) for index, name in enumerate(CLASS_NAMES)}
+    labels = predict(SHIPPED_CHECKPOINT, ROOT / "assets/astronaut.jpg", tmp_path, "--image_size", 512)
+    parts = {name: np.argwhere(labels["astronaut"] == index) for index, name in enumerate(CELEBAMASK.names)}
     share = {name: len(part) / labels["astronaut"].size for name, part in parts.items()}
     assert 0.1 < share["skin"] < 0.3 and 0.1 < share["hair"] < 0.4
     features = ("l_eye", "r_eye", "l_brow", "r_brow", "nose", "u_lip", "l_lip")
@@ -185,14 +185,14 @@ def test_visualizations_blend_the_colours_over_the_upright_photograph(checkpoint
     assert sorted(path.stem for path in (tmp_path / "overlays").iterdir()) == sorted(labels) == sorted(UPRIGHT)
     for stem, path in list_images(photos).items():
         overlay = np.array(Image.open(tmp_path / f"overlays/{stem}.png"))
-        expected = (read_photo(path).astype(float) + np.array(PALETTE)[labels[stem]]) / 2
+        expected = (read_photo(path).astype(float) + np.array(CELEBAMASK.colours)[labels[stem]]) / 2
         assert overlay.shape == expected.shape and np.abs(overlay - expected).max() <= 0.5
 
 
 def test_photographs_are_never_overwritten(checkpoint_path, photos, tmp_path):
     shutil.copytree(photos, tmp_path / "mine")
     before = {path.name: path.read_bytes() for path in photos.iterdir()}
-    with pytest.raises(validate.checkpoint.InputError, match="--output_dir"):
+    with pytest.raises(InputError, match="--output_dir"):
         predict(checkpoint_path, tmp_path / "mine", tmp_path / "mine")
     assert {path.name: path.read_bytes() for path in (tmp_path / "mine").iterdir()} == before
 
@@ -200,7 +200,7 @@ def test_photographs_are_never_overwritten(checkpoint_path, photos, tmp_path):
 def test_a_data_set_s_masks_are_never_overwritten(checkpoint_path, sample_dataset, tmp_path):
     masks = Path(shutil.copytree(sample_dataset / "val/val_mask", tmp_path / "val_mask"))
     before = {path.name: path.read_bytes() for path in masks.iterdir()}
-    with pytest.raises(validate.checkpoint.InputError, match=r"--output_dir .*val_0000\.png is a data set's mask"):
+    with pytest.raises(InputError, match=r"--output_dir .*val_0000\.png is a data set's mask"):
         predict(checkpoint_path, sample_dataset / "val/val_image", masks)
     assert {path.name: path.read_bytes() for path in masks.iterdir()} == before
     for _ in range(2):  # predictions may be made anew
@@ -212,6 +212,8 @@ def test_a_data_set_s_masks_are_never_overwritten(checkpoint_path, sample_datase
 
 class ByPosition(torch.nn.Module):
     """Logits that follow from each pixel's place and colour."""
+
+    class_set = CELEBAMASK
 
     def forward(self, photos):
         y, x = (torch.linspace(0, 1, side) for side in photos.shape[2:])
@@ -233,7 +235,7 @@ def test_tta_against_a_naive_loop(size):
                 logits = model(torch.tensor(scaled[:, :, ::-1].copy() if mirror else scaled)[None])[0]
                 if mirror:
                     logits = logits.flip(2)
-                    for left, right in LEFT_RIGHT_PAIRS:
+                    for left, right in CELEBAMASK.left_right_pairs:
                         logits[[left, right]] = logits[[right, left]]
                 logits = F.interpolate(logits[None], size=size, mode="bilinear", align_corners=False)[0]
                 probabilities.append(torch.softmax(logits, dim=0))
@@ -250,6 +252,7 @@ def test_tta_keeps_left_and_right_worked_out():
         logits[:, L_EYE, :, half:] = logits[:, R_EYE, :, :half] = 50
         return logits
 
+    model.class_set = CELEBAMASK
     probabilities = flip_and_scale_logits(model, torch.zeros(1, 3, 64, 64)).exp()
     assert (probabilities[0, L_EYE, :, 34:] > 0.999).all()  # without the swap: a half
     assert (probabilities[0, R_EYE, :, :30] > 0.999).all()
@@ -260,7 +263,7 @@ def test_tta_of_a_mirror_symmetric_photograph_is_symmetric(checkpoint_path, phot
     half = read_photo(photos / "my face.v2.png")[:, :32]
     Image.fromarray(np.concatenate([half, half[:, ::-1]], axis=1)).save(tmp_path / "face.png")
     swap = np.arange(19)
-    for left, right in LEFT_RIGHT_PAIRS:
+    for left, right in CELEBAMASK.left_right_pairs:
         swap[[left, right]] = right, left
 
     def asymmetry(labels):
@@ -270,7 +273,7 @@ def test_tta_of_a_mirror_symmetric_photograph_is_symmetric(checkpoint_path, phot
     averaged = predict(checkpoint_path, tmp_path / "face.png", tmp_path / "tta", "--tta")["face"]
     assert asymmetry(plain) > 0.2
     assert asymmetry(averaged) < 0.005  # ties
-    assert np.isin(averaged, np.array(LEFT_RIGHT_PAIRS)).mean() > 0.05
+    assert np.isin(averaged, np.array(CELEBAMASK.left_right_pairs)).mean() > 0.05
 
 
 def test_tta_of_every_size_against_a_naive_loop(checkpoint_path, model, photos, tmp_path):
@@ -319,7 +322,7 @@ def pairs(sample_dataset, tmp_path):
     for path in (tmp_path / "val/val_mask").iterdir():
         mask = read_mask(path)
         mask[:8, :8] = 255
-        write_label_map(path, mask, palette=True)
+        write_label_map(path, mask, palette_of=CELEBAMASK)
     return tmp_path / "val/val_image", tmp_path / "val/val_mask"
 
 
@@ -347,7 +350,7 @@ def test_confident_predictions_replace_labels_and_the_rest_stays(checkpoint_path
     assert 0.1 < changed / pixels < 0.9
     printed = capsys.readouterr().out.splitlines()
     assert f"{changed} pixels changed, {changed / pixels:.2%} of all" in printed
-    for index, name in enumerate(CLASS_NAMES):
+    for index, name in enumerate(CELEBAMASK.names):
         before, after = (sum((each == index).sum() for each in maps.values()) for maps in (masks, merged))
         row = next(line.split() for line in printed if line.startswith(f"{name} "))
         assert [int(row[1]), int(row[4])] == [before, after]
@@ -356,7 +359,7 @@ def test_confident_predictions_replace_labels_and_the_rest_stays(checkpoint_path
 def test_merged_masks_are_palette_pngs_with_a_coloured_twin(checkpoint_path, pairs, tmp_path):
     merged = relabel(checkpoint_path, pairs, tmp_path, 0.6)
     colours = np.full((256, 3), 128)  # grey where ignored
-    colours[:19] = PALETTE
+    colours[:19] = CELEBAMASK.colours
     for stem, mask in merged.items():
         with Image.open(tmp_path / f"merged/{stem}.png") as image, Image.open(pairs[0] / f"{stem}.jpg") as photo:
             assert image.mode == "P" and image.size == photo.size
@@ -381,7 +384,7 @@ def test_given_masks_are_never_overwritten(checkpoint_path, pairs, tmp_path):
     before = {path.name: path.read_bytes() for path in pairs[1].iterdir()}
     flags = ["--checkpoint", checkpoint_path, "--image_dir", pairs[0], "--label_dir", pairs[1], *SMALL]
     flags += ["--output_dir", pairs[1], "--colored_dir", tmp_path / "colored", "--threshold", 0]
-    with pytest.raises(validate.checkpoint.InputError, match="--output_dir"):
+    with pytest.raises(InputError, match="--output_dir"):
         generate_labels.main(parse(generate_labels_parser, *flags))
     assert {path.name: path.read_bytes() for path in pairs[1].iterdir()} == before
 
@@ -389,8 +392,9 @@ def test_given_masks_are_never_overwritten(checkpoint_path, pairs, tmp_path):
 def test_photographs_are_read_at_the_size_of_the_training(tmp_path, monkeypatch):
     """A network trained at 96 px must not see faces of another scale, unless --image_size says so."""
     torch.manual_seed(0)
-    content = checkpoint.describe(MODEL_TYPES[0], 19, 3, build_model(MODEL_TYPES[0]).state_dict()) | {"image_size": 96}
-    checkpoint.save(tmp_path / "a.pt", content)
+    state_dict = build_model("deeplabv3plus_mobilenet_slim").state_dict()
+    content = checkpoints.describe("deeplabv3plus_mobilenet_slim", CELEBAMASK, state_dict) | {"image_size": 96}
+    checkpoints.save(tmp_path / "a.pt", content)
     Image.new("RGB", (200, 100)).save(tmp_path / "me.png")
     sizes = []
     monkeypatch.setattr(validate, "write_predictions", lambda *_, image_size, **__: sizes.append(image_size))

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 import make_sample_dataset as sample
-from faceparse.classes import LEFT_RIGHT_PAIRS, NUM_CLASSES, PALETTE
+from faceparse.classes import CELEBAMASK
 from faceparse.errors import InputError
 
 
@@ -45,8 +45,10 @@ def test_photographs_are_rgb_and_masks_are_palette_pngs_of_class_ids(dataset):
     for path in dataset.rglob("*.png"):
         with Image.open(path) as mask:
             assert (mask.format, mask.mode, mask.size) == ("PNG", "P", (64, 64))
-            assert mask.getpalette()[: 3 * NUM_CLASSES] == [channel for colour in PALETTE for channel in colour]
-            assert np.array(mask).max() < NUM_CLASSES
+            assert mask.getpalette()[: 3 * len(CELEBAMASK)] == [
+                channel for colour in CELEBAMASK.colours for channel in colour
+            ]
+            assert np.array(mask).max() < len(CELEBAMASK)
 
 
 @pytest.mark.parametrize("size", [32, 64, 101])
@@ -54,12 +56,12 @@ def test_photographs_are_rgb_and_masks_are_palette_pngs_of_class_ids(dataset):
 def test_two_pictures_hold_all_classes_whatever_the_seed(split, size):
     for seed in range(10):
         ids = {int(i) for index in (0, 1) for i in np.unique(sample.draw_face(size, seed, split, index)[1])}
-        assert ids == set(range(NUM_CLASSES)), f"seed {seed}"
+        assert ids == set(range(len(CELEBAMASK))), f"seed {seed}"
 
 
 def test_left_is_the_subjects_own(dataset):
     for split in ("train", "val"):
-        for left, right in LEFT_RIGHT_PAIRS:
+        for left, right in CELEBAMASK.left_right_pairs:
             means = [
                 np.mean([np.nonzero(m == i)[1].mean() for m in masks(dataset, split) if i in m]) for i in (left, right)
             ]
@@ -117,7 +119,7 @@ def test_refuses_pictures_too_small_for_all_parts(tmp_path):
 
 
 def test_writes_nothing_when_it_fails_half_way(tmp_path, monkeypatch):
-    def full_disk(path, mask, palette):
+    def full_disk(path, mask, palette_of):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(sample, "write_label_map", full_disk)

@@ -12,9 +12,10 @@ from PIL import Image
 import evaluate
 import f1score
 import iouclass
-from faceparse.errors import InputError, run
+from faceparse.classes import CELEBAMASK
+from faceparse.errors import InputError, run_script
 from faceparse.images import write_label_map
-from faceparse.scoring import score_folders
+from faceparse.metrics import score_folders
 from options import f1score_parser, score_parser
 
 ROOT = Path(__file__).parent.parent
@@ -36,7 +37,7 @@ def folders(tmp_path):
         truth = generator.choice(ids, shape).astype(np.uint8)
         prediction = np.where(generator.random(shape) < 0.6, truth, generator.choice(ids, shape)).astype(np.uint8)
         truth[generator.random(shape) < 0.05] = 255
-        write_label_map(tmp_path / f"truth/{stem}.png", truth, palette=True)
+        write_label_map(tmp_path / f"truth/{stem}.png", truth, palette_of=CELEBAMASK)
         write_label_map(tmp_path / f"submit/{stem}.png", prediction)
     (tmp_path / "submit/overlays").mkdir()
     return tmp_path
@@ -46,7 +47,7 @@ def flags(folder):
     return [f"--submit_dir={folder / 'submit'}", f"--truth_dir={folder / 'truth'}", f"--output_dir={folder / 'out'}"]
 
 
-def run_script(script, folder):
+def run_as_command(script, folder):
     command = [sys.executable, str(ROOT / f"{script.__name__}.py"), *flags(folder)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
@@ -90,7 +91,7 @@ def test_formats_byte_for_byte(folders):
         "scores_with_f1_precision_recall.txt": "".join(f1_lines),
     }
     for script, name in SCRIPTS.items():
-        done = run_script(script, folders)
+        done = run_as_command(script, folders)
         assert (done.returncode, done.stderr) == (0, "")
         assert "background" in done.stdout and str(folders / "out" / name) in done.stdout
         assert (folders / "out" / name).read_bytes() == expected[name].encode()
@@ -154,7 +155,7 @@ def fill(value):
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_missing_prediction_ends_each_script_with_status_2(folders, script):
     remove(folders / "submit/0.png")
-    done = run_script(script, folders)
+    done = run_as_command(script, folders)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert "0.png: has no prediction 0.*" in done.stderr
@@ -176,7 +177,7 @@ def test_missing_prediction_ends_each_script_with_status_2(folders, script):
 def test_bad_file_ends_in_one_line_and_writes_nothing(folders, capsys, spoil, folder, message):
     spoil(folders / folder / "0.png")
     with pytest.raises(SystemExit, match="2"):
-        run(lambda: evaluate.main(score_parser("IoU.").parse_args(flags(folders))))
+        run_script(lambda: evaluate.main(score_parser("IoU.").parse_args(flags(folders))))
     printed = capsys.readouterr()
     assert printed.out == "" and printed.err.startswith("error: ") and printed.err.count("\n") == 1
     assert message in printed.err
@@ -200,7 +201,7 @@ def test_predictions_without_truth_are_left_out_with_a_line(folders, capsys):
 
 def test_scoring_loads_no_torch():
     heavy = "{'torch', 'cv2', 'matplotlib'}"
-    code = f"import sys, f1score, evaluate, iouclass, faceparse.scoring; sys.exit(bool({heavy} & sys.modules.keys()))"
+    code = f"import sys, f1score, evaluate, iouclass, faceparse.metrics; sys.exit(bool({heavy} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 

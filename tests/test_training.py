@@ -21,10 +21,11 @@ import torch
 import generate_labels
 import main_deeplab
 from dataset_utils import TrainingSet, find_pairs
-from faceparse import checkpoints as checkpoint
-from faceparse import errors
+from faceparse import checkpoints, errors
+from faceparse.classes import CELEBAMASK
 from faceparse.images import write_label_map
-from main_deeplab import learning_rate, update_ema, validate_epoch
+from faceparse.optimisation import averaged_model, learning_rate
+from main_deeplab import validate_epoch
 from options import generate_labels_parser, train_parser
 
 SCRIPT = Path(main_deeplab.__file__)
@@ -149,7 +150,7 @@ def test_log_has_a_line_per_epoch(reference):
 @pytest.mark.parametrize("name", ["best.pt", "Deeplab_checkpoint_epoch_2.pt"])
 def test_a_checkpoint_rebuilds_the_model_that_was_validated(sample_dataset, reference, name):
     content = load(reference / name)
-    model = checkpoint.load_model(reference / name)
+    model = checkpoints.load_model(reference / name)
     args = parse(*FULL)
     loss, scores = validate_epoch(args, content["epoch"], model, find_pairs(sample_dataset, "val"), torch.device("cpu"))
     line = read_log(reference)[content["epoch"] - 1]
@@ -324,7 +325,7 @@ def refusal(capsys, folder, *flags):
     """The one line on stderr with which main_deeplab refuses to run."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as ended:
-        errors.run(lambda: train(folder, *flags))
+        errors.run_script(lambda: train(folder, *flags))
     assert ended.value.code == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: ")
@@ -378,7 +379,6 @@ def test_a_run_that_diverged_goes_on_with_a_lower_rate(sample_dataset, copied, c
     "flag, value",
     [
         ("--model_type", "deeplabv3plus_mobilenet"),
-        ("--out_channels", 18),
         ("--ema", 0.0),
         ("--weight_decay", 0.1),
     ],
@@ -437,7 +437,7 @@ def test_two_processes_train_distil_resume_and_validate_as_one(sample_dataset, t
     assert_merged_by(run_dir / "Deeplab_checkpoint_epoch_1.pt", run_dir / "merged_labels", sample_dataset, tmp_path)
     # Five photographs over two processes: each counts once, and the weights saved are those that were validated.
     for line in read_log(run_dir):
-        model = checkpoint.load_model(run_dir / f"Deeplab_checkpoint_epoch_{line['epoch']}.pt")
+        model = checkpoints.load_model(run_dir / f"Deeplab_checkpoint_epoch_{line['epoch']}.pt")
         args = parse(*SMALL, "--batch_size", 2)
         loss, scores = validate_epoch(
             args, line["epoch"], model, find_pairs(sample_dataset, "val"), torch.device("cpu")
@@ -494,26 +494,33 @@ def test_warm_restarts_are_those_of_torch():
     assert [learning_rate(args, epoch) for epoch in range(1, 161)] == pytest.approx(expected, rel=1e-9)
 
 
-def test_update_ema_worked_out():
-    model, ema = torch.nn.BatchNorm1d(2), torch.nn.BatchNorm1d(2)
-    for module, value in ((model, 3.0), (ema, 1.0)):
-        module.weight.data.fill_(value)
-        module.running_mean.fill_(value)
-    update_ema(ema, model, decay=0.9, step=0)  # the decay begins at 1 / 10: 0.1 * 1 + 0.9 * 3
-    assert ema.weight.tolist() == ema.running_mean.tolist() == pytest.approx([2.8, 2.8])
-    ema.weight.data.fill_(1.0)
-    update_ema(ema, model, decay=0.9, step=5)  # 6 / 15
-    assert ema.weight.tolist() == pytest.approx([2.2, 2.2])
-    ema.weight.data.fill_(1.0)
-    update_ema(ema, model, decay=0.9, step=1000)  # 0.9 at last
+def test_averaged_weights_worked_out():
+    model = torch.nn.BatchNorm1d(2)
+    averaged = averaged_model(model, decay=0.9)
+    ema = averaged.module
+
+    def update_from(value, updates):
+        """Set model and average to `value` and 1, and the number of earlier updates; then update once."""
+        for module, fill in ((model, value), (ema, 1.0)):
+            module.weight.data.fill_(fill)
+            module.running_mean.fill_(fill)
+        averaged.n_averaged.fill_(updates)
+        averaged.update_parameters(model)
+
+    update_from(3.0, updates=0)  # The first update copies.
+    assert ema.weight.tolist() == ema.running_mean.tolist() == [3, 3]
+    update_from(3.0, updates=5)  # decay 6 / 15: 0.4 * 1 + 0.6 * 3
+    assert ema.weight.tolist() == ema.running_mean.tolist() == pytest.approx([2.2, 2.2])
+    update_from(3.0, updates=1000)  # 0.9 at last
     assert ema.weight.tolist() == pytest.approx([1.2, 1.2])
     assert model.weight.tolist() == [3, 3]
+    assert averaged.n_averaged == 1001
 
 
 def test_every_batch_is_full_however_the_repeats_fall(sample_dataset):
     """A batch of one or none would end the run: BatchNorm needs two images."""
     pairs = find_pairs(sample_dataset, "train")
-    options = {"image_size": 32, "num_classes": 19, "cache": "ram", "repeat_rare": 0.0, "workers": 0, "seed": 0}
+    options = {"image_size": 32, "class_set": CELEBAMASK, "cache": "ram", "repeat_rare": 0.0, "workers": 0, "seed": 0}
     training_set = TrainingSet(pairs, device=torch.device("cpu"), **options)
     training_set.repeats = torch.full((8,), 1.5)  # 12 images an epoch on average
     for epoch in range(1, 20):

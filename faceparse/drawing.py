@@ -1,0 +1,81 @@
+"""Pictures of label maps: class colours, blends over photographs, and contact sheets with a legend. Needs no torch."""
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from faceparse.classes import CELEBAMASK, IGNORE_INDEX
+from faceparse.images import read_mask, read_pair, read_photo, write_picture
+
+# Sizes on the contact sheet, in px.
+SHEET_WIDTH, MARGIN, GAP, CAPTION = 1250, 16, 12, 20
+LEGEND_WIDTH, LEGEND_HEIGHT, SWATCH = 130, 22, 14
+
+
+def colour_table(class_set):
+    """Return the colour of each pixel value as uint8 RGB [256, 3]; 255, ignored, is grey."""
+    table = np.zeros((256, 3), dtype=np.uint8)
+    table[: len(class_set)] = class_set.colours
+    table[IGNORE_INDEX] = 128
+    return table
+
+
+def colorize(label_map, class_set=CELEBAMASK):
+    """Return class ids [H, W] in the class colours, uint8 RGB [H, W, 3]; 255, ignored, is grey."""
+    return colour_table(class_set)[label_map]
+
+
+def overlay(photo, label_map, alpha=0.5, class_set=CELEBAMASK):
+    """Blend the class colours over a photograph, uint8 RGB [H, W, 3]: alpha 0 is the photograph, 1 the colours.
+
+    The label map [H, W] is of the photograph's size.
+    """
+    return np.rint((1 - alpha) * photo + alpha * colorize(label_map, class_set)).astype(np.uint8)
+
+
+def contact_sheet(items, tile=192, class_set=CELEBAMASK):
+    """Draw items in rows, with their captions, above a legend of the classes: uint8 RGB [H, W, 3].
+
+    An item is (caption, [picture, ...]); pictures are uint8 RGB [H, W, 3] of any size, side by side in tiles of
+    `tile` px, and as many in each item.
+    """
+    font = ImageFont.load_default(size=13)
+    item_width = tile * len(items[0][1])
+    columns = max(1, min(len(items), (SHEET_WIDTH - 2 * MARGIN + GAP) // (item_width + GAP)))
+    rows = -(-len(items) // columns)
+    width = max(columns * (item_width + GAP) - GAP, 3 * LEGEND_WIDTH) + 2 * MARGIN
+    legend_columns = (width - 2 * MARGIN) // LEGEND_WIDTH
+    legend_top = MARGIN + rows * (tile + CAPTION + GAP)
+    legend_rows = -(-len(class_set) // legend_columns)
+    sheet = Image.new("RGB", (width, legend_top + legend_rows * LEGEND_HEIGHT + MARGIN), "white")
+    draw = ImageDraw.Draw(sheet)
+
+    for index, (caption, pictures) in enumerate(items):
+        left = MARGIN + index % columns * (item_width + GAP)
+        top = MARGIN + index // columns * (tile + CAPTION + GAP)
+        for position, picture in enumerate(pictures):
+            tile_picture = ImageOps.pad(Image.fromarray(picture), (tile, tile), color="white")
+            sheet.paste(tile_picture, (left + position * tile, top))
+        while draw.textlength(caption, font) > item_width:
+            caption = caption[:-1]
+        draw.text((left, top + tile + 2), caption, "black", font)
+
+    for index, (name, colour) in enumerate(zip(class_set.names, class_set.colours, strict=True)):
+        left = MARGIN + index % legend_columns * LEGEND_WIDTH
+        top = legend_top + index // legend_columns * LEGEND_HEIGHT
+        draw.rectangle((left, top, left + SWATCH, top + SWATCH), colour, "black")
+        draw.text((left + SWATCH + 6, top - 1), f"{index} {name}", "black", font)
+    return np.asarray(sheet)
+
+
+def render(pair, alpha=0.5, class_set=CELEBAMASK):
+    """Read (label map path, photograph path or None); return [colours] or [photograph, colours, overlay]."""
+    label_file, photo_file = pair
+    if photo_file is None:
+        return [colorize(read_mask(label_file, class_set), class_set)]
+    photo, label_map = read_pair(photo_file, label_file, class_set)
+    return [photo, colorize(label_map, class_set), overlay(photo, label_map, alpha, class_set)]
+
+
+def save_overlay(path, photo_path, labels, class_set=CELEBAMASK):
+    """Write the overlay of class ids [H, W] over the photograph of a file."""
+    write_picture(path, overlay(read_photo(photo_path), labels, class_set=class_set))

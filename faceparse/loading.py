@@ -1,0 +1,61 @@
+"""Pictures as uint8 tensors, read one after the other by worker processes."""
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+from faceparse.errors import InputError
+
+
+def resize_photo(photo, width, height):
+    """Antialiased bilinear; uint8 [H, W, 3] to [height, width, 3]."""
+    if photo.shape[:2] == (height, width):
+        return photo
+    return np.array(Image.fromarray(photo).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def resize_mask(mask, width, height):
+    """Nearest neighbour; uint8 [H, W] to [height, width]."""
+    if mask.shape == (height, width):
+        return mask
+    return np.array(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
+
+
+def to_tensor(photo):
+    """uint8 [H, W, 3] to a uint8 tensor [3, H, W]."""
+    return torch.from_numpy(photo).permute(2, 0, 1)
+
+
+class CaughtInputError:
+    """Carries an InputError out of a worker process, where the DataLoader would wrap it in a traceback."""
+
+    def __init__(self, error):
+        self.error = error
+
+
+class ReadingDataset(Dataset):
+    """A Dataset whose items come from `read(index)`; bad input comes back as CaughtInputError."""
+
+    def __getitem__(self, index):
+        try:
+            return self.read(index)
+        except InputError as error:
+            return CaughtInputError(error)
+
+
+def raise_errors(items):
+    for item in items:
+        if isinstance(item, CaughtInputError):
+            raise item.error
+        yield item
+
+
+def one_by_one(dataset, workers):
+    """Read a dataset in order with worker processes, an item at a time."""
+    return raise_errors(DataLoader(dataset, batch_size=None, num_workers=workers, generator=own_generator()))
+
+
+def own_generator():
+    """Return a generator for a DataLoader, which would otherwise draw from the global one, as the training does."""
+    return torch.Generator().manual_seed(0)
