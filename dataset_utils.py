@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from faceparse import distributed
 from faceparse.errors import InputError
-from faceparse.images import match_pairs, read_pair
+from faceparse.images import list_images, match_pairs, read_pair
 from faceparse.loading import (
     CaughtInputError,
     ReadingDataset,
@@ -24,15 +24,25 @@ from faceparse.loading import (
 LAYOUT = "train/train_image, train/train_mask, val/val_image and val/val_mask"
 
 
-def find_pairs(dataset_dir, split, label_dir=None):
+def find_pairs(dataset_dir, split, label_dir=None, more_photos=()):
     """Return [(stem, photograph path, mask path)] of "train" or "val"; `label_dir` replaces the split's own masks.
 
-    Raises InputError for a missing folder, and for a photograph without mask or the reverse.
+    `more_photos` are further folders, whose masks lie in `label_dir` too. Raises InputError for a missing folder, and
+    for a photograph without mask or the reverse.
     """
     folder = Path(dataset_dir) / split
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; a data set holds {LAYOUT}")
-    return match_pairs(folder / f"{split}_image", label_dir or folder / f"{split}_mask")
+    return match_pairs(folder / f"{split}_image", label_dir or folder / f"{split}_mask", more_photos)
+
+
+def find_unlabelled(folders, pairs):
+    """Return [(stem, photograph path, None)] of the photographs in `folders`, which have no masks.
+
+    Raises InputError where one has the stem of another, among those of `pairs` too: their masks will lie together.
+    """
+    list_images(*folders, *(photo for _, photo, _ in pairs))
+    return [(stem, photo, None) for stem, photo in list_images(*folders).items()]
 
 
 def epoch_seed(seed, epoch, purpose, process=0):

@@ -4,6 +4,7 @@
     torchrun --nproc_per_node 4 main_deeplab.py ...      # several GPUs; on CPUs too
     python main_deeplab.py ... --resume                  # go on where the run stopped
     python main_deeplab.py ... --self_distill_epoch 30   # self-distillation in one run
+    python main_deeplab.py ... --self_distill_epoch 30 --unlabelled_dir dataset/test_image   # also without masks
 
 Writes under checkpoints/<save_prefix>/: Deeplab_checkpoint_epoch_<N>.pt, best.pt (by validation mIoU), last.pt (all
 that resuming needs), log.jsonl (a line an epoch) and training_loss_plot.png.
@@ -18,7 +19,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from dataset_utils import TrainingSet, epoch_seed, find_pairs
+from dataset_utils import TrainingSet, epoch_seed, find_pairs, find_unlabelled
 from faceparse import checkpoints, distributed
 from faceparse.augmentation import augment
 from faceparse.classes import find_class_set
@@ -28,9 +29,9 @@ from faceparse.images import read_mask_of
 from faceparse.metrics import Scores, confusion_matrix, format_table
 from faceparse.optimisation import averaged_model, build_optimizer, learning_rate
 from faceparse.prediction import predict
+from faceparse.pseudo_labels import PartialMasks, format_changes, write_labels
 from faceparse.training_log import read_log, save_plot, write_log
 from faceparse.upsampling import label_map, upsample
-from generate_labels import format_changes, merge_labels
 from loss import loss_at_epoch
 from models import build_model
 from models.cost import count_parameters
@@ -157,8 +158,10 @@ def prediction_options(args, device, progress):
     }
 
 
-def self_distil(args, epoch, run_dir, model, pairs, device):
+def self_distil(args, epoch, run_dir, model, pairs, partial_masks, device):
     """Merge the model's confident predictions into the training masks; return the pairs with the merged masks.
+
+    Photographs whose mask is None get the predictions alone.
 
     That is done once, before the `epoch` that first trains on them. A folder that is already there is complete, and
     was made by this very model: a resumed run takes it as it is.
@@ -170,8 +173,14 @@ def self_distil(args, epoch, run_dir, model, pairs, device):
         unfinished = run_dir / "merged_labels.tmp"
         model.eval()
         mine = pairs[distributed.rank() :: distributed.world_size()]
-        changes = merge_labels(
-            model, mine, unfinished, threshold=args.distill_threshold, **prediction_options(args, device, "relabelling")
+        changes = write_labels(
+            model,
+            mine,
+            unfinished,
+            threshold=args.distill_threshold,
+            unlabelled_threshold=args.unlabelled_threshold,
+            partial_masks=partial_masks,
+            **prediction_options(args, device, "relabelling"),
         )
         changes = distributed.sum_over_processes(torch.from_numpy(changes).to(device)).cpu().numpy()
         if distributed.rank() == 0:
@@ -264,8 +273,12 @@ def main(args):
 
 def train(args, device):
     run_dir, class_set = Path("checkpoints") / args.save_prefix, find_class_set(args.classes)
-    train_pairs = find_pairs(args.dataset_dir, "train", args.label_dir)
+    # Without self-distillation, the label folder holds masks for the unlabelled photographs, by generate_labels.py.
+    labelled_by_hand = [] if args.self_distill_epoch else args.unlabelled_dir
+    train_pairs = find_pairs(args.dataset_dir, "train", args.label_dir, labelled_by_hand)
+    unlabelled = find_unlabelled(args.unlabelled_dir, train_pairs) if args.self_distill_epoch else []
     val_pairs = find_pairs(args.dataset_dir, "val", args.truth_dir)
+    partial_masks = [PartialMasks(each, class_set) for each in args.partial_masks]
     check_start(args, run_dir, train_pairs, class_set)
     torch.backends.cudnn.benchmark = True  # all training batches are of one size
     model, ema, optimizer = build_training(args, device, class_set)
@@ -304,7 +317,9 @@ def train(args, device):
             training_set = None  # frees its memory before the next one is read
             distilled = 0 < args.self_distill_epoch < epoch
             training_set = TrainingSet(
-                self_distil(args, epoch, run_dir, evaluated, train_pairs, device) if distilled else train_pairs,
+                self_distil(args, epoch, run_dir, evaluated, train_pairs + unlabelled, partial_masks, device)
+                if distilled
+                else train_pairs,
                 image_size=args.image_size,
                 class_set=class_set,
                 cache=args.cache,

@@ -40,6 +40,9 @@ def network_input_size(text):
     return value
 
 
+TTA_HELP = "average flip and scales 0.75, 1, 1.25"
+
+
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Shows the defaults, but for None and False, which say nothing."""
 
@@ -73,6 +76,29 @@ def _add_classes(parser, default="celebamask", help="classes: celebamask, lapa, 
 
 def _add_classes_of_checkpoint(parser):
     _add_classes(parser, default=None, help="classes that the checkpoint must have; needed where it does not tell them")
+
+
+def _add_unlabelled(parser):
+    parser.add_argument(
+        "--unlabelled_dir",
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="photographs without masks that join the training; their labels are predictions",
+    )
+    parser.add_argument(
+        "--unlabelled_threshold",
+        type=fraction,
+        default=0.6,
+        help="least probability that labels a pixel of such a photograph; the others are ignored",
+    )
+    parser.add_argument(
+        "--partial_masks",
+        nargs="+",
+        default=[],
+        metavar="CLASS=DIR",
+        help="true masks of one class for such photographs: not 0 where the class is",
+    )
 
 
 def train_parser(description):
@@ -138,6 +164,7 @@ def train_parser(description):
         help="relabel the training set after this epoch; 0 is off",
     )
     group.add_argument("--distill_threshold", type=fraction, default=0.95, help="least probability that relabels")
+    _add_unlabelled(group)
 
     group = parser.add_argument_group("output")
     group.add_argument("--save_prefix", default="deeplab", help="the run's folder under checkpoints/")
@@ -165,7 +192,7 @@ def validate_parser(description):
     parser = _parser(description)
     _add_prediction(parser, SHIPPED_CHECKPOINT, "dataset/val/val_image")
     parser.add_argument("--output_dir", default="predictions", help="receives <stem>.png, class ids")
-    parser.add_argument("--tta", action="store_true", help="average flip and scales 0.75, 1, 1.25")
+    parser.add_argument("--tta", action="store_true", help=TTA_HELP)
     parser.add_argument("--save_visualizations", action="store_true", help="overlays in OUTPUT_DIR/overlays too")
     _add_hardware(parser)
     return parser
@@ -178,6 +205,8 @@ def generate_labels_parser(description):
     parser.add_argument("--output_dir", default="dataset/train/merged_labels", help="receives the merged masks")
     parser.add_argument("--colored_dir", default="dataset/train/merged_labels_colored", help="the same, coloured")
     parser.add_argument("--threshold", type=fraction, default=0.95, help="least probability that relabels a pixel")
+    _add_unlabelled(parser)
+    parser.add_argument("--tta", action="store_true", help=TTA_HELP)
     _add_hardware(parser)
     return parser
 

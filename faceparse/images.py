@@ -13,34 +13,38 @@ from faceparse.errors import InputError
 IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 
-def list_images(path):
-    """Return {stem: path} of the images in a folder (not its subfolders), or of a single file, sorted by stem.
+def list_images(*paths):
+    """Return {stem: path} of the images in folders (not their subfolders), and of single files, sorted by stem.
 
-    Raises InputError when nothing is there, or when two files share a stem.
+    Raises InputError where a path holds nothing, and where two files share a stem.
     """
-    path = Path(path)
-    if path.is_file():
-        return {path.stem: path}
-    if not path.is_dir():
-        raise InputError(f"{path}: no such file or folder")
     images = {}
-    for file in sorted(path.iterdir()):
-        if file.suffix.lower() not in IMAGE_SUFFIXES or file.name.startswith("."):
-            continue
+    for file in (file for path in paths for file in images_of(Path(path))):
         if file.stem in images:
-            raise InputError(f"{file}: has the same stem as {images[file.stem].name}; remove or rename one of them")
+            raise InputError(f"{file}: has the same stem as {images[file.stem]}; remove or rename one of them")
         images[file.stem] = file
-    if not images:
-        raise InputError(f"{path}: holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
     return dict(sorted(images.items()))
 
 
-def match_pairs(image_dir, mask_dir):
+def images_of(path):
+    """Return the images in a folder as a list, or the file itself; InputError where there is none."""
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise InputError(f"{path}: no such file or folder")
+    files = [file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and file.name[0] != "."]
+    if not files:
+        raise InputError(f"{path}: holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    return sorted(files)
+
+
+def match_pairs(image_dir, mask_dir, more_image_dirs=()):
     """Pair the files of two folders by stem, never by position: a list of (stem, image path, mask path).
 
-    Raises InputError when a file of one folder has no partner in the other.
+    The images may lie in further folders, the masks of all are in one. Raises InputError where an image has no mask or
+    a mask no image.
     """
-    images, masks = list_images(image_dir), list_images(mask_dir)
+    images, masks = list_images(image_dir, *more_image_dirs), list_images(mask_dir)
     require_partners(images, masks, "mask", mask_dir)
     require_partners(masks, images, "photograph", image_dir)
     return [(stem, file, masks[stem]) for stem, file in images.items()]
@@ -96,15 +100,27 @@ def read_mask(path, class_set=CELEBAMASK):
     return mask
 
 
+def read_partial_mask(path, shape):
+    """Return a mask of one class as bool [H, W], True where a pixel is not 0; InputError where it is not of `shape`."""
+    with open_image(path) as image:
+        mask = np.asarray(image.convert("L")) > 0
+    require_size(path, mask, shape, "photograph")
+    return mask
+
+
 def read_mask_of(path, shape, class_set=CELEBAMASK, owner="photograph"):
     """`read_mask` of a mask that must have its owner's height and width, `shape`; InputError where they differ."""
     mask = read_mask(path, class_set)
+    require_size(path, mask, shape, owner)
+    return mask
+
+
+def require_size(path, mask, shape, owner):
     if mask.shape != tuple(shape[:2]):
         raise InputError(
             f"{path}: is {mask.shape[1]} x {mask.shape[0]} but its {owner} is {shape[1]} x {shape[0]}; "
             "they must be of one size"
         )
-    return mask
 
 
 def read_pair(photo_path, mask_path, class_set=CELEBAMASK):

@@ -18,7 +18,7 @@ from faceparse.classes import CELEBAMASK
 from faceparse.errors import InputError
 from faceparse.images import list_images, read_mask, read_photo, write_label_map
 from faceparse.prediction import flip_and_scale_logits
-from generate_labels import format_changes, merge
+from faceparse.pseudo_labels import PartialMasks, format_changes, merge, pseudo_label
 from models import build_model
 from options import generate_labels_parser, validate_parser
 
@@ -302,6 +302,32 @@ def test_merge_worked_out():
     assert mask.tolist() == [[7, 7, 7, 255]]
 
 
+def test_pseudo_labels_worked_out():
+    """The same probabilities: a pixel of which the network is unsure is ignored."""
+    logits = torch.tensor([[[1.0, 1, 1]], [[1, 3, 9]]]).log()
+    for threshold, expected in ((0.8, [255, 255, 1]), (0.6, [255, 1, 1]), (0.49, [0, 1, 1])):
+        labels = pseudo_label(logits, threshold)
+        assert labels.dtype == np.uint8 and labels.tolist() == [expected], threshold
+
+
+def test_partial_masks_overrule_the_network(tmp_path):
+    """True hair in the first two pixels only. Without hair the network's second choice there is skin, at 0.6 / 0.9."""
+    Image.fromarray(np.array([[255, 1, 0, 0]], dtype=np.uint8)).save(tmp_path / "a.png")
+    probabilities = torch.full((19, 1, 4), 1e-9)
+    hair, skin, hat = (CELEBAMASK.names.index(name) for name in ("hair", "skin", "hat"))
+    probabilities[hair, 0] = torch.tensor([0.8, 0.1, 0.1, 0.1])
+    probabilities[skin, 0] = torch.tensor([0.1, 0.6, 0.6, 0.45])
+    probabilities[hat, 0] = torch.tensor([0.1, 0.3, 0.3, 0.45])
+    masks = PartialMasks(f"hair={tmp_path}", CELEBAMASK)
+    assert pseudo_label(masks.apply(probabilities.log(), "a"), 0.6).tolist() == [[hair, hair, skin, 255]]
+    assert pseudo_label(masks.apply(probabilities.log(), "another photograph"), 0.59).tolist() == [
+        [hair, skin, skin, 255]
+    ]
+    for argument in (f"wig={tmp_path}", "hair", "hair="):
+        with pytest.raises(InputError, match="give CLASS=FOLDER, CLASS one of background, skin"):
+            PartialMasks(argument, CELEBAMASK)
+
+
 def test_table_of_changes_worked_out():
     changes = np.zeros((19, 19), dtype=np.int64)
     changes[0, 0], changes[0, 1], changes[1, 1], changes[1, 2], changes[2, 1] = 90, 4, 5, 3, 8
@@ -378,6 +404,24 @@ def test_threshold_1_changes_nothing_and_threshold_0_takes_every_prediction(chec
     for stem, mask in relabel(checkpoint_path, pairs, tmp_path / "zero", 0.0).items():
         predictions[stem][:8, :8] = 255
         np.testing.assert_array_equal(mask, predictions[stem])
+
+
+def test_photographs_without_masks_get_the_predictions(checkpoint_path, pairs, photos, tmp_path, capsys):
+    """Those of the same name as a photograph with a mask are refused, since their masks would lie in one folder."""
+    flags = ["--checkpoint", checkpoint_path, "--image_dir", pairs[0], "--label_dir", pairs[1], *SMALL]
+    flags += ["--output_dir", tmp_path / "merged", "--colored_dir", tmp_path / "colored", "--threshold", 1]
+    flags += ["--unlabelled_threshold", 0, "--unlabelled_dir"]
+    with pytest.raises(InputError, match="has the same stem as"):
+        generate_labels.main(parse(generate_labels_parser, *flags, photos, pairs[0]))
+    generate_labels.main(parse(generate_labels_parser, *flags, photos))
+    assert "0 pixels changed, 0.00% of all" in capsys.readouterr().out.splitlines()
+    labels = {path.stem: read_mask(path) for path in (tmp_path / "merged").iterdir()}
+    for stem, path in list_images(pairs[1]).items():
+        np.testing.assert_array_equal(labels.pop(stem), read_mask(path))
+    predictions = predict(checkpoint_path, photos, tmp_path / "predictions")
+    assert labels.keys() == predictions.keys()
+    for stem, label_map in predictions.items():
+        np.testing.assert_array_equal(labels[stem], label_map)
 
 
 def test_given_masks_are_never_overwritten(checkpoint_path, pairs, tmp_path):

@@ -527,6 +527,32 @@ def test_every_batch_is_full_however_the_repeats_fall(sample_dataset):
         assert [len(photos) for photos, _ in training_set.batches(epoch, 4)] == [4, 4, 4]
 
 
+def test_unlabelled_photographs_join_after_self_distillation(sample_dataset, tmp_path):
+    """In one run, and by hand through generate_labels.py: the same labels, the same weights."""
+    flags = [*SMALL, "--save_every", 1, "--unlabelled_dir", sample_dataset / "test_image"]
+    unlabelled = [path.stem for path in (sample_dataset / "test_image").iterdir()]
+    for folder in ("alone", "by_hand", "refused"):
+        (tmp_path / folder).mkdir()
+    start = ["--dataset_dir", sample_dataset, *flags]
+    alone = train(tmp_path / "alone", *start, "--epochs", 2, "--self_distill_epoch", 1, "--unlabelled_threshold", 0.05)
+    labels = {path.stem: path.read_bytes() for path in (alone / "merged_labels").iterdir()}
+    assert len(labels) == 8 + len(unlabelled) and labels.keys() > set(unlabelled)
+
+    shutil.copy(alone / "Deeplab_checkpoint_epoch_1.pt", tmp_path / "a.pt")
+    command = ["--checkpoint", tmp_path / "a.pt", "--image_dir", sample_dataset / "train/train_image"]
+    command += ["--label_dir", sample_dataset / "train/train_mask", "--output_dir", tmp_path / "merged"]
+    command += ["--colored_dir", tmp_path / "colored", *flags[-2:], "--unlabelled_threshold", 0.05]
+    command += ["--batch_size", 4, "--workers", 0]
+    generate_labels.main(generate_labels_parser("G.").parse_args([str(each) for each in command]))
+    assert {path.stem: path.read_bytes() for path in (tmp_path / "merged").iterdir()} == labels
+
+    by_hand = ["--epochs", 1, "--load_model_path", tmp_path / "a.pt", "--label_dir", tmp_path / "merged"]
+    run_dir = train(tmp_path / "by_hand", *start, *by_hand)
+    assert len(read_log(run_dir)) == 1
+    with pytest.raises(errors.InputError, match=r"has no mask .* in .*train_mask"):
+        train(tmp_path / "refused", *start, "--epochs", 1)
+
+
 def test_training_starts_from_the_weights_it_is_given(sample_dataset, reference, tmp_path):
     start, flags = reference / "best.pt", split("--epochs 1 --learning_rate 0")
     run_dir = train(tmp_path, "--dataset_dir", sample_dataset, *SMALL, *flags, "--load_model_path", start)

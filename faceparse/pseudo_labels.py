@@ -1,0 +1,101 @@
+"""Self-distillation: labels from a network's own confident predictions, for photographs with and without masks."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from faceparse.classes import CELEBAMASK, IGNORE_INDEX
+from faceparse.drawing import colorize
+from faceparse.errors import InputError
+from faceparse.images import list_images, read_mask_of, read_partial_mask, write_label_map, write_picture
+from faceparse.metrics import confusion_matrix
+from faceparse.prediction import predict
+from faceparse.upsampling import upsample
+
+
+class PartialMasks:
+    """True masks of one class for some of the photographs: inside is that class, outside it is not."""
+
+    def __init__(self, argument, class_set):
+        """`argument` is CLASS=FOLDER, as `--partial_masks` takes it. Raises InputError where either does not exist."""
+        name, _, folder = argument.partition("=")
+        if name not in class_set.names or not folder:
+            raise InputError(
+                f"--partial_masks {argument}: give CLASS=FOLDER, CLASS one of {', '.join(class_set.names)}"
+            )
+        self.class_id = class_set.names.index(name)
+        self.files = list_images(folder)
+
+    def apply(self, logits, stem):
+        """Return logits [C, H, W] that agree with the mask of the photograph `stem`, if there is one."""
+        if stem not in self.files:
+            return logits
+        inside = torch.from_numpy(read_partial_mask(self.files[stem], logits.shape[1:])).to(logits.device)
+        is_class = torch.zeros(len(logits), 1, 1, dtype=torch.bool, device=logits.device)
+        is_class[self.class_id] = True
+        return logits.masked_fill(is_class != inside, -torch.inf)
+
+
+def merge(logits, mask, threshold):
+    """Return `mask` with the predictions of probability above `threshold` written over it.
+
+    logits: [C, H, W]; mask: uint8 numpy [H, W], its ignored pixels stay so. Returns uint8 numpy [H, W].
+    """
+    confidence, prediction = most_probable(logits)
+    replace = (confidence > threshold) & (mask != IGNORE_INDEX)
+    return np.where(replace, prediction, mask).astype(np.uint8)
+
+
+def pseudo_label(logits, threshold):
+    """Return the predicted ids, uint8 numpy [H, W], of logits [C, H, W]; 255 where none exceeds `threshold`."""
+    confidence, prediction = most_probable(logits)
+    return np.where(confidence > threshold, prediction, IGNORE_INDEX).astype(np.uint8)
+
+
+def most_probable(logits):
+    """Return the largest softmax probability and its class, both numpy [H, W], of logits [C, H, W]."""
+    return (each.cpu().numpy() for each in logits.softmax(dim=0).max(dim=0))
+
+
+def write_labels(
+    model, pairs, output_dir, *, threshold, unlabelled_threshold, partial_masks=(), colored_dir=None, **options
+):
+    """Write a mask for every (stem, photograph, mask) into `output_dir`, as P-mode PNGs.
+
+    Where a photograph has a mask it is merged with the predictions above `threshold`; where that is None, the mask
+    holds the predictions above `unlabelled_threshold` and 255 elsewhere, and agrees with all `partial_masks`.
+    `colored_dir` receives the same in colours. `options` go to `predict`.
+    Returns int64 [C, C]: pixels of the given masks by old id (row) and new id (column).
+    """
+    class_set = model.class_set
+    changes = np.zeros((len(class_set), len(class_set)), dtype=np.int64)
+    for index, logits, size in predict(model, [photo for _, photo, _ in pairs], **options):
+        stem, _, mask_path = pairs[index]
+        logits = upsample(logits[None], size)[0]
+        if mask_path:
+            mask = read_mask_of(mask_path, size, class_set)
+            labels = merge(logits, mask, threshold)
+            changes += confusion_matrix(mask, labels, len(class_set))
+        else:
+            for masks in partial_masks:
+                logits = masks.apply(logits, stem)
+            labels = pseudo_label(logits, unlabelled_threshold)
+        write_label_map(Path(output_dir) / f"{stem}.png", labels, palette_of=class_set)
+        if colored_dir:
+            write_picture(Path(colored_dir) / f"{stem}.png", colorize(labels, class_set))
+    return changes
+
+
+def format_changes(changes, class_set=CELEBAMASK):
+    """Return a table of how many pixels each class lost and gained, from what `write_labels` returns."""
+    kept = np.diag(changes)
+    lost, gained = changes.sum(axis=1) - kept, changes.sum(axis=0) - kept
+    width = max(12, *(len(name) + 1 for name in class_set.names))
+    lines = [f"{'class':<{width}}{'before':>12}{'lost':>10}{'gained':>10}{'after':>12}"]
+    lines += [
+        f"{name:<{width}}{kept[i] + lost[i]:>12}{lost[i]:>10}{gained[i]:>10}{kept[i] + gained[i]:>12}"
+        for i, name in enumerate(class_set.names)
+    ]
+    share = lost.sum() / max(1, changes.sum())
+    return "\n".join([*lines, f"{lost.sum()} pixels changed, {share:.2%} of all"])
