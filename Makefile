@@ -5,7 +5,7 @@ BIN := .venv/bin
 
 .PHONY: demo test bench clean
 
-.venv/installed: requirements.txt requirements-onnx.txt requirements-dev.txt
+.venv/installed: $(wildcard requirements*.txt)
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@

@@ -9,15 +9,13 @@ from tqdm import tqdm
 
 from faceparse import distributed
 from faceparse.errors import InputError
-from faceparse.images import list_images, match_pairs, read_pair
+from faceparse.images import list_images, match_pairs, read_pair, resize_mask, resize_photo
 from faceparse.loading import (
     CaughtInputError,
     ReadingDataset,
     one_by_one,
     own_generator,
     raise_errors,
-    resize_mask,
-    resize_photo,
     to_tensor,
 )
 

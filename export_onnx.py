@@ -1,6 +1,6 @@
 """Write a checkpoint's network as an ONNX file, for prediction on the CPU with ONNX Runtime.
 
-    pip install -r requirements-onnx.txt
+    pip install -r requirements-export.txt
     python export_onnx.py --checkpoint checkpoints/deeplab/best.pt --output face_parser.onnx
     python validate.py --checkpoint face_parser.onnx
     python export_onnx.py --int8 dataset/train/train_image --output face_parser_int8.onnx
@@ -16,6 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -24,12 +25,13 @@ from faceparse.atomic_files import atomic_path
 from faceparse.classes import find_class_set
 from faceparse.errors import InputError, run_script
 from faceparse.images import list_images
-from faceparse.loading import one_by_one
-from faceparse.onnx_model import INSTALL_HINT, OnnxModel
-from faceparse.prediction import PhotoDataset
+from faceparse.onnx_network import OnnxNetwork
+from faceparse.prediction import read_resized, to_network_input
+from faceparse.torch_network import TorchNetwork
 from models.folding import fold_batchnorm
 from options import export_parser
 
+CPU = torch.device("cpu")
 TOLERANCE = 1e-3  # of logits whose range is some tens
 CALIBRATION_PHOTOS = 32  # and as many others to compare labels on
 LABELS_HOLD = 0.02  # largest share of labels that int8 may change
@@ -60,15 +62,11 @@ def export(model, path, metadata):
     program.save(path)
 
 
-def largest_difference(model, onnx_model):
+def largest_difference(network, other):
     """Between the logits of both, over batches and sizes that the export has not seen."""
-    differences = []
-    for shape in ((1, 3, 512, 512), (3, 3, 65, 130)):
-        photos = torch.rand(shape, generator=torch.Generator().manual_seed(0))
-        with torch.inference_mode():
-            expected = model.coarse_logits(photos)
-        differences.append((onnx_model.coarse_logits(photos) - expected).abs().max().item())
-    return max(differences)
+    random = np.random.default_rng(0)
+    batches = [random.random(shape, dtype=np.float32) for shape in ((1, 3, 512, 512), (3, 3, 65, 130))]
+    return max(np.abs(network.coarse_logits(photos) - other.coarse_logits(photos)).max() for photos in batches)
 
 
 def quantize(path, photos):
@@ -76,7 +74,7 @@ def quantize(path, photos):
     from onnxruntime.quantization import QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    inputs = ({"photos": each.numpy()} for each in photos)
+    inputs = ({"photos": np.ascontiguousarray(each)} for each in photos)
     with TemporaryDirectory() as folder:
         prepared = Path(folder) / "prepared.onnx"
         quant_pre_process(path, prepared, skip_symbolic_shape=True)
@@ -98,24 +96,21 @@ def read_calibration(image_dir, image_size):
     paths = list(list_images(image_dir).values())[: 2 * CALIBRATION_PHOTOS]
     if len(paths) < 2:
         raise InputError(f"{image_dir}: holds one photograph; one is needed to calibrate on and another to compare on")
-    photos = [photo[None] / 255 for _, photo, _ in one_by_one(PhotoDataset(paths, image_size), workers=0)]
+    photos = [to_network_input([read_resized((0, path), image_size)[1]]) for path in paths]
     return photos[: len(photos) // 2], photos[len(photos) // 2 :]
 
 
-@torch.inference_mode()
-def changed_share(model, onnx_model, photos):
+def changed_share(network, other, photos):
     """The share of the labels, on the decoder's grid, in which two networks differ."""
-    labels = [
-        [network.coarse_logits(each).argmax(dim=1).flatten() for each in photos] for network in (model, onnx_model)
-    ]
-    return (torch.cat(labels[0]) != torch.cat(labels[1])).float().mean().item()
+    labels = [[each.coarse_logits(photo).argmax(axis=1).ravel() for photo in photos] for each in (network, other)]
+    return (np.concatenate(labels[0]) != np.concatenate(labels[1])).mean()
 
 
 def main(args):
     try:
         import onnxscript  # noqa: F401  what torch.onnx.export needs
     except ImportError:
-        raise InputError(f"export_onnx.py needs onnx, onnxscript and onnxruntime; {INSTALL_HINT}") from None
+        raise InputError("export_onnx.py needs onnx and onnxscript; pip install -r requirements-export.txt") from None
     model = fold_batchnorm(
         checkpoints.load_model(args.checkpoint, class_set=args.classes and find_class_set(args.classes))
     )
@@ -124,13 +119,13 @@ def main(args):
     metadata = {"image_size": str(model.image_size), "classes": json.dumps(model.class_set.to_dict())}
     with atomic_path(args.output) as temporary:
         export(model, temporary, metadata)
-        difference = largest_difference(model, OnnxModel(temporary))
+        difference = largest_difference(TorchNetwork(model, CPU), OnnxNetwork(temporary))
         if difference > TOLERANCE:
             raise InputError(f"{args.output}: not written, its logits differ from PyTorch's by {difference:.2g}")
         outcome = f"its logits differ from PyTorch's by at most {difference:.1g}"
         if args.int8:
             quantize(temporary, to_calibrate)
-            changed = changed_share(model, OnnxModel(temporary), to_compare)
+            changed = changed_share(TorchNetwork(model, CPU), OnnxNetwork(temporary), to_compare)
             outcome = f"int8 changes {changed:.2%} of the labels of {len(to_compare)} other photographs"
             if changed > LABELS_HOLD:
                 raise InputError(f"{args.output}: not written, {outcome}; leave out --int8")

@@ -29,24 +29,23 @@ def main(args):
     read_dirs = [args.image_dir, args.label_dir, *args.unlabelled_dir]
     refuse_overwriting("--output_dir", args.output_dir, *read_dirs)
     refuse_overwriting("--colored_dir", args.colored_dir, *read_dirs, args.output_dir)
-    model, device = load_network(args.checkpoint, args.gpu_id, args.classes and find_class_set(args.classes))
-    partial_masks = [PartialMasks(each, model.class_set) for each in args.partial_masks]
+    network = load_network(args.checkpoint, args.gpu_id, args.classes and find_class_set(args.classes))
+    partial_masks = [PartialMasks(each, network.class_set) for each in args.partial_masks]
     with atomic_folder(args.output_dir) as labels_dir, atomic_folder(args.colored_dir) as colored_dir:
         changes = write_labels(
-            model,
+            network,
             pairs,
             labels_dir,
             threshold=args.threshold,
             unlabelled_threshold=args.unlabelled_threshold,
             partial_masks=partial_masks,
             colored_dir=colored_dir,
-            device=device,
-            image_size=args.image_size or model.image_size,
-            batch_size=args.batch_size,
+            image_size=args.image_size or network.image_size,
+            batch_size=args.batch_size or network.batch_size,
             workers=args.workers,
             tta=args.tta,
         )
-    print(format_changes(changes, model.class_set))
+    print(format_changes(changes, network.class_set))
     print(f"{len(pairs)} merged masks in {args.output_dir}, coloured in {args.colored_dir}")
 
 

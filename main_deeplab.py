@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
@@ -26,12 +27,14 @@ from faceparse.classes import find_class_set
 from faceparse.drawing import save_overlay
 from faceparse.errors import InputError, run_script
 from faceparse.images import read_mask_of
+from faceparse.memory import keep_freed_memory
 from faceparse.metrics import Scores, confusion_matrix, format_table
 from faceparse.optimisation import averaged_model, build_optimizer, learning_rate
 from faceparse.prediction import predict
 from faceparse.pseudo_labels import PartialMasks, format_changes, write_labels
+from faceparse.torch_network import TorchNetwork
 from faceparse.training_log import read_log, save_plot, write_log
-from faceparse.upsampling import label_map, upsample
+from faceparse.upsampling import label_map
 from loss import loss_at_epoch
 from models import build_model
 from models.cost import count_parameters
@@ -129,28 +132,27 @@ def validate_epoch(args, epoch, model, pairs, device, visualization_dir=None):
     Every process takes its share, none twice, and all get the same result. The loss is a mean over photographs, with
     Dice over the classes that occur in each.
     """
-    model.eval()
     mine = pairs[distributed.rank() :: distributed.world_size()]
     loss_function = loss_at_epoch(args, epoch, present_only=True)
     class_set = model.class_set
     matrix = np.zeros((len(class_set), len(class_set)), dtype=np.int64)
     loss_sum = torch.zeros((), dtype=torch.float64, device=device)
-    options = prediction_options(args, device, "validating")
-    for index, logits, size in predict(model, [photo for _, photo, _ in mine], **options):
+    network, options = TorchNetwork(model.eval(), device), prediction_options(args, "validating")
+    for index, logits, size in predict(network, [photo for _, photo, _ in mine], **options):
         stem, photo_path, mask_path = mine[index]
         mask = read_mask_of(mask_path, size, class_set)
         labels = label_map(logits, size)
         matrix += confusion_matrix(mask, labels, len(class_set))
-        loss_sum += loss_function(upsample(logits[None], size), torch.from_numpy(mask)[None].to(device))
+        logits = F.interpolate(torch.from_numpy(logits)[None].to(device), size=size, mode="bilinear")
+        loss_sum += loss_function(logits, torch.from_numpy(mask)[None].to(device))
         if visualization_dir:
             save_overlay(visualization_dir / f"{stem}.png", photo_path, labels, class_set)
     matrix = distributed.sum_over_processes(torch.from_numpy(matrix).to(device)).cpu().numpy()
     return distributed.sum_over_processes(loss_sum).item() / len(pairs), Scores(matrix)
 
 
-def prediction_options(args, device, progress):
+def prediction_options(args, progress):
     return {
-        "device": device,
         "image_size": args.image_size,
         "batch_size": max(1, args.batch_size // distributed.world_size()),
         "workers": args.workers,
@@ -171,16 +173,15 @@ def self_distil(args, epoch, run_dir, model, pairs, partial_masks, device):
         if epoch > args.self_distill_epoch + 1:
             raise InputError(f"{merged_dir}: missing, and the model that made it is gone; put it back to --resume")
         unfinished = run_dir / "merged_labels.tmp"
-        model.eval()
         mine = pairs[distributed.rank() :: distributed.world_size()]
         changes = write_labels(
-            model,
+            TorchNetwork(model.eval(), device),
             mine,
             unfinished,
             threshold=args.distill_threshold,
             unlabelled_threshold=args.unlabelled_threshold,
             partial_masks=partial_masks,
-            **prediction_options(args, device, "relabelling"),
+            **prediction_options(args, "relabelling"),
         )
         changes = distributed.sum_over_processes(torch.from_numpy(changes).to(device)).cpu().numpy()
         if distributed.rank() == 0:
@@ -194,7 +195,7 @@ def build_training(args, device, class_set):
     """Return the model, its averaged twin (None without --ema) and the optimiser, all fresh."""
     torch.manual_seed(args.seed)
     model = build_model(args.model_type, num_classes=len(class_set))
-    model.class_set = class_set
+    model.class_set, model.image_size = class_set, args.image_size
     model.to(device, memory_format=torch.channels_last)
     if args.load_model_path and not args.resume:
         checkpoints.load_start(model, args.load_model_path, strict=not args.load_not_strict)
@@ -266,6 +267,7 @@ def read_last(args, path, class_set):
 
 
 def main(args):
+    keep_freed_memory()
     device = distributed.select_device(args.gpu_id)
     with distributed.process_group(device):
         train(args, device)

@@ -184,7 +184,7 @@ def _add_prediction(parser, checkpoint, image_dir):
     parser.add_argument(
         "--image_size", type=network_input_size, help="longer side at the network, px; default: what it was trained at"
     )
-    parser.add_argument("--batch_size", type=positive_int, default=8, help="photographs at a time")
+    parser.add_argument("--batch_size", type=positive_int, help="photographs at a time; default: 8 on a GPU, else 1")
     _add_classes_of_checkpoint(parser)
 
 

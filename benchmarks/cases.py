@@ -53,11 +53,11 @@ def predict_plain(model_type, work_dir, image_size, count):
 
 def predict_ours(file_name, work_dir, image_size, count):
     """`file_name` is that of a checkpoint or an .onnx file in the work folder; batch and workers are the defaults."""
-    model, device = load_network(work_dir / file_name, 0)
+    network = load_network(work_dir / file_name)
     photos = first(list_images(work_dir / "photos"), count)
-    options = {"image_size": image_size, "batch_size": 8, "workers": 2, "device": device}
-    write_predictions(model, first(photos, 4), work_dir / "warm_up", **options)
-    return {"seconds": timed(lambda: write_predictions(model, photos, work_dir / "labels/ours", **options))}
+    options = {"image_size": image_size, "batch_size": network.batch_size, "workers": 2}
+    write_predictions(network, first(photos, 4), work_dir / "warm_up", **options)
+    return {"seconds": timed(lambda: write_predictions(network, photos, work_dir / "labels/ours", **options))}
 
 
 def train_plain(model_type, work_dir, image_size, count):

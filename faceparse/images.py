@@ -78,6 +78,20 @@ def read_photo(path):
         return np.array(image.convert("RGB"))
 
 
+def resize_photo(photo, width, height):
+    """Antialiased bilinear; uint8 [H, W, 3] to [height, width, 3]."""
+    if photo.shape[:2] == (height, width):
+        return photo
+    return np.array(Image.fromarray(photo).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def resize_mask(mask, width, height):
+    """Nearest neighbour; uint8 [H, W] to [height, width]."""
+    if mask.shape == (height, width):
+        return mask
+    return np.array(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
+
+
 def read_mask(path, class_set=CELEBAMASK):
     """Return a mask as uint8 class ids [H, W]; ignored pixels are 255, whatever id the class set has for them.
 

@@ -1,25 +1,9 @@
 """Pictures as uint8 tensors, read one after the other by worker processes."""
 
-import numpy as np
 import torch
-from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from faceparse.errors import InputError
-
-
-def resize_photo(photo, width, height):
-    """Antialiased bilinear; uint8 [H, W, 3] to [height, width, 3]."""
-    if photo.shape[:2] == (height, width):
-        return photo
-    return np.array(Image.fromarray(photo).resize((width, height), Image.Resampling.BILINEAR))
-
-
-def resize_mask(mask, width, height):
-    """Nearest neighbour; uint8 [H, W] to [height, width]."""
-    if mask.shape == (height, width):
-        return mask
-    return np.array(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
 
 
 def to_tensor(photo):

@@ -1,8 +1,9 @@
-"""Work on many files with a process per core. Needs no torch."""
+"""Work on many files in processes or threads. Needs no torch."""
 
 import os
 import signal
-from concurrent.futures import ProcessPoolExecutor
+from collections import deque
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 from tqdm import tqdm
 
@@ -19,3 +20,26 @@ def in_parallel(function, items, description, chunk=16):
     with ProcessPoolExecutor(processes, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)) as pool:
         results = pool.map(function, items, chunksize=chunk)
         yield from tqdm(results, description, total=len(items), leave=False, disable=None)
+
+
+def in_threads(function, items, threads):
+    """Yield `function(item)` of each item, in order, computed ahead by some threads; without threads when asked for.
+
+    For work that releases the interpreter lock, as reading and writing pictures does. At most twice as many results as
+    threads wait to be taken, so memory stays constant. The first error ends it.
+    """
+    if not threads:
+        yield from map(function, items)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        waiting = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > 2 * threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

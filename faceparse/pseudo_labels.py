@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from faceparse.classes import CELEBAMASK, IGNORE_INDEX
 from faceparse.drawing import colorize
@@ -31,16 +30,15 @@ class PartialMasks:
         """Return logits [C, H, W] that agree with the mask of the photograph `stem`, if there is one."""
         if stem not in self.files:
             return logits
-        inside = torch.from_numpy(read_partial_mask(self.files[stem], logits.shape[1:])).to(logits.device)
-        is_class = torch.zeros(len(logits), 1, 1, dtype=torch.bool, device=logits.device)
-        is_class[self.class_id] = True
-        return logits.masked_fill(is_class != inside, -torch.inf)
+        inside = read_partial_mask(self.files[stem], logits.shape[1:])
+        is_class = np.arange(len(logits))[:, None, None] == self.class_id
+        return np.where(is_class == inside, logits, -np.inf)
 
 
 def merge(logits, mask, threshold):
     """Return `mask` with the predictions of probability above `threshold` written over it.
 
-    logits: [C, H, W]; mask: uint8 numpy [H, W], its ignored pixels stay so. Returns uint8 numpy [H, W].
+    logits: [C, H, W]; mask: uint8 [H, W], its ignored pixels stay so. Returns uint8 [H, W].
     """
     confidence, prediction = most_probable(logits)
     replace = (confidence > threshold) & (mask != IGNORE_INDEX)
@@ -48,18 +46,18 @@ def merge(logits, mask, threshold):
 
 
 def pseudo_label(logits, threshold):
-    """Return the predicted ids, uint8 numpy [H, W], of logits [C, H, W]; 255 where none exceeds `threshold`."""
+    """Return the predicted ids, uint8 [H, W], of logits [C, H, W]; 255 where none exceeds `threshold`."""
     confidence, prediction = most_probable(logits)
     return np.where(confidence > threshold, prediction, IGNORE_INDEX).astype(np.uint8)
 
 
 def most_probable(logits):
-    """Return the largest softmax probability and its class, both numpy [H, W], of logits [C, H, W]."""
-    return (each.cpu().numpy() for each in logits.softmax(dim=0).max(dim=0))
+    """Return the largest softmax probability and its class, both [H, W], of logits [C, H, W]."""
+    return 1 / np.exp(logits - logits.max(axis=0)).sum(axis=0), logits.argmax(axis=0)
 
 
 def write_labels(
-    model, pairs, output_dir, *, threshold, unlabelled_threshold, partial_masks=(), colored_dir=None, **options
+    network, pairs, output_dir, *, threshold, unlabelled_threshold, partial_masks=(), colored_dir=None, **options
 ):
     """Write a mask for every (stem, photograph, mask) into `output_dir`, as P-mode PNGs.
 
@@ -68,11 +66,11 @@ def write_labels(
     `colored_dir` receives the same in colours. `options` go to `predict`.
     Returns int64 [C, C]: pixels of the given masks by old id (row) and new id (column).
     """
-    class_set = model.class_set
+    class_set = network.class_set
     changes = np.zeros((len(class_set), len(class_set)), dtype=np.int64)
-    for index, logits, size in predict(model, [photo for _, photo, _ in pairs], **options):
+    for index, logits, size in predict(network, [photo for _, photo, _ in pairs], **options):
         stem, _, mask_path = pairs[index]
-        logits = upsample(logits[None], size)[0]
+        logits = upsample(logits, size)
         if mask_path:
             mask = read_mask_of(mask_path, size, class_set)
             labels = merge(logits, mask, threshold)

@@ -1,47 +1,50 @@
-"""From coarse logits to a label map of any size."""
+"""From coarse logits to a label map of any size. Needs no torch."""
 
-import torch
-from torch.nn import functional as F
+import numpy as np
 
 
 def upsample(logits, size):
-    """Bilinear, align_corners False: logits [N, C, h, w] at (height, width)."""
-    if tuple(logits.shape[2:]) == tuple(size):
-        return logits
-    return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
+    """Bilinear, align_corners False: float32 [C, h, w] to [C, height, width]."""
+    top, bottom, weight_y = source_positions(logits.shape[1], size[0])
+    left, right, weight_x = source_positions(logits.shape[2], size[1])
+    rows = lerp(logits[:, top], logits[:, bottom], weight_y[:, None])
+    return lerp(rows[:, :, left], rows[:, :, right], weight_x)
 
 
-def source_positions(size, target_size, device):
-    """Where bilinear interpolation reads along one side: index below and weight of the next index, [target_size]."""
-    position = (torch.arange(target_size, device=device) + 0.5) * (size / target_size) - 0.5
-    position = position.clamp(0, size - 1)
-    below = position.floor().long()
-    return below, position - below
+def lerp(start, end, weight):
+    return start + weight * (end - start)
+
+
+def source_positions(size, target_size):
+    """Where bilinear interpolation reads along one side: the index below, the next, and its weight, [target_size]."""
+    position = (np.arange(target_size, dtype=np.float32) + 0.5) * np.float32(size / target_size) - 0.5
+    position = position.clip(0, size - 1)
+    below = position.astype(np.intp)
+    return below, np.minimum(below + 1, size - 1), position - below.astype(np.float32)
 
 
 def label_map(logits, size):
-    """Class ids, uint8 numpy [height, width]: the argmax of `upsample(logits, size)` of logits [C, h, w].
+    """Class ids, uint8 [height, width]: the argmax of `upsample(logits, size)` of logits [C, h, w].
 
-    Where the four logits around a pixel have the same largest class, so has every mixture of them. Only the other
-    pixels, those along the outlines, are interpolated.
+    Where the four logits around a pixel have the same largest class, so has every weighted mean of them. Only the
+    other pixels, those along the outlines, are interpolated.
     """
     (channels, h, w), (height, width) = logits.shape, size
-    by_pixel = logits.permute(1, 2, 0).reshape(h * w, channels)  # the argmax over adjacent numbers is far faster
-    coarse = by_pixel.argmax(dim=1).to(torch.uint8).view(h, w)
+    by_pixel = logits.transpose(1, 2, 0).reshape(h * w, channels)  # The argmax over adjacent numbers is far faster.
+    coarse = by_pixel.argmax(axis=1).astype(np.uint8).reshape(h, w)
     if (h, w) == (height, width):
-        return coarse.cpu().numpy()
-    next_row, next_column = (torch.arange(1, side + 1, device=logits.device).clamp(max=side - 1) for side in (h, w))
-    below = coarse[next_row]
-    outline = (coarse != below) | (coarse != coarse[:, next_column]) | (coarse != below[:, next_column])
+        return coarse
+    below, right = coarse[[*range(1, h), h - 1]], coarse[:, [*range(1, w), w - 1]]
+    below_right = below[:, [*range(1, w), w - 1]]
+    is_outline = (coarse != below) | (coarse != right) | (coarse != below_right)
 
-    top, weight_y = source_positions(h, height, logits.device)
-    left, weight_x = source_positions(w, width, logits.device)
-    labels = coarse[top][:, left]
-    rows, columns = torch.nonzero(outline[top][:, left], as_tuple=True)
-    weight_y, weight_x = weight_y[rows, None], weight_x[columns, None]
-    top, left = top[rows], left[columns]
-    bottom, right = next_row[top], next_column[left]
-    above = torch.lerp(by_pixel[top * w + left], by_pixel[top * w + right], weight_x)
-    below = torch.lerp(by_pixel[bottom * w + left], by_pixel[bottom * w + right], weight_x)
-    labels[rows, columns] = torch.lerp(above, below, weight_y).argmax(dim=1).to(torch.uint8)
-    return labels.cpu().numpy()
+    top, bottom, weight_y = source_positions(h, height)
+    left, right, weight_x = source_positions(w, width)
+    labels = coarse[top[:, None], left]
+    rows, columns = np.nonzero(is_outline[top[:, None], left])
+    top, bottom, left, right = top[rows] * w, bottom[rows] * w, left[columns], right[columns]
+    weight_x = weight_x[columns, None]
+    above = lerp(by_pixel[top + left], by_pixel[top + right], weight_x)
+    below = lerp(by_pixel[bottom + left], by_pixel[bottom + right], weight_x)
+    labels[rows, columns] = lerp(above, below, weight_y[rows, None]).argmax(axis=1)
+    return labels

@@ -15,6 +15,7 @@ from faceparse import checkpoints
 from faceparse.classes import CELEBAMASK
 from faceparse.images import list_images, read_mask, write_label_map
 from faceparse.metrics import Scores, score_folders
+from faceparse.torch_network import TorchNetwork
 from loss import mixed_loss as our_mixed_loss
 from models import build_model
 from validate import write_predictions
@@ -37,7 +38,8 @@ def test_plain_prediction_is_ours(sample_dataset, tmp_path):
     model = build_model(DEFAULT).eval()
     photos = list_images(sample_dataset / "val/val_image")
     plain_network.predict(model, photos, tmp_path / "plain", image_size=64, batch_size=2, device=CPU)
-    write_predictions(model, photos, tmp_path / "ours", image_size=64, batch_size=2, workers=0, device=CPU)
+    model.class_set, model.image_size = CELEBAMASK, 64
+    write_predictions(TorchNetwork(model, CPU), photos, tmp_path / "ours", image_size=64, batch_size=2, workers=0)
     assert len(list_images(tmp_path / "plain")) == 5
     for path in list_images(tmp_path / "plain").values():
         assert np.mean(read_mask(path) != read_mask(tmp_path / "ours" / path.name)) < 1e-3

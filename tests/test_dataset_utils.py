@@ -24,8 +24,6 @@ from faceparse import distributed
 from faceparse.classes import CELEBAMASK, LAPA
 from faceparse.errors import InputError
 from faceparse.images import read_pair, write_label_map
-from faceparse.loading import one_by_one
-from faceparse.prediction import PhotoDataset, batches_of_equal_size
 
 CPU = torch.device("cpu")
 RANDOM = np.random.default_rng(0)
@@ -144,45 +142,6 @@ def test_rectangular_pair_becomes_square_with_photograph_and_mask_in_place(tmp_p
     expected[8:24, 8:16] = 1
     np.testing.assert_array_equal(labels, expected)
     assert ((image > 127).all(dim=0).numpy() == expected).all()
-
-
-@pytest.mark.parametrize(
-    ("original", "expected"),
-    [
-        ((64, 64), (64, 64)),
-        ((50, 100), (32, 64)),
-        ((200, 150), (64, 48)),
-        ((30, 40), (48, 64)),
-        ((400, 20), (64, 32)),  # at least 32 px, at the cost of the proportions
-        ((1, 1), (64, 64)),
-    ],
-)
-def test_photographs_keep_their_proportions(tmp_path, original, expected):
-    index, photo, size = PhotoDataset([write_photo(tmp_path / "a.png", *original)], 64)[0]
-    assert (index, size) == (0, original)
-    assert photo.dtype == torch.uint8 and photo.shape == (3, *expected)
-
-
-def test_photograph_of_the_right_size_is_not_touched(tmp_path):
-    path = write_photo(tmp_path / "a.png", 64, 40)
-    with Image.open(path) as image:
-        np.testing.assert_array_equal(PhotoDataset([path], 64)[0][1].permute(1, 2, 0), np.array(image))
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_batches_group_neighbours_of_one_size_in_order(tmp_path, workers):
-    shapes = [(64, 64)] * 3 + [(40, 64)] + [(64, 64)] * 2
-    paths = [write_photo(tmp_path / f"{index}.png", *shape) for index, shape in enumerate(shapes)]
-    dataset = PhotoDataset(paths, 64)
-    batches = list(batches_of_equal_size(one_by_one(dataset, workers), batch_size=2))
-    assert [list(indices) for indices, _, _ in batches] == [[0, 1], [2], [3], [4, 5]]
-    for indices, photos, sizes in batches:
-        assert torch.equal(photos, torch.stack([dataset[index][1] for index in indices]))
-        assert [tuple(size) for size in sizes] == [shapes[index] for index in indices]
-
-
-def test_no_photographs_make_no_batch():
-    assert list(batches_of_equal_size([], batch_size=2)) == []
 
 
 @pytest.mark.parametrize(("cache", "workers"), [("ram", 0), ("ram", 2), ("off", 0), ("off", 2)])
@@ -314,16 +273,6 @@ def test_damaged_file_is_named_when_read_in_an_epoch(damaged_pairs, workers):
         list(tested.batches(1, batch_size=2))
     with damage_is_named:
         training_set(damaged_pairs, cache="off", workers=workers, repeat_rare=0.5)
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_damaged_photograph_to_predict_on_is_named(damaged_pairs, workers):
-    photos = PhotoDataset([photo for _, photo, _ in damaged_pairs], 64)
-    read = []
-    with damage_is_named:
-        read.extend(index for index, _, _ in one_by_one(photos, workers))
-    with damage_is_named:
-        list(batches_of_equal_size(one_by_one(photos, workers), batch_size=2))
 
 
 @pytest.mark.parametrize("cache", ["ram", "off"])

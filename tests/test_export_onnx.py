@@ -1,6 +1,9 @@
 """The ONNX file computes what PyTorch does. Skipped where the optional packages are missing."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,10 +15,12 @@ import validate
 from faceparse import checkpoints
 from faceparse.classes import CELEBAMASK
 from faceparse.errors import InputError
-from faceparse.onnx_model import OnnxModel
+from faceparse.onnx_network import OnnxNetwork
+from faceparse.prediction import load_network
 from models import build_model
 from options import export_parser, validate_parser
 
+ROOT = Path(__file__).parent.parent
 SLIM = "deeplabv3plus_mobilenet_slim"
 
 
@@ -23,7 +28,7 @@ def test_missing_and_damaged_files_are_refused(tmp_path):
     (tmp_path / "a.onnx").write_bytes(b"no network")
     for name in ("a.onnx", "b.onnx"):
         with pytest.raises(InputError, match=name):
-            OnnxModel(tmp_path / name)
+            OnnxNetwork(tmp_path / name)
 
 
 @pytest.fixture(scope="module")
@@ -39,15 +44,15 @@ def exported(tmp_path_factory):
 
 
 def test_logits_of_any_batch_and_size_are_pytorchs(exported):
-    model, onnx_model = checkpoints.load_model(exported / "a.pt"), OnnxModel(exported / "a.onnx")
+    network, onnx_network = load_network(exported / "a.pt"), load_network(exported / "a.onnx")
     for shape in ((1, 3, 32, 32), (3, 3, 51, 70)):
-        photos = torch.rand(shape)
-        with torch.no_grad():
-            torch.testing.assert_close(onnx_model(photos), model(photos), rtol=1e-3, atol=1e-3)
+        photos = np.random.default_rng(0).random(shape, dtype=np.float32)
+        expected = network.coarse_logits(photos)
+        np.testing.assert_allclose(onnx_network.coarse_logits(photos), expected, rtol=1e-3, atol=1e-3)
 
 
 def test_classes_are_in_the_metadata(exported):
-    network = OnnxModel(exported / "a.onnx")
+    network = OnnxNetwork(exported / "a.onnx")
     metadata = network.session.get_modelmeta().custom_metadata_map
     assert json.loads(metadata["classes"])["names"] == list(CELEBAMASK.names)
     assert network.class_set == CELEBAMASK
@@ -79,7 +84,7 @@ def test_int8_file_is_smaller_and_labels_as_float32_does_or_is_not_written(expor
     monkeypatch.setattr(export_onnx, "LABELS_HOLD", 0.5)
     export_onnx.main(args)
     assert (tmp_path / "8.onnx").stat().st_size < 0.5 * (exported / "a.onnx").stat().st_size
-    assert OnnxModel(tmp_path / "8.onnx").image_size == 512
+    assert OnnxNetwork(tmp_path / "8.onnx").image_size == 512
     written = (tmp_path / "8.onnx").read_bytes()
     monkeypatch.setattr(export_onnx, "LABELS_HOLD", -1)
     with pytest.raises(
@@ -88,3 +93,20 @@ def test_int8_file_is_smaller_and_labels_as_float32_does_or_is_not_written(expor
         export_onnx.main(args)
     assert (tmp_path / "8.onnx").read_bytes() == written
     assert sorted(path.name for path in tmp_path.iterdir()) == ["8.onnx", "photos"]
+
+
+def test_validate_runs_an_onnx_file_without_torch(exported, tmp_path):
+    """A laptop or a web service needs NumPy, Pillow, tqdm and ONNX Runtime alone."""
+    Image.new("RGB", (60, 80), (200, 150, 120)).save(tmp_path / "me.png")
+    code = "import sys; sys.modules |= dict.fromkeys(['torch', 'torchvision', 'cv2', 'matplotlib']); import validate; "
+    code += "validate.main(validate.validate_parser('V.').parse_args(sys.argv[1:]))"
+    flags = ["--image_dir", tmp_path / "me.png", "--output_dir", tmp_path / "out", "--save_visualizations"]
+
+    def run(*more):
+        command = [sys.executable, "-c", code, *flags, *more]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert run("--checkpoint", exported / "a.onnx").returncode == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["me.png", "overlays"]
+    assert "a.pt: needs PyTorch" in run("--checkpoint", exported / "a.pt").stderr
+    assert "--tta needs PyTorch" in run("--checkpoint", exported / "a.onnx", "--tta").stderr

@@ -1,7 +1,6 @@
 """validate.py and generate_labels.py as a user runs them, against loops that do one photograph at a time."""
 
 import shutil
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +16,9 @@ from faceparse import SHIPPED_CHECKPOINT, checkpoints
 from faceparse.classes import CELEBAMASK
 from faceparse.errors import InputError
 from faceparse.images import list_images, read_mask, read_photo, write_label_map
-from faceparse.prediction import flip_and_scale_logits
 from faceparse.pseudo_labels import PartialMasks, format_changes, merge, pseudo_label
+from faceparse.torch_network import TorchNetwork
+from faceparse.tta import FlipAndScale
 from models import build_model
 from options import generate_labels_parser, validate_parser
 
@@ -48,7 +48,7 @@ def model(sample_dataset):
     photos = list_images(sample_dataset / "train/train_image").values()
     with torch.no_grad():
         model.train()(torch.stack([to_tensor(read_photo(photo)) for photo in photos]) / 255)
-    model.class_set = CELEBAMASK
+    model.class_set, model.image_size = CELEBAMASK, 64
     return model.eval()
 
 
@@ -210,29 +210,32 @@ def test_a_data_set_s_masks_are_never_overwritten(checkpoint_path, sample_datase
 # Test-time augmentation.
 
 
-class ByPosition(torch.nn.Module):
+class ByPosition:
     """Logits that follow from each pixel's place and colour."""
 
-    class_set = CELEBAMASK
+    class_set, image_size = CELEBAMASK, 64
 
-    def forward(self, photos):
+    def coarse_logits(self, photos):
+        photos = torch.from_numpy(photos)
         y, x = (torch.linspace(0, 1, side) for side in photos.shape[2:])
         classes = torch.arange(19.0)[:, None, None]
         place = torch.sin(classes * x + 3 * y[:, None]) * 2 + torch.cos(5 * classes * x)
-        return place + photos.mean(dim=1, keepdim=True) * torch.sin(classes) * 3
+        return (place + photos.mean(dim=1, keepdim=True) * torch.sin(classes) * 3).numpy()
 
 
 @pytest.mark.parametrize("size", [(64, 64), (33, 80), (32, 40)])  # 0.75 of 32 is too small for the network
 def test_tta_against_a_naive_loop(size):
     photos = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
-    model, probabilities = ByPosition(), []
+    network, probabilities = ByPosition(), []
     for photo in photos.numpy():
         for scale in (0.75, 1, 1.25):
             height, width = (max(32, round(side * scale)) for side in size)
             scaled = [Image.fromarray(channel).resize((width, height), Image.Resampling.BILINEAR) for channel in photo]
             scaled = np.stack([np.array(channel) for channel in scaled])
             for mirror in (False, True):
-                logits = model(torch.tensor(scaled[:, :, ::-1].copy() if mirror else scaled)[None])[0]
+                logits = torch.from_numpy(
+                    network.coarse_logits((scaled[:, :, ::-1].copy() if mirror else scaled)[None])[0]
+                )
                 if mirror:
                     logits = logits.flip(2)
                     for left, right in CELEBAMASK.left_right_pairs:
@@ -240,20 +243,21 @@ def test_tta_against_a_naive_loop(size):
                 logits = F.interpolate(logits[None], size=size, mode="bilinear", align_corners=False)[0]
                 probabilities.append(torch.softmax(logits, dim=0))
     expected = torch.stack(probabilities).view(2, 6, 19, *size).mean(dim=1).log()
-    torch.testing.assert_close(flip_and_scale_logits(model, photos), expected, rtol=1e-4, atol=1e-4)
+    averaged = FlipAndScale(network).coarse_logits(photos.numpy())
+    torch.testing.assert_close(torch.from_numpy(averaged), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_tta_keeps_left_and_right_worked_out():
     """The left eye lies in the right half, in the mirrored picture too: all six views agree after the swap."""
 
-    def model(photos):
-        logits = torch.zeros(len(photos), 19, *photos.shape[2:])
-        half = photos.shape[3] // 2
-        logits[:, L_EYE, :, half:] = logits[:, R_EYE, :, :half] = 50
-        return logits
+    class Eyes(ByPosition):
+        def coarse_logits(self, photos):
+            logits = np.zeros((len(photos), 19, *photos.shape[2:]), dtype=np.float32)
+            half = photos.shape[3] // 2
+            logits[:, L_EYE, :, half:] = logits[:, R_EYE, :, :half] = 50
+            return logits
 
-    model.class_set = CELEBAMASK
-    probabilities = flip_and_scale_logits(model, torch.zeros(1, 3, 64, 64)).exp()
+    probabilities = np.exp(FlipAndScale(Eyes()).coarse_logits(np.zeros((1, 3, 64, 64), dtype=np.float32)))
     assert (probabilities[0, L_EYE, :, 34:] > 0.999).all()  # without the swap: a half
     assert (probabilities[0, R_EYE, :, :30] > 0.999).all()
 
@@ -279,8 +283,13 @@ def test_tta_of_a_mirror_symmetric_photograph_is_symmetric(checkpoint_path, phot
 def test_tta_of_every_size_against_a_naive_loop(checkpoint_path, model, photos, tmp_path):
     labels = predict(checkpoint_path, photos, tmp_path, "--tta", "--batch_size", 3)
     assert {stem: each.shape[::-1] for stem, each in labels.items()} == UPRIGHT
+    network = FlipAndScale(TorchNetwork(model, torch.device("cpu")))
+
+    def averaged(photos):
+        return torch.from_numpy(network.coarse_logits(photos.numpy()))
+
     for stem, path in list_images(photos).items():
-        assert_same_but_for_ties(labels[stem], naive_logits(partial(flip_and_scale_logits, model), path))
+        assert_same_but_for_ties(labels[stem], naive_logits(averaged, path))
 
 
 # Relabelling.
@@ -288,7 +297,7 @@ def test_tta_of_every_size_against_a_naive_loop(checkpoint_path, model, photos, 
 
 def test_merge_worked_out():
     """Probabilities of two classes: 1/2, 3/4 and 9/10 for class 1; the threshold itself does not relabel."""
-    logits = torch.tensor([[[1.0, 1, 1, 1]], [[1, 3, 9, 9]]]).log()
+    logits = np.log([[[1.0, 1, 1, 1]], [[1, 3, 9, 9]]])
     mask = np.array([[7, 7, 7, 255]], dtype=np.uint8)
     for threshold, expected in (
         (0.95, [7, 7, 7, 255]),
@@ -304,7 +313,7 @@ def test_merge_worked_out():
 
 def test_pseudo_labels_worked_out():
     """The same probabilities: a pixel of which the network is unsure is ignored."""
-    logits = torch.tensor([[[1.0, 1, 1]], [[1, 3, 9]]]).log()
+    logits = np.log([[[1.0, 1, 1]], [[1, 3, 9]]])
     for threshold, expected in ((0.8, [255, 255, 1]), (0.6, [255, 1, 1]), (0.49, [0, 1, 1])):
         labels = pseudo_label(logits, threshold)
         assert labels.dtype == np.uint8 and labels.tolist() == [expected], threshold
@@ -313,14 +322,14 @@ def test_pseudo_labels_worked_out():
 def test_partial_masks_overrule_the_network(tmp_path):
     """True hair in the first two pixels only. Without hair the network's second choice there is skin, at 0.6 / 0.9."""
     Image.fromarray(np.array([[255, 1, 0, 0]], dtype=np.uint8)).save(tmp_path / "a.png")
-    probabilities = torch.full((19, 1, 4), 1e-9)
+    probabilities = np.full((19, 1, 4), 1e-9)
     hair, skin, hat = (CELEBAMASK.names.index(name) for name in ("hair", "skin", "hat"))
-    probabilities[hair, 0] = torch.tensor([0.8, 0.1, 0.1, 0.1])
-    probabilities[skin, 0] = torch.tensor([0.1, 0.6, 0.6, 0.45])
-    probabilities[hat, 0] = torch.tensor([0.1, 0.3, 0.3, 0.45])
+    probabilities[hair, 0] = [0.8, 0.1, 0.1, 0.1]
+    probabilities[skin, 0] = [0.1, 0.6, 0.6, 0.45]
+    probabilities[hat, 0] = [0.1, 0.3, 0.3, 0.45]
     masks = PartialMasks(f"hair={tmp_path}", CELEBAMASK)
-    assert pseudo_label(masks.apply(probabilities.log(), "a"), 0.6).tolist() == [[hair, hair, skin, 255]]
-    assert pseudo_label(masks.apply(probabilities.log(), "another photograph"), 0.59).tolist() == [
+    assert pseudo_label(masks.apply(np.log(probabilities), "a"), 0.6).tolist() == [[hair, hair, skin, 255]]
+    assert pseudo_label(masks.apply(np.log(probabilities), "another photograph"), 0.59).tolist() == [
         [hair, skin, skin, 255]
     ]
     for argument in (f"wig={tmp_path}", "hair", "hair="):

@@ -448,10 +448,8 @@ def test_two_processes_train_distil_resume_and_validate_as_one(sample_dataset, t
 
 def test_a_process_without_photographs_of_its_own_validates(sample_dataset):
     """With fewer photographs than processes a share is empty."""
-    model = main_deeplab.build_model("deeplabv3plus_mobilenet").eval()
-    args = parse(*SMALL)
-    options = main_deeplab.prediction_options(args, torch.device("cpu"), None)
-    assert list(main_deeplab.predict(model, [], **options)) == []
+    options = main_deeplab.prediction_options(parse(*SMALL), None)
+    assert list(main_deeplab.predict(None, [], **options)) == []
 
 
 # Single parts.

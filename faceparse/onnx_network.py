@@ -1,22 +1,18 @@
-"""A network in an ONNX file, run by ONNX Runtime in place of a PyTorch model. An optional extra."""
+"""A network in an ONNX file, run by ONNX Runtime. An optional extra; needs neither torch nor torchvision."""
 
 import json
 from pathlib import Path
 
-import torch
+import numpy as np
 
 from faceparse.classes import class_set_from_dict, require_class_set
 from faceparse.errors import InputError
-from faceparse.upsampling import upsample
-
-INSTALL_HINT = "pip install -r requirements-onnx.txt"
 
 
-class OnnxModel:
-    """Takes and gives what the models do: photographs float32 [N, 3, H, W] in [0, 1], logits float32.
+class OnnxNetwork:
+    """A file of export_onnx.py. It has the attributes of TorchNetwork."""
 
-    Its attribute `image_size` is the side, in px, that the network was trained at; `class_set` are its classes.
-    """
+    batch_size = 1
 
     def __init__(self, path, class_set=None):
         """Raises InputError where ONNX Runtime or the file is missing, or the file is not one of export_onnx.py.
@@ -26,7 +22,7 @@ class OnnxModel:
         try:
             import onnxruntime
         except ImportError:
-            raise InputError(f"{path}: needs ONNX Runtime; {INSTALL_HINT}") from None
+            raise InputError(f"{path}: needs ONNX Runtime; pip install -r requirements-onnx.txt") from None
         if not Path(path).is_file():
             raise InputError(f"{path}: no such file; write one with export_onnx.py")
         try:
@@ -34,15 +30,13 @@ class OnnxModel:
         except Exception as error:  # ONNX Runtime's own exception types have no common public base
             raise InputError(f"{path}: not a readable ONNX file ({str(error).splitlines()[0]})") from None
         metadata = self.session.get_modelmeta().custom_metadata_map
-        names = [each.name for each in self.session.get_inputs()]
-        if names != ["photos"] or not {"image_size", "classes"} <= metadata.keys():
-            raise InputError(f"{path}: not a network of this version of export_onnx.py; export it again")
+        names = [each.name for each in [*self.session.get_inputs(), *self.session.get_outputs()]]
+        if names != ["photos", "logits"] or not {"image_size", "classes"} <= metadata.keys():
+            raise InputError(f"{path}: not a network that this version of export_onnx.py wrote; export it again")
         self.class_set = class_set_from_dict(json.loads(metadata["classes"]), path)
         require_class_set(self.class_set, class_set, path)
         self.image_size = int(metadata["image_size"])
 
     def coarse_logits(self, photos):
-        return torch.from_numpy(self.session.run(["logits"], {"photos": photos.contiguous().numpy()})[0])
-
-    def __call__(self, photos):
-        return upsample(self.coarse_logits(photos), photos.shape[2:])
+        """Return logits [N, C, h, w] at the decoder's stride for photographs [N, 3, H, W] in [0, 1], both float32."""
+        return self.session.run(["logits"], {"photos": np.ascontiguousarray(photos)})[0]

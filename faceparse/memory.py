@@ -1,0 +1,27 @@
+"""Keep the memory of freed tensors in the process, which makes networks on Linux CPUs up to twice as fast.
+
+glibc gives each large block back to the kernel when it is freed, and the kernel hands it out again zeroed, page by
+page: a third to half of the time of a training step goes into these page faults (docs/BENCHMARKS.md).
+"""
+
+import ctypes
+import os
+
+# From glibc's malloc.h.
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
+
+
+def keep_freed_memory():
+    """Tell glibc's malloc to reuse large blocks. Does nothing elsewhere, nor where the user has set malloc's options.
+
+    Call it before the first large tensor is made. Processes that are started by fork inherit it.
+    """
+    if "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "") or any(name.startswith("MALLOC_") for name in os.environ):
+        return
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+    except OSError:  # another C library or system
+        return
+    libc.mallopt(M_MMAP_THRESHOLD, 2**30)  # blocks below 1 GiB come from the heap,
+    libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)  # whose end is given back only if it is larger than 2 GiB,
+    libc.mallopt(M_TOP_PAD, 2**26)  # and which grows by 64 MiB more than is asked for.

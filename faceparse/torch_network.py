@@ -1,0 +1,39 @@
+"""A PyTorch model, made ready to predict on numpy arrays."""
+
+import torch
+
+from faceparse import checkpoints
+from faceparse.distributed import select_device
+from faceparse.memory import keep_freed_memory
+from models.folding import fold_batchnorm
+
+
+class TorchNetwork:
+    """A model in eval mode on a device.
+
+    image_size: the side of the photographs that it was trained on, in px.
+    class_set: its ClassSet.
+    batch_size: how many photographs at a time are fastest. More than one gain nothing on a CPU.
+    """
+
+    def __init__(self, model, device):
+        self.model, self.device = model, device
+        self.image_size, self.class_set = model.image_size, model.class_set
+        self.batch_size = 1 if device.type == "cpu" else 8
+
+    @torch.inference_mode()
+    def coarse_logits(self, photos):
+        """Return logits [N, C, h, w] at the decoder's stride for photographs [N, 3, H, W] in [0, 1], both float32."""
+        photos = torch.from_numpy(photos).to(self.device).contiguous(memory_format=torch.channels_last)
+        return self.model.coarse_logits(photos).float().cpu().numpy()
+
+
+def load_torch_network(path, gpu_id=0, class_set=None):
+    """Rebuild the network of a checkpoint on the GPU, or on the CPU where there is no CUDA.
+
+    Raises InputError as `checkpoints.load_model` and `select_device` do.
+    """
+    keep_freed_memory()
+    device = select_device(gpu_id)
+    model = checkpoints.load_model(path, device, class_set)
+    return TorchNetwork(fold_batchnorm(model).to(memory_format=torch.channels_last), device)

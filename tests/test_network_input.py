@@ -1,0 +1,98 @@
+"""Photographs as the prediction loop hands them to a network: read ahead by threads, resized, grouped into batches."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from faceparse.classes import CELEBAMASK
+from faceparse.errors import InputError
+from faceparse.parallel import in_threads
+from faceparse.prediction import batches_of_equal_size, predict, read_resized
+
+RANDOM = np.random.default_rng(0)
+
+
+def random_photo(height, width):
+    return RANDOM.integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+class RedAndGreen:
+    """A network of two classes whose logits are the colours, and that keeps the shapes of its batches."""
+
+    class_set, image_size = CELEBAMASK, 64
+
+    def __init__(self):
+        self.shapes = []
+
+    def coarse_logits(self, photos):
+        self.shapes.append(photos.shape)
+        assert photos.dtype == np.float32
+        return photos[:, :2]
+
+
+@pytest.mark.parametrize(
+    ("original", "expected"),
+    [
+        ((64, 64), (64, 64)),
+        ((50, 100), (32, 64)),
+        ((200, 150), (64, 48)),
+        ((30, 40), (48, 64)),
+        ((400, 20), (64, 32)),  # At least 32 px, at the cost of the proportions.
+        ((1, 1), (64, 64)),
+    ],
+)
+def test_photographs_keep_their_proportions(original, expected):
+    index, photo, size = read_resized((7, random_photo(*original)), 64)
+    assert (index, size) == (7, original)
+    assert photo.dtype == np.uint8 and photo.shape == (*expected, 3)
+
+
+def test_photograph_of_the_right_size_is_not_touched(tmp_path):
+    photo = random_photo(64, 40)
+    Image.fromarray(photo).save(tmp_path / "a.png")
+    for item in (photo, tmp_path / "a.png"):
+        np.testing.assert_array_equal(read_resized((0, item), 64)[1], photo)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_group_neighbours_of_one_size_in_order(workers):
+    shapes = [(64, 64)] * 3 + [(40, 64)] + [(64, 64)] * 2
+    photos = [random_photo(*shape) for shape in shapes]
+    items = in_threads(partial(read_resized, image_size=64), enumerate(photos), workers)
+    assert [[index for index, _, _ in batch] for batch in batches_of_equal_size(items, 2)] == [[0, 1], [2], [3], [4, 5]]
+    network = RedAndGreen()
+    options = {"image_size": 64, "batch_size": 2, "workers": workers, "progress": None}
+    for position, (index, logits, size) in enumerate(predict(network, photos, **options)):
+        assert (index, size) == (position, shapes[position])
+        np.testing.assert_allclose(logits, photos[index].transpose(2, 0, 1)[:2] / 255, atol=1e-6)
+    assert network.shapes == [(2, 3, 64, 64), (1, 3, 64, 64), (1, 3, 40, 64), (2, 3, 64, 64)]
+
+
+def test_no_photographs_make_no_batch():
+    assert list(batches_of_equal_size([], batch_size=2)) == []
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_damaged_photograph_is_named(tmp_path, workers):
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        Image.fromarray(random_photo(64, 64)).save(tmp_path / name)
+    (tmp_path / "b.jpg").write_bytes((tmp_path / "b.jpg").read_bytes()[:400])
+    options = {"image_size": 64, "batch_size": 1, "workers": workers, "progress": None}
+    with pytest.raises(InputError, match=r"\A[^\n]*b\.jpg: not a readable image[^\n]*\Z"):
+        list(predict(RedAndGreen(), sorted(tmp_path.iterdir()), **options))
+
+
+@pytest.mark.parametrize("threads", [0, 1, 3])
+def test_threads_keep_the_order_and_read_no_further_ahead_than_needed(threads):
+    taken = []
+
+    def items():
+        for item in range(50):
+            taken.append(item)
+            yield item
+
+    for position, square in enumerate(in_threads(lambda item: item**2, items(), threads)):
+        assert square == position**2
+        assert len(taken) <= position + 1 + 2 * threads
