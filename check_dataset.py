@@ -4,8 +4,8 @@ python check_dataset.py --dataset_dir dataset --sheet suspects.png
 python check_dataset.py --dataset_dir dataset --fix_left_right dataset/corrected
 python main_deeplab.py --label_dir dataset/corrected/train_mask --truth_dir dataset/corrected/val_mask
 
-Why the last check: some photographs of this data set are mirrored while their masks keep the names of the unmirrored
-picture, so that both eyes, brows and ears are interchanged. The corrected copies name them as the photograph shows.
+The last check is needed because some photographs of CelebAMask-HQ are mirrored while their masks keep the names of the
+unmirrored picture, so that both eyes, brows and ears are interchanged. The corrected copies have the right names.
 """
 
 import shutil
@@ -36,8 +36,9 @@ from faceparse.parallel import in_parallel
 from options import check_dataset_parser
 
 SPLITS = ("train", "val")
-# Of 256. In the 1,000 pictures of our share of CelebAMask-HQ the one that occurs twice, cropped and coloured anew,
-# differs from itself by 26 bits; the most alike pictures of two people differ by 39.
+# Two pictures are near-duplicates if at most this many of the 256 bits of their hashes differ. In 1,000 pictures of
+# CelebAMask-HQ, the one that occurs twice, with another crop and other colours, differs from its copy by 26 bits; the
+# most similar pictures of two people differ by 39.
 NEAR_DUPLICATE_BITS = 32
 
 
@@ -63,8 +64,8 @@ def mean_x(mask, class_id):
 def left_right_reversed(mask, class_set=CELEBAMASK):
     """Tell whether left and right are interchanged in a mask, class ids [H, W].
 
-    The subject's left lies in the right half of the picture. Classes of a pair that occur on both sides vote by
-    their mean x; the majority decides, a tie leaves the mask as it is.
+    The subject's left lies in the right half of the picture. Each pair of which both classes occur votes by the
+    mean x of the two. The majority decides; a tie means that they are not interchanged.
     """
     votes = 0
     for left, right in class_set.left_right_pairs:
@@ -83,7 +84,7 @@ def hash_photo(photo):
     """Hash a photograph, uint8 RGB [H, W, 3], and its mirror image: bool [2, 256].
 
     A bit says whether a cell of a 16 x 16 grid is brighter than its left neighbour: the dHash of N. Krawetz, "Kind of
-    Like That" (2013). Changes of size, crop, colour and compression turn few bits, so copies lie near each other.
+    Like That" (2013). Changes of size, crop, colour and compression change few bits, so copies have similar hashes.
     """
     grey = Image.fromarray(photo).convert("L").resize((17, 16), Image.Resampling.BOX)
     cells = np.stack([np.asarray(grey), np.asarray(grey)[:, ::-1]])
@@ -97,15 +98,15 @@ def hash_file(path):
 def near_duplicates(hashes, others):
     """Return [(bits, i, j), ...] of hashes [N, 2, 256] and others [M, 2, 256] that differ little, the nearest first.
 
-    The bits are those of the nearer of a picture and its mirror image.
+    `bits` counts the differing bits, for the picture or for its mirror image, whichever has fewer.
     """
-    signs, other_signs = hashes[:, 0] * 2.0 - 1, others * 2.0 - 1  # their product counts equal less differing bits
+    signs, other_signs = hashes[:, 0] * 2.0 - 1, others * 2.0 - 1  # their product: equal minus differing bits
     bits = (256 - np.einsum("nb,mkb->nmk", signs, other_signs, optimize=True).max(axis=2)) / 2
     return sorted((int(bits[i, j]), int(i), int(j)) for i, j in np.argwhere(bits <= NEAR_DUPLICATE_BITS))
 
 
 def check_pair(pair, class_set):
-    """Read one (stem, photograph, mask) and return a Pair."""
+    """Read one (stem, photograph path, mask path) and return a Pair."""
     _, photo_file, mask_file = pair
     try:
         photo, mask = read_pair(photo_file, mask_file, class_set)
@@ -117,7 +118,7 @@ def check_pair(pair, class_set):
 
 
 def report_split(split, pairs, class_set):
-    """Print what a split holds."""
+    """Print the sizes, class counts and suspected left/right swaps of a split."""
     pixels = np.array([pair.pixels for pair in pairs])
     sizes = ", ".join(f"{size} ({count})" for size, count in Counter(pair.size for pair in pairs).most_common())
     suspects = [pair.stem for pair in pairs if pair.is_reversed]
@@ -138,7 +139,7 @@ def report_near_duplicates(hashes):
 
 
 def check_out(out, mask_dirs):
-    """Raise InputError where corrected masks must not be written."""
+    """Raise InputError if `out` is not a new folder outside the folders of the masks."""
     for folder in mask_dirs:
         if out.is_relative_to(folder.resolve()):
             raise InputError(f"--fix_left_right {out}: lies in the masks' own folder; choose another")

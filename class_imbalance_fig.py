@@ -24,7 +24,7 @@ def class_pixels_of_file(path, class_set):
 
 def draw_shares(totals, paths, class_set, log=False):
     """Draw pixels per class [C] as a bar chart of shares and write it to each path."""
-    import matplotlib  # here, because it takes longer to load than all else in this script
+    import matplotlib  # imported here because it takes longer to load than the rest of this script
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt

@@ -8,7 +8,7 @@
 Input `photos`: float32 [N, 3, H, W], RGB in [0, 1], any N, H, W. Output `logits`: float32 [N, classes, h, w] at the
 decoder's stride; bilinear upsampling and an argmax give the labels. The class names and the image size of the
 training are in the file's metadata. With `--int8` weights and activations are 8-bit integers inside; their ranges are
-those seen on some photographs of the folder. That pays on CPUs with VNNI instructions.
+measured on some photographs of the folder. This is faster on CPUs with VNNI instructions.
 """
 
 import json
@@ -38,6 +38,8 @@ LABELS_HOLD = 0.02  # largest share of labels that int8 may change
 
 
 class CoarseLogits(nn.Module):
+    """Makes `coarse_logits` the forward pass, which is what torch.onnx.export exports."""
+
     def __init__(self, model):
         super().__init__()
         self.model = model
@@ -89,7 +91,7 @@ def quantize(path, photos):
 
 
 def read_calibration(image_dir, image_size):
-    """Photographs of a folder, each as float32 [1, 3, h, w] in [0, 1]: those to calibrate on, those to compare on.
+    """Return two lists of photographs, float32 [1, 3, h, w] in [0, 1]: those to calibrate on and those to compare on.
 
     Raises InputError where the folder holds fewer than two.
     """
@@ -108,7 +110,7 @@ def changed_share(network, other, photos):
 
 def main(args):
     try:
-        import onnxscript  # noqa: F401  what torch.onnx.export needs
+        import onnxscript  # noqa: F401  torch.onnx.export needs it
     except ImportError:
         raise InputError("export_onnx.py needs onnx and onnxscript; pip install -r requirements-export.txt") from None
     model = fold_batchnorm(

@@ -2,7 +2,7 @@
 
     python make_sample_dataset.py --output_dir dataset_sample --image_size 256
 
-writes OUT/train/train_image/<stem>.jpg with OUT/train/train_mask/<stem>.png, the same under OUT/val, and
+This writes OUT/train/train_image/<stem>.jpg with OUT/train/train_mask/<stem>.png, the same under OUT/val, and
 OUT/test_image. Every part of a face is one outline, drawn into the photograph (smooth edges) and into the mask
 (hard edges, the class id), so the masks are exact. Later parts hide earlier ones, in both.
 """
@@ -28,16 +28,16 @@ FOLDERS = {  # split: (photographs, masks); the position is part of a picture's 
     "val": ("val/val_image", "val/val_mask"),
     "test": ("test_image", None),
 }
-MIN_SIZE = 32  # smaller, and the lips or an earring have no pixel left
+MIN_SIZE = 32  # in smaller pictures the lips or an earring may have no pixel
 CLASS_ID = {name: index for index, name in enumerate(CELEBAMASK.names)}
-# What is skin in a class set that does not tell these parts apart. Other parts that it lacks are background.
+# These parts become skin in a class set that does not have them. Other parts that it lacks become background.
 PARTS_OF_THE_FACE = {"nose", "eye_g", "mouth", "u_lip", "l_lip"} | {
     f"{side}_{part}" for side in "lr" for part in ("eye", "brow", "ear")
 }
-OTHER_NAMES = {"mouth": "i_mouth"}  # in LaPa
+OTHER_NAMES = {"mouth": "i_mouth"}  # the name in LaPa
 SIDES = ((1, "l"), (-1, "r"))  # the subject's left lies at positive x, the right half of the picture
 
-# What not every face has, and how often. Pictures 0 and 1 of every five have what ROTATION says as well, so that the
+# The probabilities of what not every face has. Pictures 0 and 1 of every five also have what ROTATION says, so that the
 # first two pictures of a split already hold all classes.
 CHANCE = {"glasses": 0.15, "hat": 0.12, "earrings": 0.2, "necklace": 0.2, "open mouth": 0.5}
 ROTATION = ({"glasses", "open mouth"}, {"hat", "earrings", "necklace"}, set(), set(), set())
@@ -52,7 +52,7 @@ class Canvas:
     """A photograph (uint8 RGB [S, S, 3]) and its mask (uint8 [S, S]) that are drawn together.
 
     Outlines are [N, 2] in face units: (0, 0) is the middle of the face, x to the right, y down, the chin is at (0, 1).
-    `depth` says how far a point stands before the middle of the head: turning the head moves it sideways by that.
+    `depth` is how far a point lies in front of the middle of the head; turning the head moves it sideways by that.
     """
 
     def __init__(self, size, rng):
@@ -130,7 +130,7 @@ def choose_look(rng, index):
         style=style,
         fringe=rng.choice(["parted", "bangs", "back"]),
         ears_shown=style == "short" or "earrings" in wears or rng.random() < 0.3,
-        # Never with a hat: so the second picture of a split always shows the eyes.
+        # Never together with a hat, so that the second picture of a split always shows the eyes.
         dark_lenses="glasses" in wears and "hat" not in wears and rng.random() < 0.3,
     )
 
@@ -176,7 +176,7 @@ def draw_head(canvas, look, rng):
     canvas.part("skin", look.skin, symmetric((0, -1), (0.56, -0.82), (0.75, -0.2), (0.72, 0.3), (jaw, 0.68), (0.2, 1)))
     cheeks = [ellipse(side * 0.45, 0.33, 0.19, 0.14) for side, _ in SIDES]
     canvas.detail("skin", look.skin * (1, 0.72, 0.7), *cheeks, depth=0.7, opacity=0.2)
-    if rng.random() < 0.25:  # a short beard: skin to CelebAMask-HQ
+    if rng.random() < 0.25:  # a short beard, which CelebAMask-HQ labels as skin
         beard = symmetric((0, 0.42), (0.45, 0.4), (0.74, 0.1), (0.74, 0.5), (jaw + 0.05, 0.75), (0, 1.1))
         canvas.detail("skin", look.hair, beard, opacity=rng.uniform(0.35, 0.65))
 
@@ -234,7 +234,7 @@ def draw_eyes(canvas, look, rng):
         name, x, y = f"{letter}_eye", side * 0.33 + gaze, -0.05
         upper_lid = (0.27, -0.04 - 0.8 * height), (0.38, -0.04 - 0.85 * height)
         eye = curve((0.17, -0.02), *upper_lid, (0.5, -0.05), (0.34, -0.04 + 0.6 * height), side=side)
-        canvas.part(name, look.hair * 0.4, eye, depth=0.9)  # the lashes: what the white leaves free
+        canvas.part(name, look.hair * 0.4, eye, depth=0.9)  # the lashes are the part that the white does not cover
         canvas.detail(name, (238, 236, 232), eye + np.array([0, 0.03]), depth=0.9)
         canvas.detail(name, iris_colour, ellipse(x, y, 0.08, 0.08), depth=0.9)
         canvas.detail(name, (16, 12, 12), ellipse(x, y, 0.038, 0.038), depth=0.9)

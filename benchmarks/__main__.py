@@ -1,7 +1,7 @@
-"""Measure each step beside its plain version, in turn, and print medians and their ratio.
+"""Measure each step and its plain version alternately, and print medians and their ratio.
 
     pip install -r requirements-dev.txt
-    python -m benchmarks                 # also `make bench`
+    python -m benchmarks                 # the same as `make bench`
     python -m benchmarks --growth        # how time and memory grow with the number of images
 
 All pictures are drawn (make_sample_dataset.py), 512 px. Writes benchmarks.json.
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from benchmarks.cases import TRAINING_PASSES
-from benchmarks.measure import run, run_case
+from benchmarks.measure import run_case, run_python
 from faceparse import SHIPPED_CHECKPOINT, checkpoints
 from faceparse.atomic_files import atomic_path
 from faceparse.classes import CELEBAMASK
@@ -68,7 +68,7 @@ def prepare(work_dir, image_size, drawn):
     shutil.copy(SHIPPED_CHECKPOINT, work_dir / f"{DEFAULT}.pt")
     for model_type in MODELS:
         flags = ("--checkpoint", work_dir / f"{model_type}.pt", "--output", work_dir / f"{model_type}.onnx")
-        run("export_onnx.py", *flags)
+        run_python("export_onnx.py", *flags)
 
 
 def lay_out(work_dir, count):
@@ -80,7 +80,7 @@ def lay_out(work_dir, count):
 
 
 def differing_share(work_dir):
-    """The share of pixels that the last plain and our last prediction label differently."""
+    """Return the share of pixels that the last plain and our last prediction label differently."""
     differing = total = 0
     for path in list_images(work_dir / "labels/plain").values():
         plain, ours = read_mask(path), read_mask(work_dir / "labels/ours" / path.name)
@@ -90,7 +90,7 @@ def differing_share(work_dir):
 
 
 def medians(results):
-    """[{name: number}, ...] to {name: median}."""
+    """Return {name: median} of a list of {name: number}."""
     return {name: median(result[name] for result in results) for name in results[0]}
 
 
@@ -105,12 +105,12 @@ class Bench:
 
     def score(self, script):
         folders = ("--submit_dir", self.work_dir / "submit", "--truth_dir", self.work_dir / "truth")
-        return run(f"{script}.py", *folders, "--output_dir", self.work_dir)
+        return run_python(f"{script}.py", *folders, "--output_dir", self.work_dir)
 
     def add(self, what, measure, ours, plain=None, floor=None, check=None):
-        """Call `plain` and `ours`, which measure, in turn; add and print a row of the medians.
+        """Call `plain` and `ours` alternately, each of which returns a measurement; add and print a row of the medians.
 
-        `check` is called at the end and returns more entries of the row.
+        `measure` is the name of the number that is compared. `check` is called at the end and returns more entries.
         """
         measured = []
         for repeat in range(self.args.repeats):
@@ -137,13 +137,13 @@ class Bench:
                 f"`{script}.py`, {pairs} pairs, whole process",
                 "seconds",
                 ours=lambda script=script: self.score(script),
-                plain=lambda script=script: run("-m", "benchmarks.plain_scores", script, *folders),
+                plain=lambda script=script: run_python("-m", "benchmarks.plain_scores", script, *folders),
                 floor=floor,
             )
-        self.add("`f1score.py --help`", "processor_seconds", ours=lambda: run("f1score.py", "--help"))
+        self.add("`f1score.py --help`", "processor_seconds", ours=lambda: run_python("f1score.py", "--help"))
 
     def rate(self, dtype):
-        """GFLOP/s of a matrix product in a dtype, measured once, so that all floors rest on the same rate."""
+        """Return GFLOP/s of a matrix product in a dtype, measured once so that all floors use the same rate."""
         if dtype not in self.rates:
             rates = [self.case("matrix_product", dtype)["gflops_per_second"] for _ in range(self.args.repeats)]
             self.rates[dtype] = median(rates)
@@ -191,12 +191,14 @@ class Bench:
             self.add(
                 f"`validate.py --image_size 128`, {count} photographs, {network.name}",
                 "seconds",
-                ours=lambda flags=flags: run("validate.py", *flags, "--output_dir", self.work_dir / "predictions"),
+                ours=lambda flags=flags: run_python(
+                    "validate.py", *flags, "--output_dir", self.work_dir / "predictions"
+                ),
             )
 
 
 def table_row(row):
-    """A line of Markdown."""
+    """Return a row as a line of a Markdown table."""
     plain, ours, unit = row.get("plain"), row["ours"], UNITS[row["measure"]]
     notes = [
         f"{row['differing']:.1g} of the pixels differ" if "differing" in row else "",

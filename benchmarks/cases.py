@@ -1,6 +1,6 @@
-"""What is timed, without start-up: a case a process, so that none finds memory or caches that another left.
+"""The timed cases, without start-up. Each runs in its own process, so that it finds no memory or caches of another.
 
-python -m benchmarks.cases CASE MODEL WORK_DIR IMAGE_SIZE COUNT    # prints a line of JSON
+python -m benchmarks.cases CASE MODEL WORK_DIR IMAGE_SIZE COUNT    # prints one line of JSON
 """
 
 import json
@@ -26,11 +26,12 @@ from options import train_parser
 from validate import write_predictions
 
 PLAIN_BATCH = 32
-TRAINING_PASSES = 3  # a step in forward passes: the gradient of each product is two products more
+TRAINING_PASSES = 3  # a step costs three forward passes: the backward pass has two products for each one
 TRAINING_BATCH = {"cpu": 8, "cuda": 32}
 
 
 def timed(function):
+    """Return the seconds that a call takes, including the work that it leaves to the GPU."""
     start = time.perf_counter()
     function()
     if torch.cuda.is_available():
@@ -66,13 +67,13 @@ def train_plain(model_type, work_dir, image_size, count):
     model = checkpoints.load_model(work_dir / f"{model_type}.pt", device)
     pairs = list(islice(cycle(find_pairs(work_dir / "dataset", "train")), count))
     options = {"image_size": image_size, "batch_size": TRAINING_BATCH[device.type], "device": device}
-    plain_network.train(model, pairs[: options["batch_size"]], **options)  # to warm up
+    plain_network.train(model, pairs[: options["batch_size"]], **options)  # this is the warm-up
     images_per_second, data_wait = plain_network.train(model, pairs, **options)
     return {"images_per_second": images_per_second, "data_wait": data_wait}
 
 
 def train_ours(model_type, work_dir, image_size, count):
-    """Epoch 21 of the challenge's recipe, the first with all losses and augmentation; the set is in memory already."""
+    """Train as in epoch 21 of the challenge's recipe, the first with all losses, from a set in memory."""
     device = select_device(0)
     torch.backends.cudnn.benchmark = True
     batch_size = TRAINING_BATCH[device.type]
@@ -80,7 +81,7 @@ def train_ours(model_type, work_dir, image_size, count):
     args = train_parser("Train.").parse_args([str(flag) for flag in flags])
     model, ema, optimizer = build_training(args, device, CELEBAMASK)
     pairs = list(islice(cycle(find_pairs(work_dir / "dataset", "train")), count))
-    for part in (pairs[:batch_size], pairs):  # the first to warm up
+    for part in (pairs[:batch_size], pairs):  # the first is the warm-up
         training_set = TrainingSet(
             part,
             image_size=image_size,
@@ -97,9 +98,9 @@ def train_ours(model_type, work_dir, image_size, count):
 
 
 def matrix_product(dtype, _work_dir, _image_size, _count):
-    """The rate that the processor or the GPU attains where all is well: GFLOP/s of a square matrix product."""
+    """Return the rate of a square matrix product in GFLOP/s, which is near the most that the hardware reaches."""
     device, n = select_device(0), 4096 if torch.cuda.is_available() else 2048
-    torch.backends.cuda.matmul.allow_tf32 = True  # as the convolutions of float32 networks do
+    torch.backends.cuda.matmul.allow_tf32 = True  # convolutions of float32 networks use TF32 too
     a = torch.rand(n, n, device=device, dtype=getattr(torch, dtype))
     timed(lambda: a @ a)
     seconds = timed(lambda: [a @ a for _ in range(10)]) / 10
@@ -107,7 +108,7 @@ def matrix_product(dtype, _work_dir, _image_size, _count):
 
 
 def decode_masks(_model_type, work_dir, _image_size, _count):
-    """What every score has to do: decode all masks, on all cores."""
+    """Decode all masks on all cores, which is the least that every score has to do."""
     paths = [path for folder in ("submit", "truth") for path in list_images(work_dir / folder).values()]
     return {"seconds": timed(lambda: list(in_parallel(decode, paths, "decoding")))}
 

@@ -1,4 +1,4 @@
-"""Run a command as a process of its own; measure its time and the peak memory of it and its children."""
+"""Run a command in a process of its own; measure its time and the peak memory of it and its children."""
 
 import json
 import os
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def memory(process):
-    """Bytes of a process and its children; what they share counts once (PSS) where the system tells."""
+    """Return the bytes of a process and its children. Shared memory counts once (PSS) where the system tells it."""
     total = 0
     try:
         for each in (process, *process.children(recursive=True)):
@@ -25,10 +25,10 @@ def memory(process):
     return total
 
 
-def run(*arguments, prints_json=False):
+def run_python(*arguments, prints_json=False):
     """Run `python ARGUMENTS`; return its seconds, processor seconds and peak MiB.
 
-    With `prints_json` its last line is an object of numbers, which go into the result and take precedence.
+    With `prints_json` the last line that it prints is a JSON object of numbers, which override those measured here.
     """
     command = [sys.executable, *map(str, arguments)]
     with tempfile.TemporaryFile("w+") as output:
@@ -38,7 +38,7 @@ def run(*arguments, prints_json=False):
             while process.poll() is None:
                 looked = time.perf_counter()
                 peak = max(peak, memory(watched))
-                try:  # counting the pages of gigabytes takes its time too: at most a thirtieth of one core's
+                try:  # counting the pages of gigabytes takes time: allow it a thirtieth of one core's
                     process.wait(max(0.1, 30 * (time.perf_counter() - looked)))
                 except subprocess.TimeoutExpired:
                     continue
@@ -53,5 +53,5 @@ def run(*arguments, prints_json=False):
 
 
 def run_case(case, model, work_dir, image_size, count):
-    """Run a case of benchmarks.cases."""
-    return run("-m", "benchmarks.cases", case, model, work_dir, image_size, count, prints_json=True)
+    """Run a case of benchmarks/cases.py and return its measurements."""
+    return run_python("-m", "benchmarks.cases", case, model, work_dir, image_size, count, prints_json=True)

@@ -43,7 +43,7 @@ class Pairs(Dataset):
 
 
 def mixed_loss(logits, target):
-    """The challenge's: 0.4 of (0.1 focal + 0.9 cross-entropy) + 0.6 Dice."""
+    """Return the challenge's loss: 0.4 (0.1 focal + 0.9 cross-entropy) + 0.6 Dice."""
     cross_entropy = F.cross_entropy(logits, target)
     of_pixels = F.cross_entropy(logits, target, reduction="none")
     focal = ((1 - (-of_pixels).exp()) ** 2 * of_pixels).mean()

@@ -1,4 +1,4 @@
-"""The plain score script: file after file, class after class, a mask of the whole picture for each count.
+"""A plain score script, which goes file by file and class by class, with a mask of the whole picture for each count.
 
 python -m benchmarks.plain_scores {evaluate,f1score,iouclass} SUBMIT_DIR TRUTH_DIR
 """

@@ -1,4 +1,4 @@
-"""Writing files and folders whole or not at all, and never over what is read."""
+"""Write files and folders whole or not at all, and never over files that are read."""
 
 import os
 from contextlib import contextmanager, suppress
@@ -12,7 +12,7 @@ UNFINISHED = ".unfinished_"
 
 @contextmanager
 def atomic_path(path):
-    """Yield a temporary path beside `path`, moved over it when the block ends well: whole file or none."""
+    """Yield a temporary path beside `path`. If the block succeeds the file replaces `path`, otherwise it is removed."""
     path = Path(path)
     # The suffix stays last, because Pillow and matplotlib choose the format by it.
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
@@ -20,7 +20,7 @@ def atomic_path(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         temporary.replace(path)
-    except OSError as error:  # it does not always know the file
+    except OSError as error:  # the error does not always name the file
         raise InputError(f"{path}: cannot be written ({error.strerror or error})") from None
     finally:
         with suppress(OSError):
@@ -29,7 +29,7 @@ def atomic_path(path):
 
 @contextmanager
 def atomic_folder(path):
-    """Yield a temporary folder inside `path`; its files move up when the block ends well, else none does."""
+    """Yield a temporary folder inside `path`. If the block succeeds its files move to `path`, otherwise none does."""
     path = Path(path)
     is_new = not path.exists()
     try:
@@ -54,9 +54,9 @@ def atomic_folder(path):
 
 
 def check_new_folder(flag, path):
-    """Raise InputError where a folder that is to be new would mix with what is there.
+    """Raise InputError if `path` exists and is not an empty folder.
 
-    What a killed `atomic_folder` left does not count.
+    The remains of a killed `atomic_folder` do not count.
     """
     path = Path(path)
     if path.exists() and not (path.is_dir() and all(file.name.startswith(UNFINISHED) for file in path.iterdir())):
@@ -64,7 +64,7 @@ def check_new_folder(flag, path):
 
 
 def refuse_overwriting(flag, output_dir, *inputs):
-    """Raise InputError where `output_dir` is a folder that is read, or that of a file that is read."""
+    """Raise InputError if `output_dir` is one of the input folders, or the folder of an input file."""
     for path in map(Path, inputs):
         folder = path.parent if path.is_file() else path
         if Path(output_dir).resolve() == folder.resolve():

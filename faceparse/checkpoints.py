@@ -14,20 +14,20 @@ from models import MODELS, build_model
 
 CHALLENGE_MODEL_TYPE = "deeplabv3plus_mobilenet"
 CHALLENGE_IMAGE_SIZE = 512
-LISTED = 20  # misfits that an error names; another network differs in hundreds
+LISTED = 20  # number of misfits that an error names; a wrong network has hundreds
 
 
 def save(path, content):
-    """torch.save, atomically. Raises InputError where the file cannot be written."""
+    """Write `content` by torch.save, whole or not at all. Raises InputError where the file cannot be written."""
     with atomic_path(path) as temporary:
         try:
             torch.save(content, temporary)
-        except RuntimeError as error:  # how torch tells of a full disk
+        except RuntimeError as error:  # torch's error for a full disk
             raise InputError(f"{path}: cannot be written ({str(error).splitlines()[0]})") from None
 
 
 def describe(model_type, class_set, state_dict):
-    """Return what a checkpoint file holds at least: the weights and what rebuilds their model."""
+    """Return the content that every checkpoint has: the weights and what is needed to rebuild their model."""
     return {
         "model_type": model_type,
         "num_classes": len(class_set),
@@ -37,7 +37,7 @@ def describe(model_type, class_set, state_dict):
 
 
 def unpickle(path):
-    """torch.load of tensors and plain containers alone, on the CPU; a file that would run code is refused.
+    """Load tensors and plain containers to the CPU by torch.load; a file that would run code is refused.
 
     Raises InputError for a file that is missing, refused or damaged.
     """
@@ -45,7 +45,7 @@ def unpickle(path):
         raise InputError(f"{path}: no such checkpoint; train one with main_deeplab.py or give the path of another")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickle protocols; a refusal is said below
+            warnings.simplefilter("ignore")  # torch warns about pickle protocols; refused files raise below
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise InputError(f"{path}: refused, holds more than weights or is not a checkpoint at all") from None
@@ -117,7 +117,7 @@ def without_module_prefix(state_dict):
 def load_weights(model, state_dict, path, strict=True):
     """Copy weights into a model.
 
-    Raises InputError that lists what differs; without `strict` copies what fits, and prints what was left out.
+    With `strict` raises an InputError that lists what differs; otherwise copies what fits and prints what was left out.
     """
     state_dict, own = without_module_prefix(state_dict), model.state_dict()
     misfits = [f"{key} is missing" for key in own if key not in state_dict]
@@ -142,8 +142,8 @@ def load_weights(model, state_dict, path, strict=True):
 def load_start(model, path, strict):
     """Load the weights that a training starts from, of a file of `save` or a bare state_dict of any network.
 
-    Raises InputError as `load_weights` does. With `strict` also where the file has other classes than the model: equal
-    in number, their weights would fit and mean something else.
+    Raises InputError as `load_weights` does. With `strict` it is also raised where the file has other classes than the
+    model: if they are equal in number, the weights would fit but mean something else.
     """
     content = unpickle(path)
     state_dict = content.get("state_dict", content) if isinstance(content, dict) else content

@@ -9,8 +9,8 @@ CelebAMask-HQ's 19 classes are the default and LaPa's 11 are built in. A JSON fi
       "ignored_id": 255
     }
 
-The position of a name is its class id. Only the names are required: colours are made up, no pair is swapped, and
-pixels of id 255 are ignored.
+The position of a name is its class id. Only the names are required. Without the other fields, colours are chosen
+automatically, no pair is swapped, and pixels of id 255 are ignored.
 """
 
 import colorsys

@@ -17,8 +17,8 @@ from faceparse.errors import InputError
 def process_group(device):
     """Join torchrun's processes (NCCL on CUDA, gloo on CPUs) for the block; do nothing when started plainly.
 
-    An error leaves the group as it is: taking it down may wait for the others, who wait for this process. It ends, and
-    torchrun ends them.
+    After an error the group is not taken down, because that may wait for the other processes, which wait for this one.
+    Instead this process ends, and torchrun ends the others.
     """
     if "WORLD_SIZE" not in os.environ:
         yield
@@ -48,7 +48,7 @@ def local_rank():
 
 
 def local_world_size():
-    """The number of processes on this host."""
+    """Return the number of processes on this host."""
     return int(os.environ["LOCAL_WORLD_SIZE"]) if is_distributed() else 1
 
 
@@ -66,14 +66,14 @@ def from_first(value):
 
 
 def shared_bytes(size):
-    """A uint8 tensor [size] in memory that the processes of a host share: what one writes, all see after a barrier."""
+    """Return a uint8 tensor [size] that the processes of a host share: after a barrier all see what one has written."""
     if not is_distributed():
         return torch.empty(size, dtype=torch.uint8)
     path = Path("/dev/shm")
     # Shared memory may be small, in containers above all; a file on disk is mapped as well.
     if not path.is_dir() or shutil.disk_usage(path).free < 2 * size:
         path = Path(tempfile.gettempdir())
-    path = Path(from_first(str(path / f"face_parser_{uuid.uuid4().hex}")))  # all must take the same
+    path = Path(from_first(str(path / f"face_parser_{uuid.uuid4().hex}")))  # all must use the same file
     tensor = torch.from_file(str(path), shared=True, size=size, dtype=torch.uint8)
     barrier()
     if local_rank() == 0:
@@ -93,7 +93,7 @@ def average_buffers(model):
     if not is_distributed():
         return
     buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
-    # As one message: each of the hundred would cost its own start-up time.
+    # All buffers go in one message, because each of about a hundred messages would have a start-up time of its own.
     average = sum_over_processes(torch.cat([buffer.flatten() for buffer in buffers])) / world_size()
     for buffer, part in zip(buffers, average.split([buffer.numel() for buffer in buffers]), strict=True):
         buffer.copy_(part.view_as(buffer))

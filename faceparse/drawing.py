@@ -6,7 +6,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from faceparse.classes import CELEBAMASK, IGNORE_INDEX
 from faceparse.images import read_mask, read_pair, read_photo, write_picture
 
-# Sizes on the contact sheet, in px.
+# Sizes on the contact sheet are in px.
 SHEET_WIDTH, MARGIN, GAP, CAPTION = 1250, 16, 12, 20
 LEGEND_WIDTH, LEGEND_HEIGHT, SWATCH = 130, 22, 14
 

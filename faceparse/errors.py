@@ -1,4 +1,4 @@
-"""How every script ends on bad input: one clear line, exit status 2, no traceback."""
+"""Every script ends on bad input with one clear line and exit status 2, without a traceback."""
 
 import sys
 
@@ -10,8 +10,8 @@ class InputError(Exception):
 def run_script(main):
     """Call `main()`; turn bad input into one line on stderr and exit status 2, Ctrl-C into status 130.
 
-    An OSError is bad input too: an output folder that cannot be written, a full disk. It names its file itself. So is
-    a batch that the GPU cannot hold.
+    An OSError counts as bad input, for example an output folder that cannot be written or a full disk; its message
+    names the file. So does a batch that does not fit into the GPU's memory.
     """
     try:
         main()
@@ -19,7 +19,7 @@ def run_script(main):
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":  # torch's; the name, because not every script imports torch
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, by name because not every script imports torch
             raise
         print("error: the GPU has too little memory; lower --batch_size or --image_size", file=sys.stderr)
         sys.exit(2)

@@ -1,4 +1,4 @@
-"""Reading photographs and masks, writing label maps and pictures. Needs no torch."""
+"""Read photographs and masks, write label maps and pictures. Needs no torch."""
 
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -51,7 +51,7 @@ def match_pairs(image_dir, mask_dir, more_image_dirs=()):
 
 
 def require_partners(files, partners, kind, folder):
-    """Raise InputError for the first of {stem: path} without a partner, which is of that kind and in that folder."""
+    """Raise InputError for the first of `files`, {stem: path}, whose partner of that `kind` is missing in `folder`."""
     for stem, file in files.items():
         if stem not in partners:
             raise InputError(f"{file}: has no {kind} {stem}.* in {folder}")
@@ -102,7 +102,7 @@ def read_mask(path, class_set=CELEBAMASK):
             raise InputError(f"{path}: a mask has one channel of class ids (PNG mode P or L); this one is {image.mode}")
         mask = np.array(image).astype(np.uint8, copy=False)
     num_classes, ignored_id = len(class_set), class_set.ignored_id
-    if mask.max() >= num_classes:  # only then the histogram is needed: ignored pixels may hide a wrong id
+    if mask.max() >= num_classes:  # a histogram tells ignored pixels from wrong ids; it takes time, so only here
         if ignored_id != IGNORE_INDEX:
             mask[mask == ignored_id] = IGNORE_INDEX
         wrong = np.flatnonzero(np.bincount(mask.ravel(), minlength=256)[num_classes:IGNORE_INDEX])
@@ -123,7 +123,7 @@ def read_partial_mask(path, shape):
 
 
 def read_mask_of(path, shape, class_set=CELEBAMASK, owner="photograph"):
-    """`read_mask` of a mask that must have its owner's height and width, `shape`; InputError where they differ."""
+    """Read a mask as `read_mask` does. Raises InputError if it has not its owner's height and width, `shape`."""
     mask = read_mask(path, class_set)
     require_size(path, mask, shape, owner)
     return mask
@@ -144,7 +144,7 @@ def read_pair(photo_path, mask_path, class_set=CELEBAMASK):
 
 
 def refuse_overwriting_masks(flag, output_dir, stems):
-    """Raise InputError where a label map would replace a data set's mask: those have a palette, predictions none."""
+    """Raise InputError if a label map would replace a data set's mask. Masks have a palette, predictions have none."""
     for path in (Path(output_dir) / f"{stem}.png" for stem in stems):
         with suppress(OSError), Image.open(path) as image:
             if image.mode == "P":
@@ -154,8 +154,8 @@ def refuse_overwriting_masks(flag, output_dir, stems):
 def write_label_map(path, label_map, palette_of=None):
     """Write uint8 class ids [H, W] as a single-channel PNG, atomically.
 
-    Mode L by default, which every reader takes as it is. With the ClassSet `palette_of` mode P in its colours, as the
-    data set's own masks are; OpenCV expands those into colours.
+    The mode is L by default, which every reader returns as class ids. With the ClassSet `palette_of` it is P in the
+    colours of that set, as in the data set's own masks; OpenCV turns such files into colours.
     """
     image = Image.fromarray(label_map)
     if palette_of:

@@ -100,8 +100,8 @@ def format_table(scores, class_set=CELEBAMASK):
 def match_predictions(submit_dir, truth_dir):
     """Pair predictions with true masks by stem: a list of (prediction path, truth path).
 
-    A truth without prediction is an InputError; predictions without truth are left out and said so on stderr, since a
-    folder of predictions may cover more photographs than have masks.
+    Raises InputError for a truth without prediction. Predictions without truth are left out, with a message on stderr,
+    because a folder of predictions may cover more photographs than have masks.
     """
     predictions, truths = list_images(submit_dir), list_images(truth_dir)
     require_partners(truths, predictions, "prediction", submit_dir)
@@ -114,7 +114,7 @@ def match_predictions(submit_dir, truth_dir):
 def score_pair(pair, class_set):
     """Return the confusion matrix and the F1 of one (prediction path, truth path).
 
-    Raises InputError for what cannot be scored.
+    Raises InputError for a pair that cannot be scored.
     """
     prediction_file, truth_file = pair
     truth = read_mask(truth_file, class_set)

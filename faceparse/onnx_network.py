@@ -15,9 +15,10 @@ class OnnxNetwork:
     batch_size = 1
 
     def __init__(self, path, class_set=None):
-        """Raises InputError where ONNX Runtime or the file is missing, or the file is not one of export_onnx.py.
+        """Open the file.
 
-        The same where a `class_set` is given and the file has another.
+        Raises InputError if ONNX Runtime or the file is missing, if the file was not written by export_onnx.py, and if
+        a `class_set` is given and the file has another.
         """
         try:
             import onnxruntime

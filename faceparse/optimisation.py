@@ -13,7 +13,7 @@ def build_optimizer(args, model):
 
 
 def learning_rate(args, epoch):
-    """The rate of a 1-based epoch: linear warm-up, then the schedule, constant within the epoch.
+    """Return the rate of a 1-based epoch: linear warm-up, then the schedule, constant within the epoch.
 
     Warm restarts (Loshchilov and Hutter, 2016, https://arxiv.org/abs/1608.03983): cycles of 10, 20, 40, ... epochs.
     """
@@ -37,7 +37,7 @@ def averaged_model(model, decay):
     """
 
     def update(averages, values, _):
-        n = int(averaged.n_averaged)  # The copy of it that is passed in lies on the GPU, and reading that would wait.
+        n = int(averaged.n_averaged)  # The copy passed in lies on the GPU; reading it would wait for the GPU.
         get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(averages, values, n)
 
     averaged = AveragedModel(model, multi_avg_fn=update, use_buffers=True)

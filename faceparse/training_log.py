@@ -7,6 +7,7 @@ from faceparse.atomic_files import atomic_path
 
 
 def save_plot(path, log):
+    """Plot the losses and the validation mIoU of all epochs to an image file."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -29,20 +30,20 @@ def save_plot(path, log):
 
 
 def read_log(path, last_epoch):
-    """The lines up to `last_epoch`: an interrupted run may have logged an epoch that it did not save."""
+    """Return the lines up to `last_epoch`. An interrupted run may have logged an epoch that it did not save."""
     if not path.exists():
         return []
     lines = []
     for text in path.read_text().splitlines():
         try:
             lines.append(json.loads(text))
-        except json.JSONDecodeError:  # cut off while being written
+        except json.JSONDecodeError:  # the line was cut off while it was written
             break
     return [line for line in lines if line["epoch"] <= last_epoch]
 
 
 def without_nan(value):
-    """A class absent from the whole set has no IoU: NaN, which JSON does not know, becomes null."""
+    """Replace NaN, which JSON does not have, by None. A class absent from the whole set has NaN as its IoU."""
     if isinstance(value, dict):
         return {key: without_nan(each) for key, each in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""What a network costs. `python -m models.cost` prints it for each."""
+"""Parameters and FLOPs of a network. `python -m models.cost` prints them for each."""
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -11,7 +11,7 @@ def count_parameters(model):
 
 
 def count_flops(model_type, image_size=512):
-    """Twice the multiply-adds of one square photograph; nothing is computed on the meta device."""
+    """Return twice the multiply-adds for one square photograph, counted on the meta device without computing."""
     with torch.device("meta"):
         model, photo = build_model(model_type).eval(), torch.empty(1, 3, image_size, image_size)
     with FlopCounterMode(display=False) as counter:

@@ -7,7 +7,7 @@ from torchvision.ops import Conv2dNormActivation as ConvBNReLU
 
 from models.mobilenetv2 import mobilenetv2_features, stage_channels
 
-# (t, c, n, s): expansion, channels, blocks, stride of the first.
+# A row (t, c, n, s) per stage: expansion, channels, blocks, stride of the first block.
 CHALLENGE_BACKBONE = (
     (1, 8, 1, 1),
     (6, 12, 2, 2),
@@ -40,7 +40,7 @@ def initialise_convolutions(module):
 
 
 class ImagePooling(nn.Sequential):
-    """Global average, 1x1 convolution, back to the input's height and width."""
+    """Global average and 1x1 convolution, expanded to the input's height and width."""
 
     def __init__(self, in_channels, out_channels):
         super().__init__(nn.AdaptiveAvgPool2d(1), *ConvBNReLU(in_channels, out_channels, kernel_size=1))
@@ -70,6 +70,8 @@ class ASPP(nn.Module):
 
 
 class Backbone(nn.Module):
+    """Returns low-level features, which the decoder uses too, and high-level features."""
+
     def __init__(self, features, low_level_end):
         super().__init__()
         self.low_level_features = features[:low_level_end]
@@ -81,6 +83,8 @@ class Backbone(nn.Module):
 
 
 class DeepLabHead(nn.Module):
+    """ASPP over the high-level features, joined with the low-level features at their stride."""
+
     def __init__(self, low_level_channels, high_level_channels, num_classes):
         super().__init__()
         self.project = ConvBNReLU(low_level_channels, 48, kernel_size=1)
@@ -109,7 +113,7 @@ class DeepLabV3Plus(nn.Module):
         initialise_convolutions(self)
 
     def coarse_logits(self, x):
-        """Logits at the decoder's stride, 4: all that the logits at input size are made of."""
+        """Return logits at the decoder's stride, 4; `forward` only resizes them."""
         return self.classifier(*self.backbone(x))
 
     def forward(self, x):

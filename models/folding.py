@@ -1,4 +1,4 @@
-"""Fold BatchNorm into the convolutions before it: the same function, fewer passes over memory. For prediction only."""
+"""Fold BatchNorm into the convolution before it. The function stays the same and needs fewer passes over memory."""
 
 from itertools import pairwise
 
@@ -7,7 +7,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
 def fold_batchnorm(model):
-    """Fold in place, and return the model, which must be in eval mode."""
+    """Fold in place and return the model, which must be in eval mode and can then only predict."""
     for sequential in [module for module in model.modules() if isinstance(module, nn.Sequential)]:
         for (name, layer), (next_name, next_layer) in pairwise(list(sequential.named_children())):
             if isinstance(layer, nn.Conv2d) and isinstance(next_layer, nn.BatchNorm2d):

@@ -13,7 +13,7 @@ class InvertedResidual(nn.Module):
     """1x1 expansion, 3x3 depthwise, linear 1x1 projection; the input is added where the shapes allow it.
 
     With `pad_input` the block zero-pads its input instead of the depthwise convolution's, so that the border passes
-    through expansion, BatchNorm and ReLU6. The challenge's network does, and its weights only fit that.
+    through expansion, BatchNorm and ReLU6. The challenge's network pads in this way, and its weights need it.
     """
 
     def __init__(self, in_channels, out_channels, *, stride, dilation, expansion, pad_input):

@@ -14,7 +14,7 @@ from faceparse.classes import CELEBAMASK
 from make_sample_dataset import draw_face
 
 SIZE = 64
-MIRRORED = np.arange(256)  # written out, not taken from classes.py
+MIRRORED = np.arange(256)  # written out by hand, not taken from faceparse/classes.py
 MIRRORED[[4, 5, 6, 7, 8, 9]] = [5, 4, 7, 6, 9, 8]
 
 
@@ -23,14 +23,14 @@ def rng(seed=0):
 
 
 def paint(masks):
-    """Photographs float [N, 3, S, S] in [0, 1] in the colours of masks [N, S, S]."""
+    """Return photographs, float [N, 3, S, S] in [0, 1], in the class colours of masks [N, S, S]."""
     colours = torch.full((256, 3), 128.0)
     colours[:19] = torch.tensor(CELEBAMASK.colours)
     return colours[masks.long()].permute(0, 3, 1, 2) / 255
 
 
 def inside(mask):
-    """Where the 3 x 3 pixels about a pixel are all of one id: away from borders."""
+    """Return where all 3 x 3 pixels around a pixel have one id, which is away from borders."""
     mask = np.pad(np.asarray(mask, dtype=np.uint8), 1, mode="edge")
     kernel = np.ones((3, 3))
     return (cv2.erode(mask, kernel) == cv2.dilate(mask, kernel))[1:-1, 1:-1]
@@ -53,7 +53,7 @@ def transform(monkeypatch):
     """random_geometry with its draws given, the same for each sample: flip first, then shift, rotate and zoom."""
 
     def apply(images, masks, flip=False, degrees=0.0, zoom=1.0, shift=(0.0, 0.0)):
-        # In the order in which they are drawn; the shift is of half the side, as in torch's grids.
+        # The draws are in the order in which they are made; torch's grids measure the shift in half sides.
         draws = iter([0.0 if flip else 1.0, degrees, math.log(zoom), *(2 * each for each in shift)])
         monkeypatch.setattr(augment_module, "uniform", lambda n, low, high, generator: torch.full((n,), next(draws)))
         return random_geometry(images, masks, rng())
@@ -62,7 +62,7 @@ def transform(monkeypatch):
 
 
 def opencv(mask, flip=False, degrees=0.0, zoom=1.0, shift=(0.0, 0.0)):
-    """The same geometry on one mask, uint8 [S, S], by numpy and cv2.warpAffine, nearest neighbour, 255 outside."""
+    """Apply the same geometry to a mask, uint8 [S, S], by numpy and cv2.warpAffine: nearest neighbour, 255 outside."""
     if flip:
         mask = MIRRORED[mask[:, ::-1]].astype(np.uint8)
     centre = (SIZE - 1) / 2
@@ -151,7 +151,7 @@ def test_flip_mirrors_the_picture_and_swaps_left_and_right(masks, monkeypatch):
         np.testing.assert_allclose(image, mirrored[flipped][0], atol=1e-4)
         np.testing.assert_array_equal(label, mirrored[flipped][1])
         flips += flipped
-    assert 20 <= flips <= 44  # 3 standard deviations about 32
+    assert 20 <= flips <= 44  # within 3 standard deviations of 32
 
 
 def test_flipped_face_keeps_the_subjects_left_in_the_right_half(masks, transform):
@@ -166,14 +166,14 @@ def test_mask_geometry_is_opencvs(masks, transform, geometry):
     _, labels = transform(paint(masks), masks.long(), **geometry)
     for label, mask in zip(labels.numpy(), masks.numpy(), strict=True):
         expected = opencv(mask, **geometry)
-        compared = inside(expected)  # nearest neighbours on a border hang on the last bits
+        compared = inside(expected)  # on a border the nearest neighbour depends on the last bits
         assert compared.mean() > 0.5
         np.testing.assert_array_equal(label[compared], expected[compared])
         assert (label == expected).mean() > 0.99
 
 
 def test_reference_tells_the_directions_apart(masks):
-    """So that the comparison above proves the signs: each geometry differs from the opposite one."""
+    """Each geometry differs from the opposite one, so the comparison above also proves the signs."""
     mask = masks[0].numpy()
     for one, other in (({"degrees": 25}, {"degrees": -25}), ({"zoom": 1.3}, {"zoom": 1 / 1.3})):
         assert (opencv(mask, **one) == opencv(mask, **other)).mean() < 0.9
@@ -191,7 +191,7 @@ def test_photograph_and_mask_stay_aligned(masks, transform, geometry):
 
 
 def test_photograph_and_mask_stay_aligned_under_random_draws(masks):
-    """16 samples; each is flipped or not, which its own colours tell."""
+    """Of each of 16 samples its colours tell whether it was flipped."""
     images, labels = random_geometry(paint(masks).repeat(8, 1, 1, 1), masks.long().repeat(8, 1, 1), rng())
     unflipped = torch.from_numpy(MIRRORED)[labels]
     errors = [(images - paint(ids)).abs().mean(dim=(1, 2, 3)) for ids in (labels, unflipped)]
@@ -201,7 +201,7 @@ def test_photograph_and_mask_stay_aligned_under_random_draws(masks):
 
 
 def check_colours(images, own, labels):
-    """Each photograph has the colours of its ids `own`, but for the tip of a corner between two samples."""
+    """Assert that photographs have the colours of the ids `own`, except at the tips of corners between two samples."""
     for image, expected, label in zip(images, paint(own), labels, strict=True):
         compared = torch.from_numpy(inside(label)) & (label != 255)
         assert compared.float().mean() > 0.3
@@ -211,7 +211,7 @@ def check_colours(images, own, labels):
 
 def test_random_geometry_covers_its_ranges_and_no_more():
     """A photograph whose colours are its coordinates shows where each pixel came from: angle, zoom, shift and flip."""
-    ramp = torch.linspace(-1 + 1 / SIZE, 1 - 1 / SIZE, SIZE)  # pixel centres, the side being 2
+    ramp = torch.linspace(-1 + 1 / SIZE, 1 - 1 / SIZE, SIZE)  # pixel centres on a side of length 2
     photo = torch.stack([ramp.expand(SIZE, SIZE), ramp[:, None].expand(SIZE, SIZE), torch.zeros(SIZE, SIZE)])
     images, _ = random_geometry(photo.repeat(400, 1, 1, 1), torch.zeros(400, SIZE, SIZE, dtype=torch.long), rng())
     middle = images[:, :2, 31:33, 31:33]
@@ -220,7 +220,7 @@ def test_random_geometry_covers_its_ranges_and_no_more():
     determinant = along_x[:, 0] * along_y[:, 1] - along_x[:, 1] * along_y[:, 0]
     mirror = determinant.sign()
     degrees = torch.rad2deg(torch.atan2(mirror * along_y[:, 0], mirror * along_x[:, 0]))
-    shift = middle.mean(dim=(2, 3)) / 2  # of the side
+    shift = middle.mean(dim=(2, 3)) / 2  # as a share of the side
     assert 150 < (mirror < 0).sum() < 250
     for values, least, most in (
         (degrees, -25, 25),
@@ -242,7 +242,7 @@ def test_outside_is_ignored_in_the_mask_and_reflected_in_the_photograph(transfor
 
 
 def test_ids_are_never_interpolated():
-    """A chess board of 0 and 18, borders everywhere: a blend would give all that lies between."""
+    """On a chess board of 0 and 18 every pixel is at a border, where blending would give ids in between."""
     board = 18 * torch.eye(2, dtype=torch.uint8).repeat(SIZE // 2, SIZE // 2).repeat(32, 1, 1)
     labels = augment(torch.zeros(32, 3, SIZE, SIZE, dtype=torch.uint8), board, "full", rng())[1]
     assert set(labels.unique().tolist()) == {0, 18, 255}
@@ -258,14 +258,14 @@ def test_ignored_pixels_stay_ignored(masks, transform):
 
 
 def factors(**changed):
-    """Parameters of apply_color for one sample; what is not given changes nothing."""
+    """Return the parameters of apply_color for one sample; those not given change nothing."""
     neutral = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.0}
     return {name: torch.tensor([value]) for name, value in (neutral | changed).items()}
 
 
 @pytest.fixture
 def photo():
-    """One random photograph, float [1, 3, 64, 64], of middling colours, so that torchvision clips nothing."""
+    """Return a random photograph, float [1, 3, 64, 64], of medium colours, so that torchvision clips nothing."""
     return 0.3 + 0.4 * torch.rand(1, 3, SIZE, SIZE, generator=rng())
 
 

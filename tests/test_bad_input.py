@@ -41,7 +41,7 @@ def checkpoint_path(tmp_path_factory):
 
 @pytest.fixture
 def place(sample_dataset, checkpoint_path, tmp_path, monkeypatch):
-    """The working directory: dataset/, which a test may spoil, and the checkpoint model.pt."""
+    """A working directory with dataset/, which a test may damage, and the checkpoint model.pt."""
     shutil.copytree(sample_dataset, tmp_path / "dataset")
     shutil.copy(checkpoint_path, tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -53,7 +53,7 @@ def contents(folder):
 
 
 def the_error(stderr):
-    """The one error line of what a script printed; progress bars move to the start of a line, or up by one."""
+    """Return the only error line of what a script printed; progress bars return to the start of a line or go up one."""
     assert "Traceback" not in stderr
     lines = [line for line in re.split(r"[\r\n]|\x1b\[A", stderr) if "error:" in line]
     assert len(lines) == 1 and lines[0].startswith("error: "), lines
@@ -76,7 +76,7 @@ def refusal(place, capsys):
     return call
 
 
-# Ways to spoil one pair of a split, and what the message must name.
+# Ways to damage one pair of a split, and the file that the message must name.
 
 
 def remove(path):
@@ -121,7 +121,7 @@ SPOILT = {
 
 
 def spoil(place, name, split):
-    """Spoil a pair of a split; return what the message must hold."""
+    """Damage a pair of a split; return the texts that the message must hold."""
     change, victim, named, reason = SPOILT[name]
     change(place / "dataset" / victim.format(split))
     return f"dataset/{named.format(split)}", reason
@@ -191,7 +191,7 @@ def test_empty_folder(place, refusal, folder, script, flags):
     assert refusal(script, *flags).startswith(f"error: {folder}: holds no images")
 
 
-# Flags that do not go with the data or the machine.
+# Flags that do not fit the data or the machine.
 
 
 def test_more_classes_in_the_masks_than_in_the_class_set(refusal):
@@ -215,7 +215,7 @@ def test_batch_of_one(refusal):
 
 @pytest.mark.parametrize("flag, value", [("--image_size", 31), ("--distill_threshold", 1.1)])
 def test_values_that_no_run_can_have(flag, value, capsys):
-    """The parser itself refuses: its usage, then the flag."""
+    """The parser itself refuses the flag: it prints its usage and names the flag."""
     with pytest.raises(SystemExit) as ended:
         train_parser("Train.").parse_args([flag, str(value)])
     assert ended.value.code == 2
@@ -266,11 +266,11 @@ def test_output_folder_that_is_a_file(place, script, flags, file, capsys):
     assert {path: after.get(path) for path in before} == before
 
 
-# Checkpoints.
+# Tests of checkpoints.
 
 
 class RunsCode:
-    """Unpickled without care, it makes a folder."""
+    """An object that makes a folder when it is unpickled."""
 
     def __reduce__(self):
         return os.mkdir, ("code_was_run",)
@@ -280,7 +280,7 @@ def torchvision_like():
     return {"conv1.weight": torch.zeros(8, 3, 3, 3), "fc.bias": torch.zeros(10)}
 
 
-CHECKPOINTS = {  # what the file holds, and a part of the message
+CHECKPOINTS = {  # name: (content of the file, part of the message)
     "empty": (b"", "not a readable checkpoint"),
     "text": (b"hello, this is no checkpoint", "not a readable checkpoint"),
     "pointer of Git LFS": (b"version https://git-lfs.github.com/spec/v1\n", "refused"),
@@ -311,7 +311,7 @@ def test_a_file_that_is_no_checkpoint(place, refusal, script, flags, content, re
 
 
 def test_the_code_in_that_pickle_would_run(place):
-    """Else the tests above prove nothing."""
+    """Without this the tests above would prove nothing."""
     torch.save(RunsCode(), "code.pt")
     torch.load("code.pt", weights_only=False)
     assert (place / "code_was_run").is_dir()
@@ -344,7 +344,7 @@ def test_training_from_a_missing_checkpoint(refusal):
 
 @pytest.mark.parametrize("file", ["truncated", "model.pt"])
 def test_resume_from_a_file_that_cannot_be_resumed(place, refusal, file):
-    """A truncated last.pt, and another checkpoint renamed to it."""
+    """The file is a truncated last.pt, or another checkpoint with that name."""
     last = place / "checkpoints/deeplab/last.pt"
     last.parent.mkdir(parents=True)
     data = (place / "model.pt").read_bytes()
@@ -352,7 +352,7 @@ def test_resume_from_a_file_that_cannot_be_resumed(place, refusal, file):
     assert refusal(main_deeplab, *TRAIN, "--resume").startswith("error: checkpoints/deeplab/last.pt: ")
 
 
-# The script itself.
+# Tests of the script as a process.
 
 
 def test_no_traceback_from_the_command_line_with_worker_processes(place):

@@ -1,4 +1,4 @@
-"""The plain versions that benchmarks compare with: they must do the same job, or the ratio means nothing."""
+"""The plain versions that the benchmarks compare with must do the same job, or the ratio means nothing."""
 
 import shutil
 
@@ -8,7 +8,7 @@ import torch
 
 from benchmarks import cases, plain_network, plain_scores
 from benchmarks.__main__ import DEFAULT, differing_share, lay_out
-from benchmarks.measure import run
+from benchmarks.measure import run_python
 from benchmarks.plain_network import mixed_loss
 from dataset_utils import find_pairs
 from faceparse import checkpoints
@@ -65,7 +65,7 @@ def test_plain_training_takes_steps(sample_dataset):
 
 @pytest.fixture(scope="module")
 def work_dir(sample_dataset, tmp_path_factory):
-    """What benchmarks.__main__.prepare leaves, without ONNX files."""
+    """A folder with what `benchmarks.__main__.prepare` writes, without ONNX files."""
     folder = tmp_path_factory.mktemp("work")
     shutil.copytree(sample_dataset, folder / "dataset")
     shutil.copytree(sample_dataset / "train/train_mask", folder / "shifted")
@@ -89,7 +89,7 @@ def test_both_predictions_cover_the_photographs_asked_for_and_agree(work_dir):
 
 @pytest.mark.parametrize("case", [cases.train_plain, cases.train_ours])
 def test_training_runs_on_as_many_images_as_asked_for(work_dir, case, monkeypatch):
-    """More than were drawn."""
+    """More names are laid out than pictures were drawn."""
     monkeypatch.setattr(cases, "TRAINING_BATCH", {"cpu": 4, "cuda": 4})
     steps, step = [], torch.optim.Adam.step
     monkeypatch.setattr(torch.optim.Adam, "step", lambda self: steps.append(1) or step(self))
@@ -98,7 +98,7 @@ def test_training_runs_on_as_many_images_as_asked_for(work_dir, case, monkeypatc
 
 
 def test_a_process_is_measured():
-    measured = run("-c", "print('text'); print('{\"answer\": 42}')", prints_json=True)
+    measured = run_python("-c", "print('text'); print('{\"answer\": 42}')", prints_json=True)
     assert measured["answer"] == 42 and measured["seconds"] > 0 and measured["processor_seconds"] > 0
     with pytest.raises(SystemExit, match="status 1"):
-        run("-c", "raise SystemExit(1)")
+        run_python("-c", "raise SystemExit(1)")

@@ -22,7 +22,7 @@ def check(*flags):
 
 
 def face(*reversed_pairs):
-    """A 32 x 32 mask with eyes 4, 5, brows 6, 7 and ears 8, 9, the subject's left at the right; some pairs reversed."""
+    """Return a 32 x 32 mask with eyes 4, 5, brows 6, 7 and ears 8, 9, the subject's left at the right, or reversed."""
     mask = np.ones((32, 32), dtype=np.uint8)
     for row, (left, right) in zip((12, 6, 16), ((4, 5), (6, 7), (8, 9)), strict=True):
         left, right = (right, left) if (left, right) in reversed_pairs else (left, right)
@@ -35,7 +35,7 @@ ALL = (4, 5), (6, 7), (8, 9)
 
 
 def picture(seed):
-    """A smooth random picture, 32 x 32, which survives resampling and compression as a photograph does."""
+    """Return a smooth random picture, 32 x 32, which survives resampling and compression as a photograph does."""
     coarse = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((32, 32), Image.Resampling.BICUBIC)
 

@@ -1,4 +1,4 @@
-"""Checkpoints: what is saved comes back, what does not fit is told, and no file runs code or ends in a traceback."""
+"""Checkpoints: what is saved comes back, what does not fit is reported, no file runs code or ends in a traceback."""
 
 import io
 import os
@@ -42,7 +42,7 @@ def as_bytes(content):
 
 
 def spoiled(model):
-    """The model's weights with one tensor missing, one of another shape and one too many."""
+    """Return the model's weights with one tensor missing, one of another shape and one too many."""
     state_dict = {key: value.clone() for key, value in model.state_dict().items() if key != MISSING}
     return state_dict | {RESHAPED: torch.zeros(48, 13, 1, 1), "extra.weight": torch.zeros(2)}
 
@@ -93,8 +93,8 @@ def test_module_prefix_in_a_whole_checkpoint(tmp_path, challenge_model):
 def test_further_content_is_read_as_it_was_saved(tmp_path, challenge_model):
     content = checkpoints.describe(CHALLENGE, CELEBAMASK, challenge_model.state_dict()) | {"epoch": 7, "mIoU": 0.5}
     checkpoints.save(tmp_path / "a.pt", content)
-    read = checkpoints.read_checkpoint(tmp_path / "a.pt")
-    assert read.keys() == content.keys() | {"class_set"} and (read["epoch"], read["mIoU"]) == (7, 0.5)
+    result = checkpoints.read_checkpoint(tmp_path / "a.pt")
+    assert result.keys() == content.keys() | {"class_set"} and (result["epoch"], result["mIoU"]) == (7, 0.5)
 
 
 def test_float16_weights_load_as_float32(tmp_path, challenge_model):
@@ -117,7 +117,7 @@ def test_strict_loading_lists_all_that_does_not_fit(tmp_path, challenge_model):
     assert f"{MISSING} is missing" in message
     assert "extra.weight is not in the model" in message
     assert f"{RESHAPED} is [48, 13, 1, 1] here, [48, 12, 1, 1] in the model" in message
-    assert message.count(";") == 2  # three complaints, no more
+    assert message.count(";") == 2  # there are exactly three complaints
 
 
 def test_not_strict_loads_what_fits_and_prints_the_rest(challenge_model, capsys):
@@ -166,7 +166,7 @@ def test_file_that_would_run_code_is_refused_and_runs_none(tmp_path, challenge_m
     with pytest.raises(InputError, match=r"a\.pt: refused"):
         checkpoints.load_model(tmp_path / "a.pt")
     assert not folder.exists()
-    if hidden:  # the trap works: a reader that unpickles anything falls into it
+    if hidden:  # the trap works with a reader that unpickles anything
         torch.load(tmp_path / "a.pt", weights_only=False)
     else:
         pickle.loads((tmp_path / "a.pt").read_bytes())

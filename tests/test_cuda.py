@@ -1,4 +1,4 @@
-"""Where there is a CUDA GPU: training and prediction run on it. In processes of their own, as conftest.py hides it."""
+"""Training and prediction on a CUDA GPU, if there is one, in processes of their own because conftest.py hides it."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def run(folder, *command, gpus=GPUS):
 
 
 def train(sample_dataset, folder, *flags, launcher=(), gpus=GPUS):
-    """Two epochs, the second resumed; return the lines of the log."""
+    """Train two epochs, the second resumed; return the lines of the log."""
     folder.mkdir()
     command = [*launcher, ROOT / "main_deeplab.py", "--dataset_dir", sample_dataset, *flags]
     command += split("--image_size 64 --batch_size 4 --workers 1 --save_every 1 --augment full --augment_from_epoch 1")
@@ -45,7 +45,7 @@ TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "
 
 
 def test_trains_on_the_gpu_as_on_the_cpu(sample_dataset, tmp_path):
-    """But for rounding, and for noise and dropout, whose random numbers are the device's."""
+    """The losses differ by rounding, and by noise and dropout, whose random numbers depend on the device."""
     expected = train(sample_dataset, tmp_path / "cpu", gpus="")
     for name, flags, launcher in (
         ("gpu", ["--cache", "gpu"], ()),

@@ -53,7 +53,7 @@ def pairs(sample_dataset):
 
 @pytest.fixture
 def damaged_pairs(sample_dataset, tmp_path):
-    """The same in a folder of their own, the fourth photograph cut short."""
+    """The same pairs in another folder, with the fourth photograph truncated."""
     shutil.copytree(sample_dataset / "train", tmp_path / "train")
     path = tmp_path / "train/train_image/train_0003.jpg"
     path.write_bytes(path.read_bytes()[:400])
@@ -132,7 +132,7 @@ def test_pair_of_the_networks_size_is_what_the_files_hold(pairs):
 
 
 def test_rectangular_pair_becomes_square_with_photograph_and_mask_in_place(tmp_path):
-    """A photograph white exactly where the mask says 1."""
+    """The photograph is white exactly where the mask is 1."""
     mask = np.zeros((48, 96), dtype=np.uint8)
     mask[12:36, 24:48] = 1
     Image.fromarray(np.dstack([255 * mask] * 3)).save(tmp_path / "a.png")
@@ -194,14 +194,14 @@ def test_processes_share_each_batch_without_overlap(pairs, monkeypatch, cache, w
 
 
 def fill_a_share(rank, pairs, port, out):
-    """One of two processes: read the set, and save what the cache holds then and which files were read."""
+    """Read the set as one of two processes; save what the cache holds then and which files were read."""
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-    read, read_pair = [], dataset_utils.read_pair
-    dataset_utils.read_pair = lambda *args: read.append(args[0].stem) or read_pair(*args)
+    stems_read, read_pair = [], dataset_utils.read_pair
+    dataset_utils.read_pair = lambda *args: stems_read.append(args[0].stem) or read_pair(*args)
     with distributed.process_group(CPU):
         tested = training_set(pairs)
-        torch.save((tested.photos.clone(), tested.masks.clone(), read), out / f"{rank}.pt")
+        torch.save((tested.photos.clone(), tested.masks.clone(), stems_read), out / f"{rank}.pt")
 
 
 def test_processes_of_a_host_read_a_share_each_and_hold_the_set_once(pairs, tmp_path):
@@ -212,9 +212,9 @@ def test_processes_of_a_host_read_a_share_each_and_hold_the_set_once(pairs, tmp_
     torch.multiprocessing.spawn(fill_a_share, (pairs, port, tmp_path), nprocs=2)
     alone, stems = training_set(pairs), [stem for stem, _, _ in pairs]
     for rank in range(2):
-        photos, masks, read = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        photos, masks, stems_read = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         assert torch.equal(photos, alone.photos) and torch.equal(masks, alone.masks)
-        assert read == stems[rank::2]
+        assert stems_read == stems[rank::2]
     assert set(Path("/dev/shm").glob("face_parser_*")) == before
 
 
@@ -224,7 +224,7 @@ def test_repeat_factors_hand_worked():
     assert repeat_factors(masks, 4, 0.5).tolist() == pytest.approx([2**0.5, 1, 1, 1])
     # Share 1: sqrt(1 / (1/4)) = 2 for class 1, sqrt(1 / (2/4)) = sqrt(2) for class 2; class 3 and 255 are nowhere.
     assert repeat_factors(masks, 4, 1.0).tolist() == pytest.approx([2, 2**0.5, 2**0.5, 1])
-    masks[1][0, 0] = 1  # instead of class 0, which three images keep: sqrt(1 / (3/4)), the most for the last alone
+    masks[1][0, 0] = 1  # was class 0, which three images keep: sqrt(1 / (3/4)), the largest only for the last image
     assert repeat_factors(masks, 4, 1.0).tolist() == pytest.approx([2**0.5, 2**0.5, 2**0.5, (4 / 3) ** 0.5])
 
 
@@ -256,7 +256,7 @@ def test_batches_stay_full_when_images_are_repeated(pairs):
     assert set(sizes) == {4}
 
 
-# The whole message, in one line: a DataLoader's own way out of a worker would add the worker's traceback.
+# The whole message is one line; a DataLoader by itself would add the traceback of its worker.
 damage_is_named = pytest.raises(InputError, match=r"\A[^\n]*train_0003\.jpg: not a readable image[^\n]*\Z")
 
 
@@ -285,7 +285,7 @@ def test_auto_takes_ram_where_half_of_the_free_memory_holds_the_set(monkeypatch)
     monkeypatch.setattr(dataset_utils, "free_memory", lambda: 2001)
     assert choose_cache("auto", 1000, CPU) == "ram"
     assert choose_cache("auto", 1001, CPU) == "off"
-    as_processes(monkeypatch, 0, 2)  # who share it
+    as_processes(monkeypatch, 0, 2)  # they share the memory
     assert choose_cache("auto", 1000, CPU) == "ram"
 
 
@@ -305,7 +305,7 @@ def test_gpu_cache_without_cuda_is_bad_input(pairs):
 
 
 def test_training_set_counts_four_bytes_a_pixel(pairs, monkeypatch):
-    """Three of the photograph, one of the mask."""
+    """A pixel takes three bytes in the photograph and one in the mask."""
     needed = 8 * 64 * 64 * 4
     monkeypatch.setattr(dataset_utils, "free_memory", lambda: 2 * needed + 1)
     assert training_set(pairs, cache="auto").cache == "ram"

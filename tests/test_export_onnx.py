@@ -80,7 +80,7 @@ def photos(tmp_path):
 def test_int8_file_is_smaller_and_labels_as_float32_does_or_is_not_written(exported, photos, tmp_path, monkeypatch):
     flags = ["--checkpoint", str(exported / "a.pt"), "--output", str(tmp_path / "8.onnx"), "--int8", str(photos)]
     args = export_parser("Export.").parse_args(flags)
-    # Random weights make labels that hang on the last digit.
+    # With random weights many labels depend on the last digit.
     monkeypatch.setattr(export_onnx, "LABELS_HOLD", 0.5)
     export_onnx.main(args)
     assert (tmp_path / "8.onnx").stat().st_size < 0.5 * (exported / "a.onnx").stat().st_size

@@ -13,7 +13,7 @@ def test_folded_network_gives_the_same_logits(model_type):
     torch.manual_seed(0)
     model = build_model(model_type)
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):  # statistics and weights that are not the identity
+        if isinstance(module, nn.BatchNorm2d):  # give it statistics and weights that are not the identity
             nn.init.uniform_(module.running_mean, -1, 1)
             nn.init.uniform_(module.running_var, 0.5, 2)
             nn.init.uniform_(module.weight, 0.5, 1.5)

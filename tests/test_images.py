@@ -1,4 +1,4 @@
-"""Reading and writing of photographs and masks in every form that users bring."""
+"""Reading and writing photographs and masks in every form that users have."""
 
 import numpy as np
 import pytest
@@ -32,9 +32,9 @@ def test_read_photo_rgb_and_rgba(tmp_path, photo):
     Image.fromarray(photo).save(tmp_path / "rgb.png")
     Image.fromarray(np.dstack([photo, np.full((6, 9), 7, np.uint8)])).save(tmp_path / "rgba.png")
     for name in ("rgb.png", "rgba.png"):
-        read = read_photo(tmp_path / name)
-        assert read.dtype == np.uint8
-        np.testing.assert_array_equal(read, photo)
+        result = read_photo(tmp_path / name)
+        assert result.dtype == np.uint8
+        np.testing.assert_array_equal(result, photo)
 
 
 def test_read_photo_grey_becomes_three_equal_channels(tmp_path, photo):
@@ -44,8 +44,8 @@ def test_read_photo_grey_becomes_three_equal_channels(tmp_path, photo):
 
 def test_read_photo_cmyk(tmp_path):
     Image.new("CMYK", (9, 6), (0, 255, 255, 0)).save(tmp_path / "cmyk.tif")
-    read = read_photo(tmp_path / "cmyk.tif")
-    assert read.shape == (6, 9, 3) and (read == [255, 0, 0]).all()
+    photo = read_photo(tmp_path / "cmyk.tif")
+    assert photo.shape == (6, 9, 3) and (photo == [255, 0, 0]).all()
 
 
 def test_read_photo_16_bit_grey_is_scaled_not_clipped(tmp_path):
@@ -56,7 +56,7 @@ def test_read_photo_16_bit_grey_is_scaled_not_clipped(tmp_path):
 
 def test_read_photo_is_upright(tmp_path, photo):
     exif = Image.Exif()
-    exif[0x0112] = 6  # Orientation: stored turned, to be shown a quarter clockwise
+    exif[0x0112] = 6  # the tag Orientation: the picture is to be shown turned a quarter clockwise
     Image.fromarray(photo).save(tmp_path / "turned.png", exif=exif)
     np.testing.assert_array_equal(read_photo(tmp_path / "turned.png"), np.rot90(photo, -1))
 
@@ -83,9 +83,9 @@ def test_label_maps_survive_a_round_trip(tmp_path, palette_of):
         if palette_of:
             colours = [tuple(colour) for colour in np.array(image.convert("RGB")).reshape(-1, 3)[:19].tolist()]
             assert colours == list(CELEBAMASK.colours)
-    read = read_mask(tmp_path / "new/map.png")
-    assert read.dtype == np.uint8
-    np.testing.assert_array_equal(read, label_map)
+    mask = read_mask(tmp_path / "new/map.png")
+    assert mask.dtype == np.uint8
+    np.testing.assert_array_equal(mask, label_map)
 
 
 def test_two_valued_mask_holds_ids_0_and_1(tmp_path):

@@ -9,7 +9,7 @@ NAN = float("nan")
 
 
 def naive_scores(truth, prediction, num_classes):
-    """IoU, precision, recall and F1 of each class, from boolean masks, pixel set by pixel set."""
+    """Return IoU, precision, recall and F1 of each class, counted with boolean masks."""
     truth, prediction = truth[truth != 255].astype(int), prediction[truth != 255].astype(int)
     rows = []
     for index in range(num_classes):

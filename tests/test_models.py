@@ -1,4 +1,4 @@
-"""The networks: the challenge's, weight for weight and logit for logit, and what every entry of MODELS promises."""
+"""The challenge's network gives the original's logits and has its keys; every entry of MODELS does what models says."""
 
 import hashlib
 import math
@@ -12,7 +12,7 @@ from models import MODELS, build_model
 from models.cost import count_flops, count_parameters
 
 CHALLENGE, SLIM = "deeplabv3plus_mobilenet", "deeplabv3plus_mobilenet_slim"
-CHALLENGE_PARAMETERS, PARAMETER_CAP = 1_992_599, 1_821_085  # the cap is the later edition's
+CHALLENGE_PARAMETERS, PARAMETER_CAP = 1_992_599, 1_821_085  # the later edition of the challenge allows no more
 
 # The challenge's network returned these logits, at [n, c, y, x], for the weights and the input of `challenge_logits`.
 CHALLENGE_LOGITS = {
@@ -24,12 +24,12 @@ CHALLENGE_LOGITS = {
     (1, 13, 40, 90): 1.167215969039046,
 }
 CHALLENGE_MEAN, CHALLENGE_STD = 0.1393306550837589, 1.6262028449409418
-# Of the sorted lines "<key> <shape>" of the challenge's state_dict, 284 of them.
+# The hash of the 284 sorted lines "<key> <shape>" of the challenge's state_dict.
 CHALLENGE_KEYS_SHA256 = "7c4ca369c7a54788e36becd24224c4c78b9efbc9678e60d09e791fbd375559ae"
 
 
 def deterministic(key, value):
-    """Weights drawn from a generator that the key's name seeds."""
+    """Return weights drawn from a generator that is seeded by the key's name."""
     n = np.random.RandomState(zlib.crc32(key.encode())).standard_normal(value.shape)
     if key.endswith("running_var"):
         n = 1 + 0.1 * np.abs(n)

@@ -25,7 +25,7 @@ from options import generate_labels_parser, validate_parser
 L_EYE, R_EYE = CELEBAMASK.names.index("l_eye"), CELEBAMASK.names.index("r_eye")
 SMALL = ("--image_size", 64, "--workers", 0)
 ROOT = Path(__file__).parents[1]
-UPRIGHT = {  # (width, height) of the photographs that `photos` stores
+UPRIGHT = {  # (width, height) of the photographs that `photos` stores, when shown upright
     "grey": (50, 64),
     "large": (150, 200),
     "my face.v2": (64, 64),
@@ -44,7 +44,7 @@ def model(sample_dataset):
     model = build_model("deeplabv3plus_mobilenet")
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = None  # the plain mean of all that it sees
+            module.momentum = None  # the statistics become the mean over all batches
     photos = list_images(sample_dataset / "train/train_image").values()
     with torch.no_grad():
         model.train()(torch.stack([to_tensor(read_photo(photo)) for photo in photos]) / 255)
@@ -72,7 +72,7 @@ def photos(sample_dataset, tmp_path_factory):
     tall = faces[0].resize(UPRIGHT["tall"])
     tall.save(folder / "tall.png")
     exif = Image.Exif()
-    exif[0x0112] = 6  # Orientation: to be shown turned a quarter clockwise
+    exif[0x0112] = 6  # the tag Orientation: the picture is to be shown turned a quarter clockwise
     tall.transpose(Image.Transpose.ROTATE_90).save(folder / "turned.png", exif=exif)
     faces[3].resize(UPRIGHT["wide"]).save(folder / "wide.jpg")
     return folder
@@ -90,7 +90,7 @@ def predict(checkpoint_path, image_dir, output_dir, *flags):
 
 
 def naive_logits(network, path):
-    """Logits [19, H, W] of one photograph at its own size; `network` takes it with its longer side at 64 px."""
+    """Return logits [19, H, W] of one photograph at its own size; `network` gets it with its longer side at 64 px."""
     photo = Image.fromarray(read_photo(path))
     scale = 64 / max(photo.size)
     small = photo.resize([max(32, round(side * scale)) for side in photo.size], Image.Resampling.BILINEAR)
@@ -100,7 +100,7 @@ def naive_logits(network, path):
 
 
 def assert_same_but_for_ties(labels, logits):
-    """`labels` are the argmax of `logits`, but where its two best classes are equal to rounding."""
+    """Assert that `labels` are the argmax of `logits`, except where its two best classes are equal up to rounding."""
     best = logits.topk(2, dim=0).values
     tie = (best[0] - best[1] < 1e-3).numpy()
     np.testing.assert_array_equal(labels[~tie], logits.argmax(dim=0).numpy()[~tie])
@@ -126,7 +126,7 @@ def test_predictions_are_those_of_a_naive_loop(checkpoint_path, model, photos, t
 
 
 def test_batches_and_workers_keep_the_order(checkpoint_path, model, sample_dataset, tmp_path):
-    """Eight photographs of one size, three at a time, read by two processes."""
+    """Eight photographs of one size are predicted three at a time and read by two processes."""
     folder = sample_dataset / "train/train_image"
     labels = predict(checkpoint_path, folder, tmp_path, "--batch_size", 3, "--workers", 2)
     assert list(labels) == [f"train_{index:04d}" for index in range(8)]
@@ -152,7 +152,7 @@ def test_a_single_file(checkpoint_path, model, photos, tmp_path, capsys):
 
 
 def test_defaults_are_the_shipped_checkpoint_and_the_validation_photographs(sample_dataset, tmp_path, monkeypatch):
-    """From whatever folder the script is called: the shipped checkpoint lies beside it."""
+    """The shipped checkpoint lies beside the script and is found from every working directory."""
     (tmp_path / "dataset").symlink_to(sample_dataset)
     monkeypatch.chdir(tmp_path)
     validate.main(parse(validate_parser, *SMALL))
@@ -203,11 +203,11 @@ def test_a_data_set_s_masks_are_never_overwritten(checkpoint_path, sample_datase
     with pytest.raises(InputError, match=r"--output_dir .*val_0000\.png is a data set's mask"):
         predict(checkpoint_path, sample_dataset / "val/val_image", masks)
     assert {path.name: path.read_bytes() for path in masks.iterdir()} == before
-    for _ in range(2):  # predictions may be made anew
+    for _ in range(2):  # predictions may be replaced
         predict(checkpoint_path, sample_dataset / "val/val_image", tmp_path / "predictions")
 
 
-# Test-time augmentation.
+# Tests of test-time augmentation.
 
 
 class ByPosition:
@@ -263,7 +263,7 @@ def test_tta_keeps_left_and_right_worked_out():
 
 
 def test_tta_of_a_mirror_symmetric_photograph_is_symmetric(checkpoint_path, photos, tmp_path):
-    """After swapping left and right ids. The network itself is not symmetric, so only a right swap can do it."""
+    """It is symmetric after swapping left and right ids, although the network is not: the swap must be right."""
     half = read_photo(photos / "my face.v2.png")[:, :32]
     Image.fromarray(np.concatenate([half, half[:, ::-1]], axis=1)).save(tmp_path / "face.png")
     swap = np.arange(19)
@@ -276,7 +276,7 @@ def test_tta_of_a_mirror_symmetric_photograph_is_symmetric(checkpoint_path, phot
     plain = predict(checkpoint_path, tmp_path / "face.png", tmp_path / "plain")["face"]
     averaged = predict(checkpoint_path, tmp_path / "face.png", tmp_path / "tta", "--tta")["face"]
     assert asymmetry(plain) > 0.2
-    assert asymmetry(averaged) < 0.005  # ties
+    assert asymmetry(averaged) < 0.005  # only ties differ
     assert np.isin(averaged, np.array(CELEBAMASK.left_right_pairs)).mean() > 0.05
 
 
@@ -292,7 +292,7 @@ def test_tta_of_every_size_against_a_naive_loop(checkpoint_path, model, photos, 
         assert_same_but_for_ties(labels[stem], naive_logits(averaged, path))
 
 
-# Relabelling.
+# Tests of relabelling.
 
 
 def test_merge_worked_out():
@@ -393,7 +393,7 @@ def test_confident_predictions_replace_labels_and_the_rest_stays(checkpoint_path
 
 def test_merged_masks_are_palette_pngs_with_a_coloured_twin(checkpoint_path, pairs, tmp_path):
     merged = relabel(checkpoint_path, pairs, tmp_path, 0.6)
-    colours = np.full((256, 3), 128)  # grey where ignored
+    colours = np.full((256, 3), 128)  # ignored pixels are grey
     colours[:19] = CELEBAMASK.colours
     for stem, mask in merged.items():
         with Image.open(tmp_path / f"merged/{stem}.png") as image, Image.open(pairs[0] / f"{stem}.jpg") as photo:

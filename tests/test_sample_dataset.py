@@ -22,7 +22,7 @@ def masks(root, split):
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    """The data set as the demo's smallest: two pairs a split, 64 px."""
+    """A small data set: two pairs a split, 64 px."""
     return sample.make_sample_dataset(
         tmp_path_factory.mktemp("made") / "sample", train=2, val=2, test=1, image_size=64, seed=0
     )
@@ -69,7 +69,7 @@ def test_left_is_the_subjects_own(dataset):
 
 
 def test_mask_lies_exactly_over_the_photograph():
-    """Parts have a colour each: moving the mask by a single pixel makes the colours within its classes vary more."""
+    """Each part has a colour, so moving the mask by a single pixel makes the colours within its classes vary more."""
 
     def variation_within_classes(photo, mask):
         parts = [photo[mask == i].astype(float) for i in np.unique(mask)]

@@ -30,7 +30,7 @@ ABSENT = 14
 
 @pytest.fixture
 def folders(tmp_path):
-    """Odd names and sizes; truth in mode P with ignored pixels, predictions in mode L; no class 14 anywhere."""
+    """Two folders with odd names and sizes: truth in mode P with ignored pixels, predictions in mode L, no class 14."""
     generator = np.random.default_rng(1)
     ids = [index for index in range(19) if index != ABSENT]
     for stem, shape in STEMS.items():
@@ -53,7 +53,7 @@ def run_as_command(script, folder):
 
 
 def naive_counts(folder):
-    """Pixels of each class in both, in the truth and in the prediction: a loop over files and classes."""
+    """Count the pixels of each class in both, in the truth and in the prediction by a loop over files and classes."""
     counts = np.zeros((3, 19), dtype=int)
     for stem in STEMS:
         truth = np.array(Image.open(folder / f"truth/{stem}.png"))
@@ -114,7 +114,7 @@ def test_per_image_metric(folders, capsys):
 
 
 def test_published_lines():
-    """Lines as the challenge solution published them."""
+    """The lines have the format that the challenge solution published."""
     means = {"miou": 0.73981, "macro_precision": 0.84704, "macro_recall": 0.81882, "macro_f1": 0.82837}
     published = SimpleNamespace(iou=[0.92521], precision=[0.96281], recall=[0.95954], f1=[0.96109], **means)
     assert evaluate.format_file(published) == "mIOU: 73.981"

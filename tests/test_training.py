@@ -1,4 +1,4 @@
-"""Training from start to end: what a run writes, that it repeats itself, survives kills and runs on two processes."""
+"""Training from start to end: a run writes its files, can be repeated, survives kills and works on two processes."""
 
 import json
 import math
@@ -31,8 +31,8 @@ from options import generate_labels_parser, train_parser
 SCRIPT = Path(main_deeplab.__file__)
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parent)}
 SMALL = split("--image_size 32 --batch_size 4 --workers 0")
-# Everything that a run carries from epoch to epoch: the optimiser's state, averaged weights, augmentation, repeats,
-# merged labels, Dice.
+# These flags turn on everything that a run keeps from epoch to epoch: the optimiser's state, averaged weights,
+# augmentation, repeats, merged labels, Dice.
 FULL = [
     *SMALL,
     *split("--epochs 3 --save_every 2 --optimizer adamw --schedule cosine --warmup_epochs 1 --ema 0.5"),
@@ -40,12 +40,12 @@ FULL = [
     *split("--self_distill_epoch 2 --distill_threshold 0.01"),
 ]
 LAST_BIAS = "classifier.bias"
-VALIDATED = (2, 3)  # of FULL: every second epoch and the last
+VALIDATED = (2, 3)  # the epochs that FULL validates: every second and the last
 
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
-    """As in the processes started here: the number of threads may change the last bits."""
+    """Use one thread, as the processes started here do, because the number of threads may change the last bits."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -66,7 +66,7 @@ def train(folder, *flags):
 
 @pytest.fixture(scope="module")
 def reference(sample_dataset, tmp_path_factory):
-    """The folder of an uninterrupted run of FULL by the script, seed 0. Read it, never change it."""
+    """The folder of an uninterrupted run of FULL by the script, seed 0. Tests must not change it."""
     folder = tmp_path_factory.mktemp("reference")
     command = [sys.executable, SCRIPT, "--dataset_dir", sample_dataset, *FULL]
     done = subprocess.run(command, cwd=folder, env=ONE_THREAD, capture_output=True, text=True, check=False)
@@ -89,14 +89,14 @@ def read_log(run_dir):
 
 
 def load(path):
-    """A checkpoint's content, without the flags of the run."""
+    """Return a checkpoint's content without the flags of the run."""
     content = torch.load(path, weights_only=True)
     content.pop("args", None)
     return content
 
 
 def assert_identical(a, b):
-    """Bit for bit, through nested dicts and lists."""
+    """Assert equality bit for bit, through nested dicts and lists."""
     assert type(a) is type(b)
     if isinstance(a, dict):
         assert list(a) == list(b)
@@ -113,7 +113,7 @@ def assert_identical(a, b):
 
 
 def assert_same_run(run_dir, reference):
-    """Same files, same content but for times; hidden files, which a kill leaves, aside."""
+    """Assert equal files and contents, except for times and for hidden files, which a kill leaves."""
     visible = [name for name in files(run_dir) if not Path(name).name.startswith(".")]
     assert visible == files(reference)
     for name in visible:
@@ -188,7 +188,7 @@ def test_reading_from_disk_in_every_epoch_trains_the_same_weights(sample_dataset
 
 
 def assert_merged_by(checkpoint_path, merged_dir, sample_dataset, out):
-    """`merged_dir` holds what generate_labels.py makes with that checkpoint."""
+    """Assert that `merged_dir` holds what generate_labels.py makes with that checkpoint."""
     flags = ["--checkpoint", checkpoint_path, "--image_dir", sample_dataset / "train/train_image"]
     flags += ["--label_dir", sample_dataset / "train/train_mask", "--output_dir", out / "merged"]
     flags += ["--colored_dir", out / "colored", "--threshold", 0.01, "--image_size", 32, "--batch_size", 4]
@@ -201,21 +201,21 @@ def assert_merged_by(checkpoint_path, merged_dir, sample_dataset, out):
 
 
 def test_self_distillation_in_one_run_merges_as_generate_labels_does(sample_dataset, reference, tmp_path):
-    """`--self_distill_epoch 2` and a validation at epoch 2: the checkpoint of that epoch is the relabelling model."""
+    """With a validation at epoch 2 the checkpoint of that epoch is the model that relabels."""
     assert_merged_by(reference / "Deeplab_checkpoint_epoch_2.pt", reference / "merged_labels", sample_dataset, tmp_path)
 
 
-def test_merged_labels_are_what_training_goes_on_with(sample_dataset, reference, tmp_path):
+def test_merged_labels_are_what_training_continues_with(sample_dataset, reference, tmp_path):
     flags = ["--dataset_dir", sample_dataset, *FULL]
     without = train(tmp_path, *flags, "--self_distill_epoch", 0).rename(tmp_path / "without")
     unchanged = train(tmp_path, *flags, "--distill_threshold", 1)
-    assert_identical(load(unchanged / "last.pt"), load(without / "last.pt"))  # same labels, same training
+    assert_identical(load(unchanged / "last.pt"), load(without / "last.pt"))  # equal labels give an equal training
     losses, others = ([line["train_loss"] for line in read_log(run_dir)] for run_dir in (without, reference))
     assert losses[:2] == others[:2]
     assert losses[2] != others[2]
 
 
-# Kills. A fork of a process that has imported everything starts in no time, unlike a new interpreter.
+# Tests that kill a run. They fork a process that has imported everything, which is faster than a new interpreter.
 
 
 @pytest.fixture(scope="module")
@@ -246,7 +246,7 @@ def train_in_child(folder, flags, dies_before_file=None):
 
 
 class KilledRun:
-    """A run of FULL in a folder that is started, killed and gone on with."""
+    """A run of FULL in a folder, which can be started, killed and resumed."""
 
     def __init__(self, forks, folder, dataset):
         self.forks, self.folder, self.flags = forks, folder, ["--dataset_dir", dataset, *FULL]
@@ -271,24 +271,24 @@ class KilledRun:
 
 @pytest.fixture(scope="module")
 def killed_between_files(forks, sample_dataset, tmp_path_factory):
-    """A finished run that was killed between any two kinds of files."""
-    run = KilledRun(forks, tmp_path_factory.mktemp("killed"), sample_dataset)
+    """The folder of a finished run that was killed between any two kinds of files."""
+    killed_run = KilledRun(forks, tmp_path_factory.mktemp("killed"), sample_dataset)
     moments = (
-        2,  # epoch 1 is logged, no last.pt yet: begins anew
-        6,  # epoch 2 is logged, plotted, has its checkpoint, no best.pt
+        2,  # epoch 1 is logged without last.pt, so the run starts again
+        6,  # epoch 2 is logged and plotted and has its checkpoint, but no best.pt
         9,  # epoch 2 is complete, three of eight labels are merged
         10,  # all labels are merged, epoch 3 is logged, but nothing more
         4,  # epoch 3 has its checkpoint, but neither best.pt nor last.pt holds it
     )
     epochs = []
     for file in moments:
-        process = run.start(dies_before_file=file)
+        process = killed_run.start(dies_before_file=file)
         process.join(120)
         assert process.exitcode == -signal.SIGKILL
-        epochs.append(run.epochs())
+        epochs.append(killed_run.epochs())
     assert epochs == [1, 2, 2, 3, 3]
-    run.finish()
-    return run.run_dir
+    killed_run.finish()
+    return killed_run.run_dir
 
 
 def test_killed_between_files_and_resumed_equals_the_uninterrupted_run(killed_between_files, reference):
@@ -300,29 +300,29 @@ def test_a_killed_run_leaves_no_temporary_files(killed_between_files, reference)
 
 
 def test_killed_at_random_moments_and_resumed_equals_the_uninterrupted_run(forks, sample_dataset, reference, tmp_path):
-    run, kills, chance = KilledRun(forks, tmp_path, sample_dataset), 0, random.Random(0)
+    killed_run, kills, chance = KilledRun(forks, tmp_path, sample_dataset), 0, random.Random(0)
     pace = max(line["seconds"] for line in read_log(reference))
     for epoch in range(3):
-        process = run.start()
-        while process.is_alive() and run.epochs() < epoch:
+        process = killed_run.start()
+        while process.is_alive() and killed_run.epochs() < epoch:
             time.sleep(0.01)
         process.join(chance.uniform(0, pace))  # somewhere in the next epoch, its validation or its files
         process.kill()
         process.join()
         kills += process.exitcode == -signal.SIGKILL
-        if process.exitcode == 0:  # faster than the reference run
+        if process.exitcode == 0:  # the run was faster than the reference run
             break
     else:
-        run.finish()
+        killed_run.finish()
     assert kills > 1
-    assert_same_run(run.run_dir, reference)
+    assert_same_run(killed_run.run_dir, reference)
 
 
-# Resuming and starting over.
+# Tests of resuming and starting over.
 
 
 def refusal(capsys, folder, *flags):
-    """The one line on stderr with which main_deeplab refuses to run."""
+    """Return the one line on stderr with which main_deeplab refuses to run."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as ended:
         errors.run_script(lambda: train(folder, *flags))
@@ -392,7 +392,7 @@ def test_resume_as_another_run_is_refused_and_loses_nothing(sample_dataset, copi
 
 
 def test_log_stays_json_where_a_class_has_no_score(sample_dataset, tmp_path):
-    """Validated on background alone, classes that are neither true nor predicted score null, not NaN."""
+    """In a validation on background alone, classes that are neither true nor predicted score null, not NaN."""
     for index in range(5):
         write_label_map(tmp_path / f"truth/val_{index:04d}.png", np.zeros((64, 64), dtype=np.uint8))
     run_dir = train(tmp_path, "--dataset_dir", sample_dataset, *SMALL, "--epochs", 1, "--truth_dir", tmp_path / "truth")
@@ -401,7 +401,7 @@ def test_log_stays_json_where_a_class_has_no_score(sample_dataset, tmp_path):
     assert 0 < len(scored) < 19 and line["mIoU"] == pytest.approx(np.mean(scored))
 
 
-# Two processes.
+# Tests with two processes.
 
 
 def launch_two(folder, *flags):
@@ -429,13 +429,13 @@ def test_two_processes_train_distil_resume_and_validate_as_one(sample_dataset, t
     flags = ["--dataset_dir", sample_dataset, *SMALL, *split("--save_every 1 --ema 0.5 --distill_threshold 0.01")]
     flags += ["--self_distill_epoch", 1]
     out = launch_two(tmp_path, *flags, "--epochs", 2)
-    assert out.count("8 + 5 pairs") == out.count("pixels changed") == 1  # one of them speaks
+    assert out.count("8 + 5 pairs") == out.count("pixels changed") == 1  # only one of them prints
     out = launch_two(tmp_path, *flags, "--epochs", 3, "--resume")
     assert out.count("epochs 3 to 3") == 1
     run_dir = tmp_path / "checkpoints/deeplab"
     assert [line["epoch"] for line in read_log(run_dir)] == [1, 2, 3]
     assert_merged_by(run_dir / "Deeplab_checkpoint_epoch_1.pt", run_dir / "merged_labels", sample_dataset, tmp_path)
-    # Five photographs over two processes: each counts once, and the weights saved are those that were validated.
+    # Two processes share five photographs. Each counts once, and the weights saved are those that were validated.
     for line in read_log(run_dir):
         model = checkpoints.load_model(run_dir / f"Deeplab_checkpoint_epoch_{line['epoch']}.pt")
         args = parse(*SMALL, "--batch_size", 2)
@@ -452,7 +452,7 @@ def test_a_process_without_photographs_of_its_own_validates(sample_dataset):
     assert list(main_deeplab.predict(None, [], **options)) == []
 
 
-# Single parts.
+# Tests of single parts.
 
 
 @pytest.mark.parametrize("epoch", [1, 11, 31, 71])
@@ -509,7 +509,7 @@ def test_averaged_weights_worked_out():
     assert ema.weight.tolist() == ema.running_mean.tolist() == [3, 3]
     update_from(3.0, updates=5)  # decay 6 / 15: 0.4 * 1 + 0.6 * 3
     assert ema.weight.tolist() == ema.running_mean.tolist() == pytest.approx([2.2, 2.2])
-    update_from(3.0, updates=1000)  # 0.9 at last
+    update_from(3.0, updates=1000)  # decay 0.9, the limit
     assert ema.weight.tolist() == pytest.approx([1.2, 1.2])
     assert model.weight.tolist() == [3, 3]
     assert averaged.n_averaged == 1001
@@ -592,7 +592,7 @@ def test_compiled_model_computes_the_same_and_keeps_its_keys():
     assert list(model.state_dict()) == keys
 
 
-def test_without_a_compiler_one_line_says_so_and_training_goes_on(sample_dataset, tmp_path, monkeypatch, capsys):
+def test_without_a_compiler_one_line_says_so_and_training_continues(sample_dataset, tmp_path, monkeypatch, capsys):
     def broken(function):
         raise RuntimeError("no C++ compiler\nand a long explanation")
 

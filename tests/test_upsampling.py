@@ -1,4 +1,4 @@
-"""Label maps from coarse logits against the plain way: all logits upsampled, then the argmax."""
+"""Label maps from coarse logits against the plain way, which upsamples all logits and then takes the argmax."""
 
 import numpy as np
 import pytest
