@@ -44,7 +44,7 @@ def find_unlabelled(folders, pairs):
 
 
 def epoch_seed(seed, epoch, purpose, process=0):
-    """A seed for one purpose in one epoch: all random numbers follow from --seed, so a resumed run draws the same."""
+    """Return a seed for one purpose in one epoch. It follows from --seed, so a resumed run draws the same numbers."""
     purpose = ("order", "augmentation").index(purpose)
     return int(np.random.SeedSequence([seed, epoch, purpose, process]).generate_state(1, np.uint64)[0] >> 1)
 
@@ -100,11 +100,11 @@ class TrainingSet:
         return photos, masks
 
     def steps(self, batch_size):
-        """Batches an epoch. A remainder is left out, so that BatchNorm never sees a batch of one."""
+        """Return the number of batches an epoch. A remainder is left out: BatchNorm needs more than one."""
         return max(1, int(self.repeats.sum()) // batch_size)
 
     def order(self, epoch):
-        """Shuffled indices of an epoch, from seed and epoch alone. A fractional repeat is a chance of one more."""
+        """Return the shuffled indices of an epoch. A fractional repeat is the probability of one more."""
         generator = torch.Generator().manual_seed(epoch_seed(self.seed, epoch, "order"))
         # Systematic sampling: one random offset, so that the epoch has the expected length, give or take one.
         ends = (self.repeats.double().cumsum(dim=0) + torch.rand(1, generator=generator)).floor().long()
@@ -118,7 +118,7 @@ class TrainingSet:
         """
         order = self.order(epoch)
         if self.cache != "off":
-            order = order.to(self.photos.device)  # once: sending indices would stop the host in every step
+            order = order.to(self.photos.device)  # sent once: sending them in every step would make the host wait
         share = [
             order[step * batch_size : (step + 1) * batch_size][distributed.rank() :: distributed.world_size()]
             for step in range(self.steps(batch_size))
@@ -140,12 +140,12 @@ class TrainingSet:
 
     def _to_device(self, tensor):
         if self.device.type == "cuda" and self.cache == "ram":
-            tensor = tensor.pin_memory()  # what a copy needs to run beside the computation
+            tensor = tensor.pin_memory()  # only copies from pinned memory overlap with the computation
         return tensor.to(self.device, non_blocking=True)
 
 
 def repeat_factors(masks, num_classes, share):
-    """How often an epoch shows each image, float [n], from masks uint8 [H, W].
+    """Return how often an epoch shows each image, float [n], from masks uint8 [H, W].
 
     Repeat factor sampling (Gupta et al., 2019, https://arxiv.org/abs/1908.03195): the maximum over the image's classes
     of max(1, sqrt(share / f)), f the share of images that hold the class.
@@ -169,22 +169,22 @@ def choose_cache(cache, needed, device):
         raise InputError("--cache gpu: there is no CUDA here; use auto, ram or off")
     if cache != "auto":
         return cache
-    if needed >= free_memory() / 2:  # the way to the GPU leads through RAM
+    if needed >= free_memory() / 2:  # the set is read into RAM before it goes to the GPU
         return "off"
     if device.type != "cuda":
         return "ram"
-    torch.cuda.empty_cache()  # else what an earlier epoch has used would not count as free
+    torch.cuda.empty_cache()  # otherwise memory used by an earlier epoch would not count as free
     return "gpu" if needed < torch.cuda.mem_get_info(device)[0] / 4 else "ram"
 
 
 def free_memory():
-    """Bytes of RAM that can be used without swapping; 4 GiB where the system does not tell."""
+    """Return the bytes of RAM that can be used without swapping; 4 GiB where the system does not tell."""
     meminfo = Path("/proc/meminfo")
     if not meminfo.exists():
         return 4 * 2**30
     fields = dict(line.split(":") for line in meminfo.read_text().splitlines())
     free = int(fields["MemAvailable"].split()[0]) * 1024
-    # A container's own limit (cgroup v2) does not show in /proc. File cache counts as used there, but gives way.
+    # A container's own limit (cgroup v2) does not show in /proc. File cache counts as used there, but can be freed.
     limit, used, statistics = (Path(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current", "stat"))
     if limit.exists() and limit.read_text().strip() != "max":
         file_cache = dict(line.split() for line in statistics.read_text().splitlines())["inactive_file"]

@@ -9,7 +9,7 @@ import torch
 from faceparse.classes import IGNORE_INDEX
 
 DICE_SMOOTH = 1e-6
-SMALLEST_BASE = 1e-6  # of the focal factor's power
+SMALLEST_BASE = 1e-6  # lower bound of 1 - p_t in the focal factor
 
 
 def log_probabilities(logits, target):
@@ -71,7 +71,7 @@ def focal_loss(logits, target, gamma=2.0):
 
 
 def dice_loss(logits, target, present_only=False):
-    """Over the classes that occur in the batch only, with `present_only`; the challenge takes the mean over all."""
+    """Return the Dice loss, with `present_only` over the classes in the batch; the challenge takes all of them."""
     log_probs, log_pt, valid = log_probabilities(logits, target)
     return dice_from(log_probs, log_pt, valid, target, present_only)
 

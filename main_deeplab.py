@@ -2,7 +2,7 @@
 
     python main_deeplab.py --batch_size 32 --epochs 400 --learning_rate 0.001 --gpu_id 2
     torchrun --nproc_per_node 4 main_deeplab.py ...      # several GPUs; on CPUs too
-    python main_deeplab.py ... --resume                  # go on where the run stopped
+    python main_deeplab.py ... --resume                  # continue a stopped run
     python main_deeplab.py ... --self_distill_epoch 30   # self-distillation in one run
     python main_deeplab.py ... --self_distill_epoch 30 --unlabelled_dir dataset/test_image   # also without masks
 
@@ -40,7 +40,7 @@ from models import build_model
 from models.cost import count_parameters
 from options import train_parser
 
-# What may differ between a run and its --resume.
+# The flags that may differ between a run and its --resume.
 FREE_ON_RESUME = {
     "resume",
     "epochs",
@@ -61,7 +61,7 @@ FREE_ON_RESUME = {
 
 
 class TimedBatches:
-    """Passes batches on and sums, in `waited`, the seconds that they took to come."""
+    """Yields the batches and sums, in `waited`, the seconds spent on waiting for them."""
 
     def __init__(self, batches):
         self.batches, self.waited = batches, 0.0
@@ -75,10 +75,10 @@ class TimedBatches:
 
 
 def train_one_epoch(args, epoch, trained, ema, optimizer, training_set, device):
-    """Return what the log says of the epoch: the loss, a mean over steps and processes, and the pace.
+    """Train one epoch; return its entries for the log.
 
-    That is the images a second of all processes, and this one's share of time spent waiting for data, and its peak of
-    GPU memory. Nothing waits for the device until the end.
+    train_loss is the mean over steps and processes, images_per_second counts all processes; data_wait is this process's
+    share of time spent waiting for data, and peak_gib its peak of GPU memory. No step waits for the GPU.
     """
     start, images = time.perf_counter(), 0
     if device.type == "cuda":
@@ -90,7 +90,7 @@ def train_one_epoch(args, epoch, trained, ema, optimizer, training_set, device):
         group["lr"] = learning_rate(args, epoch)
     loss_function = loss_at_epoch(args, epoch)
     augmentation = args.augment if epoch >= args.augment_from_epoch else "none"
-    # Not on CPUs: oneDNN returns wrong bf16 weight gradients for dilated convolutions.
+    # Not used on CPUs, because oneDNN returns wrong bf16 weight gradients for dilated convolutions.
     bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) and not args.float32
     amp = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
     steps = training_set.steps(args.batch_size)
@@ -165,8 +165,8 @@ def self_distil(args, epoch, run_dir, model, pairs, partial_masks, device):
 
     Photographs whose mask is None get the predictions alone.
 
-    That is done once, before the `epoch` that first trains on them. A folder that is already there is complete, and
-    was made by this very model: a resumed run takes it as it is.
+    This is done once, before the `epoch` that first trains on them. If the folder exists it is complete and was made
+    by this model, so a resumed run uses it.
     """
     merged_dir = run_dir / "merged_labels"
     if not merged_dir.is_dir():
@@ -192,7 +192,7 @@ def self_distil(args, epoch, run_dir, model, pairs, partial_masks, device):
 
 
 def build_training(args, device, class_set):
-    """Return the model, its averaged twin (None without --ema) and the optimiser, all fresh."""
+    """Return a new model, its average (None without --ema) and the optimiser."""
     torch.manual_seed(args.seed)
     model = build_model(args.model_type, num_classes=len(class_set))
     model.class_set, model.image_size = class_set, args.image_size
@@ -206,18 +206,18 @@ def build_training(args, device, class_set):
 def compile_if_possible(model, device):
     """Compile the model's forward pass in place; without the tools for it, say so and leave the model as it is."""
     try:
-        # A small function first: it needs the same tools.
+        # Try a small function first, which needs the same tools.
         torch.compile(lambda x: x.sin() + 1)(torch.zeros(1, device=device))
     except Exception as error:  # whatever the C++ compiler, Triton or the driver raise
         reason = (str(error.__cause__ or error).splitlines() or [type(error).__name__])[0]
         if distributed.rank() == 0:
-            print(f"--compile: does not work here, going on without ({reason})")
+            print(f"--compile: does not work here, continuing without it ({reason})")
         return
     model.compile()
 
 
 def check_start(args, run_dir, train_pairs, class_set):
-    """Refuse what would lose an earlier run or end in a traceback later."""
+    """Raise InputError for flags that would lose an earlier run or fail later."""
     if args.out_channels not in (None, len(class_set)):
         raise InputError(
             f"--out_channels {args.out_channels}: the class set has {len(class_set)} classes; --classes names another"
@@ -226,7 +226,7 @@ def check_start(args, run_dir, train_pairs, class_set):
     if args.resume and not last_path.exists():
         raise InputError(f"{last_path}: nothing to resume; start without --resume")
     if not args.resume and (last_path.exists() or (run_dir / "merged_labels").exists()):
-        raise InputError(f"{run_dir}: holds a run; --resume goes on with it, another --save_prefix starts anew")
+        raise InputError(f"{run_dir}: holds a run; --resume continues it, another --save_prefix starts a new run")
     if args.self_distill_epoch >= args.epochs:
         raise InputError(
             f"--self_distill_epoch {args.self_distill_epoch}: leaves none of {args.epochs} epochs to train"
@@ -238,7 +238,7 @@ def check_start(args, run_dir, train_pairs, class_set):
 
 
 def prepare_run_dir(run_dir):
-    """Make the folder, and remove what a killed run was writing."""
+    """Make the folder and remove the unfinished files of a killed run."""
     run_dir.mkdir(parents=True, exist_ok=True)
     for unfinished in run_dir.rglob(".*.tmp.*"):
         unfinished.unlink()
@@ -258,11 +258,11 @@ def read_last(args, path, class_set):
     if changed:
         raise InputError(f"{path}: the run began with {', '.join(changed)}; --resume takes the same flags")
     if last["epoch"] >= args.epochs:
-        raise InputError(f"{path}: has {last['epoch']} epochs already; give more --epochs to go on")
+        raise InputError(f"{path}: has {last['epoch']} epochs already; give more --epochs to continue")
     for name in ("learning_rate", "batch_size", *(["epochs"] if args.schedule == "cosine" else [])):
         before, now = last["args"].get(name), getattr(args, name)
         if now != before and distributed.rank() == 0:
-            print(f"--{name} was {before}, is {now}: from here on the run differs from one without a stop")
+            print(f"--{name} was {before}, is {now}: from here on the run differs from an uninterrupted one")
     return last
 
 
@@ -309,7 +309,7 @@ def train(args, device):
     trained = model
     if distributed.is_distributed():
         device_ids = [device.index] if device.type == "cuda" else None
-        # All start with equal weights; BatchNorm statistics are averaged once an epoch.
+        # All processes start with equal weights; BatchNorm statistics are averaged once an epoch.
         trained = DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False)
 
     training_set = None
@@ -348,7 +348,7 @@ def train(args, device):
 
 
 def save_epoch(args, run_dir, model, ema, optimizer, log):
-    """Write what an epoch leaves; last.pt comes last, so that whatever a kill interrupts is done again."""
+    """Write the files of an epoch. last.pt comes last, so that a run killed before it repeats the epoch."""
     line, evaluated = log[-1], model if ema is None else ema.module
     print("  ".join(f"{key} {value:.4g}" for key, value in line.items() if key != "IoU"))
     write_log(run_dir / "log.jsonl", log)

@@ -1,4 +1,4 @@
-"""All the flags: a parser per script, every default visible once. Needs no torch, as half of the scripts do not."""
+"""All flags: one parser per script, every default visible once. Most parsers need no torch."""
 
 import argparse
 
@@ -44,7 +44,7 @@ TTA_HELP = "average flip and scales 0.75, 1, 1.25"
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows the defaults, but for None and False, which say nothing."""
+    """Shows the defaults, except None and False, which carry no information."""
 
     def _get_help_string(self, action):
         says_nothing = action.default is None or action.default is False
@@ -102,7 +102,7 @@ def _add_unlabelled(parser):
 
 
 def train_parser(description):
-    from models import MODELS  # here, because it imports torch, which most scripts do without
+    from models import MODELS  # imported here because it loads torch, which most scripts do not need
 
     parser = _parser(description)
 
@@ -147,7 +147,7 @@ def train_parser(description):
     )
     group.add_argument("--warmup_epochs", type=non_negative_int, default=0, help="epochs of linear warm-up")
     group.add_argument("--ema", type=fraction, default=0.0, metavar="DECAY", help="average the weights; 0 is off")
-    group.add_argument("--seed", type=non_negative_int, default=0, help="of weights, order and augmentation")
+    group.add_argument("--seed", type=non_negative_int, default=0, help="seed of weights, order and augmentation")
 
     group = parser.add_argument_group("loss")
     group.add_argument("--focal_weight", type=fraction, default=0.1, help="focal share of the pixel loss, CE the rest")
@@ -170,7 +170,7 @@ def train_parser(description):
     group.add_argument("--save_prefix", default="deeplab", help="the run's folder under checkpoints/")
     group.add_argument("--save_every", type=positive_int, default=5, help="epochs between validations and checkpoints")
     group.add_argument("--save_visualizations", action="store_true", help="colour the last validation's predictions")
-    group.add_argument("--resume", action="store_true", help="go on from checkpoints/SAVE_PREFIX/last.pt")
+    group.add_argument("--resume", action="store_true", help="continue from checkpoints/SAVE_PREFIX/last.pt")
 
     group = _add_hardware(parser)
     group.add_argument("--float32", action="store_true", help="no bf16 autocast on CUDA; TF32 stays")
@@ -182,7 +182,7 @@ def _add_prediction(parser, checkpoint, image_dir):
     parser.add_argument("--checkpoint", default=checkpoint, help="ours, a bare state_dict, or a file of export_onnx.py")
     parser.add_argument("--image_dir", default=image_dir, help="folder of photographs, or one file")
     parser.add_argument(
-        "--image_size", type=network_input_size, help="longer side at the network, px; default: what it was trained at"
+        "--image_size", type=network_input_size, help="longer side at the network, px; default: that of its training"
     )
     parser.add_argument("--batch_size", type=positive_int, help="photographs at a time; default: 8 on a GPU, else 1")
     _add_classes_of_checkpoint(parser)
@@ -254,7 +254,7 @@ def sample_dataset_parser(description):
     parser.add_argument("--val", type=positive_int, default=13, help="validation pairs")
     parser.add_argument("--test", type=positive_int, default=4, help="photographs without masks")
     parser.add_argument("--image_size", type=positive_int, default=512, help="side of the pictures, px")
-    parser.add_argument("--seed", type=non_negative_int, default=0, help="of everything drawn")
+    parser.add_argument("--seed", type=non_negative_int, default=0, help="seed of everything drawn")
     _add_classes(parser)
     return parser
 

@@ -23,7 +23,7 @@ def augment(images, masks, mode, generator, class_set=CELEBAMASK):
     """Turn a uint8 batch into the network's input and target.
 
     images: uint8 [N, 3, S, S]; masks: uint8 [N, S, S]; mode: "none", "color" or "full"; generator: of the CPU, all
-    random numbers come from it, so that a seed gives the same batch on every device, but for the noise.
+    random numbers come from it, so that a seed gives the same batch on every device, noise excepted.
     Returns float32 images [N, 3, S, S] in [0, 1], channels last, and int64 masks [N, S, S].
     """
     images, masks = images.float() / 255, masks.long()
@@ -39,18 +39,18 @@ def augment(images, masks, mode, generator, class_set=CELEBAMASK):
 
 
 def uniform(n, low, high, generator):
-    """n draws from [low, high) as [n] on the CPU. What is computed from them is small and goes to the device whole."""
+    """Return n draws from [low, high) as [n], on the CPU."""
     return torch.empty(n).uniform_(low, high, generator=generator)
 
 
 @functools.cache
 def constant(values, device):
-    """A tensor of nested tuples on the device, sent there once: sending would stop the host in every step."""
+    """Return nested tuples as a tensor on the device, cached because sending it makes the host wait."""
     return torch.tensor(values, device=device)
 
 
 def random_geometry(images, masks, generator, class_set=CELEBAMASK):
-    """Flip, rotate, scale and shift with one resampling grid; outside, photographs reflect and masks are ignored."""
+    """Flip, rotate, scale and shift with one resampling grid. Outside, photographs reflect and masks are ignored."""
     n, device = len(images), images.device
     flipped = uniform(n, 0, 1, generator) < 0.5
     angle = uniform(n, -ROTATION, ROTATION, generator) * (math.pi / 180)
@@ -70,15 +70,15 @@ def random_geometry(images, masks, generator, class_set=CELEBAMASK):
 
 
 def resample_masks(masks, grid):
-    """Nearest neighbour; 255 outside. int64 [N, S, S] to the same."""
-    # grid_sample fills with 0, so ids travel one higher.
+    """Resample int64 masks [N, S, S] by nearest neighbour; outside they are 255."""
+    # grid_sample fills with 0, so all ids are raised by one before and lowered after.
     shifted = F.grid_sample((masks + 1).unsqueeze(1).float(), grid, mode="nearest", align_corners=False)
     masks = shifted.squeeze(1).round().long() - 1
     return torch.where(masks < 0, IGNORE_INDEX, masks)
 
 
 def random_color(images, generator):
-    """Brightness, contrast, saturation and hue as one matrix and offset per sample."""
+    """Change brightness, contrast, saturation and hue by one matrix and offset per sample."""
     n = len(images)
     brightness = uniform(n, 1 - BRIGHTNESS, 1 + BRIGHTNESS, generator)
     contrast = uniform(n, 1 - CONTRAST, 1 + CONTRAST, generator)
@@ -88,7 +88,7 @@ def random_color(images, generator):
 
 
 def apply_color(images, brightness, contrast, saturation, hue):
-    """Parameters [N], on the CPU: three factors (1 changes nothing) and the hue's turn in radians (0 changes nothing).
+    """Apply parameters [N] on the CPU: three factors (1 is no change) and the hue's turn in radians (0 is no change).
 
     Contrast keeps the picture's mean grey, saturation each pixel's luma, hue turns about the grey axis (Rodrigues).
     """
@@ -120,9 +120,9 @@ def random_blur(images, generator):
 
 
 def random_noise(images, generator):
-    """Gaussian noise, its strength drawn per sample; half of the samples stay clean."""
+    """Add Gaussian noise whose strength is drawn per sample; half of the samples get none."""
     sigma = uniform(len(images), -NOISE, NOISE, generator).clamp(min=0).to(images.device, non_blocking=True)
-    # Drawn on the device: a batch of noise is too much to carry from the host.
+    # The noise is drawn on the device, because sending a batch of it from the host takes too long.
     seed = int(torch.randint(2**31, (1,), generator=generator))
     noise = torch.empty_like(images).normal_(generator=torch.Generator(images.device).manual_seed(seed))
     return images + sigma[:, None, None, None] * noise

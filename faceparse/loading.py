@@ -7,7 +7,7 @@ from faceparse.errors import InputError
 
 
 def to_tensor(photo):
-    """uint8 [H, W, 3] to a uint8 tensor [3, H, W]."""
+    """Turn uint8 [H, W, 3] into a uint8 tensor [3, H, W]."""
     return torch.from_numpy(photo).permute(2, 0, 1)
 
 
@@ -36,7 +36,7 @@ def raise_errors(items):
 
 
 def one_by_one(dataset, workers):
-    """Read a dataset in order with worker processes, an item at a time."""
+    """Yield the items of a dataset in order, read by worker processes."""
     return raise_errors(DataLoader(dataset, batch_size=None, num_workers=workers, generator=own_generator()))
 
 

@@ -599,4 +599,4 @@ def test_without_a_compiler_one_line_says_so_and_training_continues(sample_datas
     monkeypatch.setattr(torch, "compile", broken)
     train(tmp_path, "--dataset_dir", sample_dataset, *SMALL, "--epochs", 1, "--compile")
     out = capsys.readouterr().out
-    assert "--compile: does not work here, going on without (no C++ compiler)\n" in out and "epoch 1" in out
+    assert "--compile: does not work here, continuing without it (no C++ compiler)\n" in out and "epoch 1" in out
