@@ -133,7 +133,7 @@ def require_size(path, mask, shape, owner):
     if mask.shape != tuple(shape[:2]):
         raise InputError(
             f"{path}: is {mask.shape[1]} x {mask.shape[0]} but its {owner} is {shape[1]} x {shape[0]}; "
-            "they must be of one size"
+            "they must be of one size; resize a mask by nearest neighbour"
         )
 
 

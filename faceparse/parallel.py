@@ -1,9 +1,10 @@
 """Work on many files in processes or threads. Needs no torch."""
 
+import multiprocessing
 import os
 import signal
-from collections import deque
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+import threading
+from concurrent.futures import ProcessPoolExecutor
 
 from tqdm import tqdm
 
@@ -14,32 +15,21 @@ def in_parallel(function, items, description, chunk=16):
     Processes and not threads are used because numpy's bincount holds the interpreter lock. The first error ends all.
     """
     items = list(items)
+    if not items:
+        return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     processes = min(cores, -(-len(items) // chunk))
-    # Only this process handles Ctrl-C; each of the others would print a traceback.
-    with ProcessPoolExecutor(processes, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)) as pool:
+    with ProcessPoolExecutor(processes, initializer=start_worker) as pool:
         results = pool.map(function, items, chunksize=chunk)
         yield from tqdm(results, description, total=len(items), leave=False, disable=None)
 
 
-def in_threads(function, items, threads):
-    """Yield `function(item)` of each item, in order, computed ahead by some threads; without threads when asked for.
+def start_worker():
+    """Leave Ctrl-C to the parent, for a worker would print a traceback, and end where the parent is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
-    For work that releases the interpreter lock, as reading and writing pictures does. At most twice as many results as
-    threads wait to be taken, so memory stays constant. The first error ends it.
-    """
-    if not threads:
-        yield from map(function, items)
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        waiting = deque()
-        try:
-            for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) > 2 * threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+
+def end_with_parent():
+    multiprocessing.parent_process().join()
+    os._exit(1)

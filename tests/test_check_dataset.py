@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 import check_dataset
-from check_dataset import hash_photo, left_right_reversed, near_duplicates, swap_left_right
 from faceparse.classes import CELEBAMASK
+from faceparse.dataset_checks import hash_photo, left_right_reversed, near_duplicates, swap_left_right
 from faceparse.errors import InputError
 from faceparse.images import read_mask, write_label_map
 from options import check_dataset_parser
