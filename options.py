@@ -40,7 +40,15 @@ def network_input_size(text):
     return value
 
 
-TTA_HELP = "average flip and scales 0.75, 1, 1.25"
+def split_counts(text):
+    """Turn "train=5000,val=1000,test=100" into a dict of counts."""
+    try:
+        counts = {name: positive_int(count) for name, count in (entry.split("=") for entry in text.split(","))}
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not like train=5000,val=1000,test=100") from None
+    if not {"train", "val"} <= counts.keys() <= {"train", "val", "test"}:
+        raise argparse.ArgumentTypeError(f"{text!r} must name train and val, and may name test")
+    return counts
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -256,6 +264,38 @@ def sample_dataset_parser(description):
     parser.add_argument("--image_size", type=positive_int, default=512, help="side of the pictures, px")
     parser.add_argument("--seed", type=non_negative_int, default=0, help="seed of everything drawn")
     _add_classes(parser)
+    return parser
+
+
+def _preparation_parser(description, source):
+    parser = _parser(description)
+    parser.add_argument("--source", default=source, help="folder of the official download")
+    parser.add_argument("--output_dir", default="dataset", help="receives train/, val/, test_image/ and test_mask/")
+    parser.add_argument("--image_size", type=positive_int, default=512, help="side of photographs and masks, px")
+    parser.add_argument("--photo_format", choices=("jpg", "png"), default="jpg", help="jpg of quality 95, or png")
+    parser.add_argument(
+        "--split",
+        type=split_counts,
+        metavar="COUNTS",
+        help="draw so many from each official split, train=5000,val=1000,test=100; default: all",
+    )
+    parser.add_argument("--seed", type=non_negative_int, default=0, help="of what --split draws")
+    parser.add_argument("--limit", type=positive_int, metavar="N", help="the first N of each split alone, for a try")
+    return parser
+
+
+def prepare_celebamask_parser(description):
+    return _preparation_parser(description, "CelebAMask-HQ")
+
+
+def prepare_lapa_parser(description):
+    return _preparation_parser(description, "LaPa")
+
+
+def plot_runs_parser(description):
+    parser = _parser(description)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run, or its log.jsonl")
+    parser.add_argument("--output", default="runs.png", metavar="FILE", help="picture to write: .png, .svg or .pdf")
     return parser
 
 

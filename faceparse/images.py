@@ -166,8 +166,8 @@ def write_label_map(path, label_map, palette_of=None):
 
 
 def write_picture(path, picture):
-    """Write uint8 RGB [H, W, 3] in the format of the path's suffix, atomically."""
+    """Write uint8 RGB [H, W, 3] in the format of the path's suffix, atomically; JPEG in high quality."""
     if Path(path).suffix.lower() not in IMAGE_SUFFIXES:
         raise InputError(f"{path}: is no picture's name; end it in one of {', '.join(sorted(IMAGE_SUFFIXES))}")
     with atomic_path(path) as temporary:
-        Image.fromarray(picture).save(temporary, compress_level=1)
+        Image.fromarray(picture).save(temporary, compress_level=1, quality=95, subsampling=0)
