@@ -160,7 +160,9 @@ def write_label_map(path, label_map, palette_of=None):
     image = Image.fromarray(label_map)
     if palette_of:
         image = image.convert("L")
-        image.putpalette([channel for colour in palette_of.colours for channel in colour])
+        # All 256 colours, because Pillow writes a palette of 16 and fewer in 4 bits, which turns 255 into 15.
+        colours = [*palette_of.colours, *[(128, 128, 128)] * (256 - len(palette_of))]
+        image.putpalette([channel for colour in colours for channel in colour])
     with atomic_path(path) as temporary:
         image.save(temporary, compress_level=1)
 

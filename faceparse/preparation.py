@@ -19,7 +19,7 @@ from faceparse.images import open_image, write_label_map, write_picture
 from faceparse.parallel import in_parallel
 
 RECORD = "prepared.json"  # the flags that a folder was prepared with
-END_OF_FILE = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}  # a download that broke off lacks it
+END_OF_JPEG = b"\xff\xd9"  # a download that broke off lacks it
 
 
 class Example(NamedTuple):
@@ -55,17 +55,21 @@ def visible(folder):
 
 
 def picture_size(path, kind):
-    """Return (width, height) of a JPEG or PNG file, without decoding it: from its head, with a look at its end.
+    """Return (width, height) of a "JPEG" or "PNG" file without decoding it.
 
-    Raises InputError for a file that is missing, of another kind, or cut off.
+    Raises InputError for a file that is missing, of another kind, cut off, or a PNG whose checksums are wrong. A JPEG
+    has none: what is damaged within can only show when it is decoded.
     """
     with open_image(path) as image:
         if image.format != kind:
             raise InputError(f"{path}: is {image.format}, not {kind}")
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - 64))
-            if END_OF_FILE[kind] not in file.read():
-                raise InputError(f"{path}: is cut off; download it again")
+        if kind == "PNG":
+            image.verify()
+        else:
+            with path.open("rb") as file:
+                file.seek(max(0, path.stat().st_size - 64))
+                if END_OF_JPEG not in file.read():
+                    raise InputError(f"{path}: is cut off")
         return image.size
 
 
