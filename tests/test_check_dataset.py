@@ -1,5 +1,6 @@
 """The data set's checks: left and right, near-duplicates, what it writes and what it refuses."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,15 @@ from PIL import Image
 
 import check_dataset
 from faceparse.classes import CELEBAMASK
-from faceparse.dataset_checks import hash_photo, left_right_reversed, near_duplicates, swap_left_right
+from faceparse.dataset_checks import (
+    ROWS_AT_A_TIME,
+    hash_photo,
+    left_right_reversed,
+    listing,
+    near_duplicates,
+    swap_left_right,
+)
+from faceparse.drawing import colorize
 from faceparse.errors import InputError
 from faceparse.images import read_mask, write_label_map
 from options import check_dataset_parser
@@ -164,3 +173,110 @@ def test_unmatched_files(dataset):
     (dataset / "val/val_mask/d.png").unlink()
     with pytest.raises(InputError, match=r"d\.jpg: has no mask"):
         check("--dataset_dir", dataset)
+
+
+def moved(dataset, **names):
+    """Rename folders of the data set: {our name with __ for /: other name}."""
+    for ours, other in names.items():
+        (dataset / other).parent.mkdir(parents=True, exist_ok=True)
+        (dataset / ours.replace("__", "/")).rename(dataset / other)
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (
+            {"train__train_image": "train/images", "train__train_mask": "train/labels"},
+            r"mv \S+/train/images \S+/train/train_image; mv \S+/train/labels \S+/train/train_mask$",
+        ),
+        (
+            {"train__train_image": "image/train", "train__train_mask": "mask/train", "train": "old"},
+            r"mkdir \S+/train; mv \S+/image/train \S+/train/train_image; mv \S+/mask/train \S+/train/train_mask$",
+        ),
+        ({"val__val_mask": "val_mask"}, r"rename what is there: mv \S+/val_mask \S+/val/val_mask$"),
+        ({"train": "inner/train", "val": "inner/val"}, "inner has the layout: give it as --dataset_dir"),
+        ({"train__train_image": "images", "train__train_mask": "masks"}, "images/ and masks/ have no splits"),
+        ({"train": "CelebA-HQ-img"}, r"python prepare_celebamask.py --source \S+ --output_dir dataset"),
+        ({"train": "other"}, "a data set holds train/train_image"),
+    ],
+)
+def test_what_to_do_with_another_layout(dataset, names, expected):
+    moved(dataset, **names)
+    with pytest.raises(InputError, match=f"no such folder; .*{expected}"):
+        check("--dataset_dir", dataset)
+
+
+def test_the_moves_that_are_advised_help(dataset):
+    moved(dataset, train__train_image="train/images", val__val_mask="labels/val")
+    with pytest.raises(InputError) as error:
+        check("--dataset_dir", dataset)
+    subprocess.run(str(error.value).split("rename what is there: ")[1], shell=True, check=True)
+    check("--dataset_dir", dataset)
+
+
+def test_a_list_of_pairs_is_explained(dataset):
+    (dataset / "train/train_mask/a.png").rename(dataset / "train/train_mask/seg_a.png")
+    (dataset / "pairs.csv").write_text("photo,mask\ntrain_image/a.jpg, train_mask/seg_a.png\n")
+    with pytest.raises(InputError, match=r"a\.jpg: has no mask .*pairs\.csv lists pairs.*seg_a\.png to a\.png"):
+        check("--dataset_dir", dataset)
+
+
+def colour_masks(folder, change):
+    for file in folder.glob("*.png"):
+        Image.fromarray(change(read_mask(file) % 255)).save(file)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (colorize, r"the colours of a\.png are those of --classes celebamask: \(0, 0, 0\) is 0 \(background\), .*skin"),
+        (lambda mask: np.stack([mask] * 3, axis=2), r"the three channels of a\.png are equal: keep one"),
+        (lambda mask: colorize(mask)[..., ::-1], r"the colours of a\.png are of no known class set: \(0, 0, 0\), "),
+        (
+            lambda mask: np.random.default_rng(0).integers(0, 256, (*mask.shape, 3), dtype=np.uint8),
+            r"a\.png has more colours than there are classes",
+        ),
+    ],
+)
+def test_masks_in_colour_are_explained(dataset, capsys, change, expected):
+    colour_masks(dataset / "train/train_mask", change)
+    with pytest.raises(InputError, match="3 pairs cannot be used"):
+        check("--dataset_dir", dataset)
+    assert re.search(expected, capsys.readouterr().out)
+
+
+def test_long_lists_are_cut():
+    lines = [str(number) for number in range(53)]
+    assert listing(lines).splitlines()[-2:] == ["  49", "  ... and 3 more"]
+    assert listing(lines[:50]).splitlines()[-1] == "  49" and listing([]) == ""
+
+
+def test_near_duplicates_of_many_are_those_of_a_naive_search():
+    rng = np.random.default_rng(0)
+    hashes = rng.integers(0, 2, (ROWS_AT_A_TIME + 9, 2, 256)).astype(bool)
+    others = rng.integers(0, 2, (5, 2, 256)).astype(bool)
+    others[2, 1] = hashes[ROWS_AT_A_TIME + 3, 0]
+    others[2, 1, :30] ^= True
+    naive = [
+        (int(min((one[0] != each).sum() for each in other)), i, j)
+        for i, one in enumerate(hashes)
+        for j, other in enumerate(others)
+    ]
+    assert near_duplicates(hashes, others) == sorted(entry for entry in naive if entry[0] <= 32)
+    assert near_duplicates(hashes, others) == [(30, ROWS_AT_A_TIME + 3, 2)]
+
+
+def test_masks_of_test_photographs_are_checked_too(dataset, capsys):
+    write_label_map(dataset / "test_mask/f.png", face(*ALL), palette_of=CELEBAMASK)
+    check("--dataset_dir", dataset)
+    printed = capsys.readouterr().out
+    assert "test: 1 pairs" in printed and "of train and test (32 bits of 256 or fewer): 1\n  a f: " in printed
+    assert "3 masks of 6 have left and right reversed: write corrected copies" in printed
+
+
+def test_a_set_that_means_the_pictures_left_is_told_apart(dataset, capsys):
+    for folder in ("train/train_mask", "val/val_mask"):
+        for file in (dataset / folder).iterdir():
+            write_label_map(file, face(*ALL), palette_of=CELEBAMASK)
+    check("--dataset_dir", dataset)
+    assert "5 masks of 5 have left and right reversed: the data set means the picture's" in capsys.readouterr().out
