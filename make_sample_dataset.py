@@ -372,24 +372,25 @@ def make_celebamask_download(folder, orig_idx, distinct=None):
     (folder / "CelebA-HQ-img").mkdir(parents=True)
     rows = [f"{idx} {number} {number + 1:06d}.jpg" for idx, number in enumerate(orig_idx)]
     (folder / "CelebA-HQ-to-CelebA-mapping.txt").write_text("\n".join(["idx orig_idx orig_file", *rows, ""]))
-    masks = []
+    masks, part_files = [], []
     for idx in range(len(orig_idx)):
         parts_dir = folder / "CelebAMask-HQ-mask-anno" / str(idx // 2000)
         parts_dir.mkdir(parents=True, exist_ok=True)
         photo_file = folder / f"CelebA-HQ-img/{idx}.jpg"
         if idx >= distinct:
-            like = idx % distinct
-            photo_file.hardlink_to(folder / f"CelebA-HQ-img/{like}.jpg")
-            for file in (folder / "CelebAMask-HQ-mask-anno/0").glob(f"{like:05d}_*.png"):
-                (parts_dir / file.name.replace(f"{like:05d}", f"{idx:05d}")).hardlink_to(file)
+            photo_file.hardlink_to(folder / f"CelebA-HQ-img/{idx % distinct}.jpg")
+            for file in part_files[idx % distinct]:
+                (parts_dir / f"{idx:05d}{file.name[5:]}").hardlink_to(file)
             continue
         Image.fromarray(draw_face(1024, 0, "train", idx)[0]).save(photo_file, quality=95)
         masks.append(draw_face(512, 0, "train", idx)[1])
+        part_files.append([])
         for class_id in set(np.unique(masks[-1])) - {0}:
             part = (masks[-1] == class_id).astype(np.uint8)
             grown = cv2.dilate(part, np.ones((5, 5), np.uint8)) * (masks[-1] > class_id)
             file = parts_dir / f"{idx:05d}_{CELEBAMASK.names[class_id]}.png"
             Image.fromarray(255 * (part | grown)).convert("RGB").save(file)
+            part_files[-1].append(file)
     return masks
 
 

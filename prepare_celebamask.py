@@ -76,22 +76,25 @@ def find_examples(source):
             else:
                 parts[idx].append(CELEBAMASK.names.index(part))
     return [
-        Example(splits[idx], f"{idx:05d}", source / PHOTOS / f"{idx}.jpg", part_files(source, idx, sorted(parts[idx])))
+        Example(splits[idx], f"{idx:05d}", source / PHOTOS / f"{idx}.jpg", tuple(sorted(parts[idx])))
         for idx in sorted(splits)
     ], surprises
 
 
-def part_files(source, idx, class_ids):
-    folder = source / PARTS / str(idx // PICTURES_A_FOLDER)
-    return tuple((class_id, folder / f"{idx:05d}_{CELEBAMASK.names[class_id]}.png") for class_id in class_ids)
+def parts_folder(example):
+    return example.photo_file.parents[1] / PARTS / str(int(example.stem) // PICTURES_A_FOLDER)
+
+
+def part_file(example, class_id):
+    return parts_folder(example) / f"{example.stem}_{CELEBAMASK.names[class_id]}.png"
 
 
 def find_problems(example):
     problems = []
-    if not example.label_files:
-        folder = int(example.stem) // PICTURES_A_FOLDER
-        problems.append(f"{example.photo_file}: has no mask {PARTS}/{folder}/{example.stem}_*.png")
-    for path, kind in ((example.photo_file, "JPEG"), *((path, "PNG") for _, path in example.label_files)):
+    if not example.label:
+        problems.append(f"{example.photo_file}: has no mask {parts_folder(example)}/{example.stem}_*.png")
+    parts = [(part_file(example, class_id), "PNG") for class_id in example.label]
+    for path, kind in ((example.photo_file, "JPEG"), *parts):
         try:
             width, height = picture_size(path, kind)
         except InputError as error:
@@ -103,17 +106,17 @@ def find_problems(example):
     return problems
 
 
-def merge_parts(part_files):
-    """Return a mask, uint8 class ids [512, 512], from (class id, path) in rising order; later parts hide others."""
+def merge_parts(files):
+    """Return a mask, uint8 class ids [512, 512], from {class id: path} in that order; later parts hide earlier ones."""
     mask = np.zeros(PART_SIZE, np.uint8)
-    for class_id, path in part_files:
+    for class_id, path in files.items():
         with open_image(path) as image:
             mask[np.asarray(image.convert("L")) > 0] = class_id
     return mask
 
 
 def make_pair(example, image_size):
-    mask = Image.fromarray(merge_parts(example.label_files))
+    mask = Image.fromarray(merge_parts({class_id: part_file(example, class_id) for class_id in example.label}))
     mask = mask.resize((image_size, image_size), Image.Resampling.NEAREST)
     return np.asarray(read_reduced(example.photo_file, image_size)), np.asarray(mask)
 

@@ -85,7 +85,7 @@ def cut(picture, square, fill):
 
 
 def find_problems(example):
-    label_file, landmark_file = example.label_files
+    label_file, landmark_file = example.label
     problems, sizes = [], []
     for path, kind in ((example.photo_file, "JPEG"), (label_file, "PNG")):
         try:
@@ -111,7 +111,7 @@ def is_inside(points, size):
 
 
 def make_pair(example, image_size):
-    label_file, landmark_file = example.label_files
+    label_file, landmark_file = example.label
     photo, square = read_photo(example.photo_file), face_square(read_landmarks(landmark_file))
     mask = read_mask_of(label_file, photo.shape, LAPA)
     size = (image_size, image_size)

@@ -23,12 +23,12 @@ END_OF_JPEG = b"\xff\xd9"  # a download that broke off lacks it
 
 
 class Example(NamedTuple):
-    """A photograph of the download, the files that its mask is made of, and where both go."""
+    """A photograph of the download, and where it goes; `label` tells its recipe what the mask is made of."""
 
     split: str
     stem: str
     photo_file: Path
-    label_files: tuple
+    label: tuple
 
 
 class Recipe(NamedTuple):
