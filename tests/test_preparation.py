@@ -127,6 +127,8 @@ def test_a_rerun_writes_nothing_but_what_is_missing(download, tmp_path, capsys):
     missing = ["val/val_image/00001.jpg", "test_mask/00005.png"]
     for name in missing:
         (tmp_path / "out" / name).unlink()
+    missing.append("val/val_mask/00002.png")
+    (tmp_path / "out" / missing[-1]).write_bytes(b"")  # as a power cut may leave it
     (tmp_path / "out/val/val_mask/.00002.123.tmp.png").write_bytes(b"left by a killed run")
     prepare(download[0], tmp_path / "out", "--image_size", 64)
     after = contents(tmp_path / "out")
