@@ -364,7 +364,7 @@ def make_sample_dataset(output_dir, train, val, test, image_size, seed, class_se
 def make_celebamask_download(folder, orig_idx, distinct=None):
     """Draw what the official download of CelebAMask-HQ holds: pictures 0, 1, ... of these numbers in CelebA.
 
-    Photographs are of 1024 px; the files of the parts, white on black, of 512 px. A part goes on for some pixels below
+    Photographs are of 1024 px; the files of the parts, white on black, of 512 px. A part extends some pixels below
     the parts that are painted after it, so the order of painting matters. Returns the true masks, a list of uint8
     [512, 512]. Only `distinct` faces are drawn, the others are links to their files.
     """

@@ -51,6 +51,9 @@ def split_counts(text):
     return counts
 
 
+TTA_HELP = "average flip and scales 0.75, 1, 1.25"
+
+
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Shows the defaults, except None and False, which carry no information."""
 

@@ -4,7 +4,8 @@ import multiprocessing
 import os
 import signal
 import threading
-from concurrent.futures import ProcessPoolExecutor
+from collections import deque
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 from tqdm import tqdm
 
@@ -33,3 +34,26 @@ def start_worker():
 def end_with_parent():
     multiprocessing.parent_process().join()
     os._exit(1)
+
+
+def in_threads(function, items, threads):
+    """Yield `function(item)` of each item, in order, computed ahead by some threads; without threads when asked for.
+
+    For work that releases the interpreter lock, as reading and writing pictures does. At most twice as many results as
+    threads wait to be taken, so memory stays constant. The first error ends it.
+    """
+    if not threads:
+        yield from map(function, items)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        waiting = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > 2 * threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
