@@ -4,3 +4,12 @@ from pathlib import Path
 
 # The shipped checkpoint lies beside the scripts, wherever they are called from.
 SHIPPED_CHECKPOINT = str(Path(__file__).resolve().parent.parent / "Deeplab_checkpoint_epoch_122.pt")
+
+
+def __getattr__(name):
+    """Load FaceParser, and torch with it, when it is first asked for."""
+    if name == "FaceParser":
+        from faceparse.face_parser import FaceParser
+
+        return FaceParser
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -72,10 +72,15 @@ def open_image(path):
 def read_photo(path):
     """Return a photograph as uint8 RGB [H, W, 3], upright (EXIF), from grey, RGBA, CMYK, palette or 16-bit files."""
     with open_image(path) as image:
-        image = ImageOps.exif_transpose(image)
-        if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion would clip instead of scale
-            image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
-        return np.array(image.convert("RGB"))
+        return to_rgb(image)
+
+
+def to_rgb(image):
+    """Return a PIL image of any mode as uint8 RGB [H, W, 3], upright (EXIF)."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion would clip instead of scale
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
+    return np.array(image.convert("RGB"))
 
 
 def resize_photo(photo, width, height):
