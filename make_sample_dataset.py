@@ -2,8 +2,9 @@
 
     python make_sample_dataset.py --output_dir dataset_sample --image_size 256
 
-This writes OUT/train/train_image/<stem>.jpg with OUT/train/train_mask/<stem>.png, the same under OUT/val, and
-OUT/test_image. Every part of a face is one outline, drawn into the photograph (smooth edges) and into the mask
+writes OUT/train/train_image/<stem>.jpg with OUT/train/train_mask/<stem>.png, the same under OUT/val, and
+OUT/test_image. With `--scenes N` OUT/scenes/scene_image and scene_mask hold larger pictures, in which a person is one
+of many things. Every part of a face is one outline, drawn into the photograph (smooth edges) and into the mask
 (hard edges, the class id), so the masks are exact. Later parts hide earlier ones, in both.
 """
 
@@ -21,14 +22,17 @@ from faceparse.atomic_files import atomic_folder, check_new_folder
 from faceparse.classes import CELEBAMASK, find_class_set
 from faceparse.errors import InputError, run_script
 from faceparse.images import write_label_map
+from faceparse.scenes import compose_scene
 from options import sample_dataset_parser
 
 FOLDERS = {  # split: (photographs, masks); the position is part of a picture's random seed
     "train": ("train/train_image", "train/train_mask"),
     "val": ("val/val_image", "val/val_mask"),
     "test": ("test_image", None),
+    "scene": ("scenes/scene_image", "scenes/scene_mask"),
 }
-MIN_SIZE = 32  # in smaller pictures the lips or an earring may have no pixel
+PERSON_HEIGHTS = (640, 448, 320)  # px, in the scenes in turn
+MIN_SIZE = 32  # smaller, and the lips or an earring have no pixel left
 CLASS_ID = {name: index for index, name in enumerate(CELEBAMASK.names)}
 # These parts become skin in a class set that does not have them. Other parts that it lacks become background.
 PARTS_OF_THE_FACE = {"nose", "eye_g", "mouth", "u_lip", "l_lip"} | {
@@ -332,10 +336,17 @@ def draw_face(size, seed, split, index):
     return light(canvas, rng), canvas.mask
 
 
-def make_sample_dataset(output_dir, train, val, test, image_size, seed, class_set=CELEBAMASK):
+def draw_scene(seed, index):
+    """Return a scene, uint8 RGB [H, W, 3], and its mask, uint8 ids 0..18 [H, W], as `draw_face` does a portrait."""
+    height = PERSON_HEIGHTS[index % len(PERSON_HEIGHTS)]
+    rng = np.random.default_rng((seed, list(FOLDERS).index("scene"), index, 1))
+    return compose_scene(rng, *draw_face(height, seed, "scene", index), height)
+
+
+def make_sample_dataset(output_dir, train, val, test, image_size, seed, class_set=CELEBAMASK, scenes=0):
     """Write `train` and `val` pairs and `test` photographs, image_size x image_size, under output_dir: all or nothing.
 
-    Pictures are called <split>_<index>; each depends on seed, split, index and image_size only, not on the counts. With
+    `scenes` pictures of another size are added as pairs. Pictures are called <split>_<index>; each depends on seed, split, index and image_size only, not on the counts. With
     two pairs or more a split holds all 19 classes of CelebAMask-HQ; the masks of another class set have those of its
     classes that have the same names. Returns output_dir as a Path. Raises InputError when output_dir is a file or a
     folder that is not empty, cannot be created, or when image_size is below 32.
@@ -344,13 +355,13 @@ def make_sample_dataset(output_dir, train, val, test, image_size, seed, class_se
     if image_size < MIN_SIZE:
         raise InputError(f"--image_size {image_size}: too small to draw all parts of a face; take {MIN_SIZE} or more")
     check_new_folder("--output_dir", output_dir)
-    counts = {"train": train, "val": val, "test": test}
+    counts = {"train": train, "val": val, "test": test, "scene": scenes}
     pictures = [(split, index) for split, count in counts.items() for index in range(count)]
     with atomic_folder(output_dir) as unfinished:
-        for folder in [folder for folders in FOLDERS.values() for folder in folders if folder]:
+        for folder in [folder for split, folders in FOLDERS.items() if counts[split] for folder in folders if folder]:
             (unfinished / folder).mkdir(parents=True)
         for split, index in tqdm(pictures, desc="drawing", unit="picture"):
-            photo, mask = draw_face(image_size, seed, split, index)
+            photo, mask = draw_scene(seed, index) if split == "scene" else draw_face(image_size, seed, split, index)
             image_dir, mask_dir = FOLDERS[split]
             stem = f"{split}_{index:04d}"
             Image.fromarray(photo).save(unfinished / image_dir / f"{stem}.jpg", quality=95)
@@ -398,9 +409,15 @@ def main(args):
     counts = {"train": args.train, "val": args.val, "test": args.test}
     class_set = find_class_set(args.classes)
     output_dir = make_sample_dataset(
-        args.output_dir, **counts, image_size=args.image_size, seed=args.seed, class_set=class_set
+        args.output_dir,
+        **counts,
+        image_size=args.image_size,
+        seed=args.seed,
+        class_set=class_set,
+        scenes=args.scenes,
     )
-    print(f"{args.train} train and {args.val} val pairs and {args.test} test photographs are in {output_dir}")
+    scenes = f", {args.scenes} scenes" if args.scenes else ""
+    print(f"{args.train} train and {args.val} val pairs{scenes} and {args.test} test photographs are in {output_dir}")
 
 
 if __name__ == "__main__":

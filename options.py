@@ -1,6 +1,7 @@
 """All flags: one parser per script, every default visible once. Most parsers need no torch."""
 
 import argparse
+import re
 
 from faceparse import SHIPPED_CHECKPOINT
 
@@ -31,6 +32,14 @@ def fraction(text):
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{value} is not between 0 and 1")
     return value
+
+
+def recolouring(text):
+    """NAME=#RRGGBB to (name, (red, green, blue))."""
+    match = re.fullmatch("(\\w+)=#?([0-9a-fA-F]{6})", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form hair=#a02020")
+    return match[1], tuple(bytes.fromhex(match[2]))
 
 
 def network_input_size(text):
@@ -66,15 +75,19 @@ def _parser(description):
     return argparse.ArgumentParser(description=description.strip().splitlines()[0], formatter_class=HelpFormatter)
 
 
-def _add_hardware(parser):
-    group = parser.add_argument_group("hardware")
-    group.add_argument(
+def _add_gpu(parser):
+    parser.add_argument(
         "--gpu_id",
         "--gpus",
         type=non_negative_int,
         default=0,
         help="number of the GPU (not how many); without CUDA the CPU",
     )
+
+
+def _add_hardware(parser):
+    group = parser.add_argument_group("hardware")
+    _add_gpu(group)
     group.add_argument(
         "--workers", type=non_negative_int, default=2, help="processes that read files; 0 reads in this one"
     )
@@ -209,6 +222,36 @@ def validate_parser(description):
     return parser
 
 
+def parse_faces_parser(description):
+    parser = _parser(description)
+    parser.add_argument("inputs", nargs="*", metavar="INPUT", help="photographs, videos, and folders of them")
+    parser.add_argument("--output_dir", default="parsed", help="receives <stem>.png, _overlay.jpg and .json")
+    parser.add_argument("--checkpoint", default=SHIPPED_CHECKPOINT, help="ours, or a file of export_onnx.py")
+    parser.add_argument(
+        "--image_size", type=network_input_size, help="side of a face at the network, px; default: that of its training"
+    )
+    parser.add_argument(
+        "--cutout",
+        action="append",
+        default=[],
+        metavar="NAMES",
+        help="also cut out classes, e.g. hair,hat or face or person, with soft edges; may be given several times",
+    )
+    parser.add_argument(
+        "--colors",
+        type=recolouring,
+        nargs="+",
+        default=[],
+        metavar="NAME=#RRGGBB",
+        help="also write <stem>_colored.jpg with these classes in other colours",
+    )
+    parser.add_argument("--whole", action="store_true", help="take each photograph for a portrait; no search")
+    parser.add_argument("--webcam", type=non_negative_int, metavar="NUMBER", help="show a camera in a window instead")
+    _add_gpu(parser)
+    _add_classes_of_checkpoint(parser)
+    return parser
+
+
 def generate_labels_parser(description):
     parser = _parser(description)
     _add_prediction(parser, "checkpoints/deeplab/Deeplab_checkpoint_epoch_30.pt", "dataset/train/train_image")
@@ -265,7 +308,10 @@ def sample_dataset_parser(description):
     parser.add_argument("--val", type=positive_int, default=13, help="validation pairs")
     parser.add_argument("--test", type=positive_int, default=4, help="photographs without masks")
     parser.add_argument("--image_size", type=positive_int, default=512, help="side of the pictures, px")
-    parser.add_argument("--seed", type=non_negative_int, default=0, help="seed of everything drawn")
+    parser.add_argument(
+        "--scenes", type=non_negative_int, default=0, help="larger pictures of a person among other things, with masks"
+    )
+    parser.add_argument("--seed", type=non_negative_int, default=0, help="of everything drawn")
     _add_classes(parser)
     return parser
 

@@ -32,6 +32,23 @@ def overlay(photo, label_map, alpha=0.5, class_set=CELEBAMASK):
     return np.rint((1 - alpha) * photo + alpha * colorize(label_map, class_set)).astype(np.uint8)
 
 
+def cut_out(photo, opacity):
+    """Return a photograph, uint8 RGB [H, W, 3], as RGBA [H, W, 4] of which float [H, W] in 0..1 is the opacity."""
+    return np.dstack([photo, np.rint(255 * opacity).astype(np.uint8)])
+
+
+def recolour(photo, colour, opacity):
+    """Give a photograph, uint8 RGB [H, W, 3], another colour (RGB, 0 to 255) where `opacity`, float [H, W], is 1.
+
+    Each pixel takes the hue of the colour and keeps its own luma (ITU-R BT.601), which is the shading.
+    """
+    luma = np.array([0.299, 0.587, 0.114], np.float32)
+    colour = np.maximum(np.float32(colour), 1)  # black has no hue to scale
+    tinted = np.minimum(photo @ luma / (colour @ luma), 255)[..., None] * colour
+    opacity = opacity[..., None]
+    return np.rint(np.minimum(tinted, 255) * opacity + photo * (1 - opacity)).astype(np.uint8)
+
+
 def contact_sheet(items, tile=192, class_set=CELEBAMASK):
     """Draw items in rows, with their captions, above a legend of the classes: uint8 RGB [H, W, 3].
 

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import torch
 from PIL import Image
 
 from faceparse import SHIPPED_CHECKPOINT
@@ -19,28 +18,28 @@ LEAST_PARTS = 3
 LARGEST_MISFIT = 0.05  # share of the crop's side
 LARGEST_SHIFT = 0.35  # of the crop's centre, share of its side
 LARGEST_SCALING = 2.0  # of the crop's side, either way
-WHOLE_IS_CROP = 0.08  # a crop whose centre and side differ by less from the whole picture's, share of its side, is it
+WEAKEST_PARTS = 4  # where the detector was not sure, or did not see the face at all
+PORTRAIT_OVERLAP, PORTRAIT_ANGLE = 0.6, 20.0  # intersection over union of crop and picture; degrees
 
 
 class Face:
     """One face of a photograph.
 
-    box: (left, top, right, bottom) in px as the detector saw it, None where nothing was searched.
-    crop: the `Crop` that was parsed; its `angle` is the face's, in degrees clockwise.
+    box: (left, top, right, bottom) in px as the detector saw it, None where it did not.
+    angle: by which the face is turned, in degrees clockwise.
+    crop: the `Crop` that was parsed.
     log_probabilities: float32 [C, h, w] on a grid over the crop.
     """
 
-    def __init__(self, box, crop, log_probabilities, class_set):
-        self.box, self.crop, self.log_probabilities, self.class_set = box, crop, log_probabilities, class_set
-
-    @property
-    def angle(self):
-        return self.crop.angle
+    def __init__(self, crop, log_probabilities, class_set):
+        self.box, self.angle, self.crop = None, crop.angle, crop
+        self.log_probabilities, self.class_set = log_probabilities, class_set
 
     @cached_property
     def probabilities(self):
-        """float32 [C, h, w] on the crop's grid."""
-        return np.exp(self.log_probabilities)
+        """float32 [C, h, w] on the crop's grid, by class id."""
+        probabilities = np.exp(self.log_probabilities)
+        return probabilities / probabilities.sum(axis=0)  # what was smoothed over frames does not sum to 1
 
     @cached_property
     def labels(self):
@@ -150,15 +149,31 @@ class FaceParser:
         return ParsedPhoto(photo, faces, self.class_set)
 
     def find_and_parse(self, photo):
-        detections = find_faces(photo)
+        """Return the Faces of a photograph; of one that is cut like the training's portraits, the whole of it."""
+        faces = self.parse_detections(photo, find_faces(photo))
+        if len(faces) == 1 and is_portrait(faces[0].crop, photo.shape):
+            whole = self.parse_whole(photo)
+            whole.box, whole.angle = faces[0].box, faces[0].angle
+            return [whole]
+        if not faces:  # the detector may miss a face that fills the picture, and the network sees it
+            whole = self.parse_whole(photo)
+            upright = refined_crop(whole, WEAKEST_PARTS)
+            if upright:
+                whole.angle = upright.angle
+                return [whole]
+        return faces
+
+    def parse_detections(self, photo, detections):
+        """Return the Faces of Detections in a photograph, without those that are unsure and turn out to be none."""
         faces = self.parse_crops(photo, [crop_of_box(each.box) for each in detections])
-        confirmed = []
+        found = []
         for face, detection in zip(faces, detections, strict=True):
             face.box = detection.box
-            refined = refined_crop(face)
-            if refined or detection.score >= SURE:
-                confirmed.append((face, refined))
-        return self.refine(photo, confirmed)
+            is_sure = detection.score >= SURE
+            better = refined_crop(face, LEAST_PARTS if is_sure else WEAKEST_PARTS)
+            if is_sure or better:
+                found.append((face, better))
+        return self.refine(photo, found)
 
     def refine(self, photo, found):
         """Parse once more the faces of [(face, better crop or None)] that have one."""
@@ -190,7 +205,7 @@ class FaceParser:
             progress=None,
         )
         return [
-            Face(None, crop, logits.float().log_softmax(dim=0).cpu().numpy(), self.class_set)
+            Face(crop, logits.float().log_softmax(dim=0).cpu().numpy(), self.class_set)
             for crop, (_, logits, _) in zip(crops, predictions, strict=True)
         ]
 
@@ -206,14 +221,23 @@ def as_photo(image):
     return read_photo(image)
 
 
-def refined_crop(face):
+def refined_crop(face, least_parts=LEAST_PARTS):
     """Return the crop that the parts seen in a face's crop call for, None where they are not those of a face."""
     centres = part_centres(face.probabilities, face.class_set)
-    if len(centres) < LEAST_PARTS:
+    if len(centres) < least_parts:
         return None
-    crop, misfit = crop_of_parts(face.crop, centres)
     old = face.crop
+    crop, misfit = crop_of_parts(old, centres)
     shift = np.hypot(crop.x - old.x, crop.y - old.y) / old.width
     scaling = crop.width / old.width
     plausible = shift <= LARGEST_SHIFT and 1 / LARGEST_SCALING <= scaling <= LARGEST_SCALING
     return crop if plausible and misfit <= LARGEST_MISFIT else None
+
+
+def is_portrait(crop, shape):
+    """Whether a picture [H, W] is nearly the crop: upright, and their overlap is most of both."""
+    left, top, right, bottom = crop.region(shape)
+    height, width = shape[:2]
+    common = (right - left) * (bottom - top)
+    overlap = common / (crop.width * crop.height + width * height - common)
+    return abs(crop.angle) <= PORTRAIT_ANGLE and overlap >= PORTRAIT_OVERLAP

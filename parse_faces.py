@@ -1,0 +1,191 @@
+"""Find the faces in your own photographs and videos, parse them, cut parts out and recolour them.
+
+    pip install -r requirements-faces.txt
+    python parse_faces.py me.jpg                                    # parsed/me.png, me_overlay.jpg, me.json
+    python parse_faces.py me.jpg --cutout hair,hat                  # parsed/me_hair_hat.png with a soft edge
+    python parse_faces.py me.jpg --colors hair=#a02020              # parsed/me_colored.jpg
+    python parse_faces.py holiday/ clip.mp4 --output_dir parsed     # folders and videos: clip_overlay.mp4, no sound
+    python parse_faces.py --webcam 0
+
+<stem>.png has one channel of class ids at the photograph's own size, <stem>.json the box, angle and certainty of each
+face and the share of each class. A photograph without a face is named, nothing is written for it and the others go on.
+The exit status is 0 when all went well, 1 when no face was found in some input, 2 when some could not be read.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from faceparse.atomic_files import atomic_path, refuse_overwriting
+from faceparse.class_counts import class_pixels
+from faceparse.classes import find_class_set
+from faceparse.drawing import cut_out, overlay, recolour
+from faceparse.errors import InputError, run_script
+from faceparse.images import IMAGE_SUFFIXES, refuse_overwriting_masks, write_label_map, write_picture
+from options import parse_faces_parser
+
+NO_FACE, UNREADABLE = 1, 2  # exit statuses
+FACE = ("skin", "nose", "eye_g", "l_eye", "r_eye", "l_brow", "r_brow", "mouth", "i_mouth", "u_lip", "l_lip")
+
+
+def say(message):
+    tqdm.write(message, file=sys.stderr)
+
+
+def find_inputs(inputs, suffixes):
+    """Return the files that the inputs name, folders read, and a list of what is wrong with the others."""
+    files, problems = [], []
+    for path in map(Path, inputs):
+        if path.is_dir():
+            inside = sorted(
+                file for file in path.iterdir() if file.suffix.lower() in suffixes and not file.name.startswith(".")
+            )
+            files += inside
+            if not inside:
+                problems.append(f"{path}: holds no photographs and no videos")
+        elif path.is_file():
+            files.append(path)
+        else:
+            problems.append(f"{path}: no such file or folder")
+    return list(dict.fromkeys(files)), problems
+
+
+def output_names(file, is_video, cutouts, recoloured):
+    """Return the names of the files that an input leads to."""
+    if is_video:
+        return [f"{file.stem}_overlay.mp4"]
+    names = [f"{file.stem}.png", f"{file.stem}_overlay.jpg", f"{file.stem}.json"]
+    names += [f"{file.stem}_{suffix}.png" for suffix in cutouts]
+    return names + [f"{file.stem}_colored.jpg"] * bool(recoloured)
+
+
+def refuse_same_outputs(names_of):
+    """Raise InputError where two of {file: [output names]} would write one file."""
+    owner = {}
+    for file, names in names_of.items():
+        for name in names:
+            if name.lower() in owner:  # some file systems do not tell cases apart
+                raise InputError(f"{file}: would write {name} as {owner[name.lower()]} does; rename one of them")
+            owner[name.lower()] = file
+
+
+def cutout_classes(text, class_set):
+    """Return the class names that an argument of --cutout stands for. Raises InputError for an unknown name."""
+    names = []
+    for name in text.split(","):
+        if name == "person":
+            names += class_set.names[1:]
+        elif name == "face":
+            names += [each for each in FACE if each in class_set.names]
+        else:
+            names.append(name)
+    return require_classes("--cutout", names, class_set)
+
+
+def require_classes(flag, names, class_set):
+    for name in names:
+        if name not in class_set.names:
+            raise InputError(f"{flag} {name}: no class of this network; it has {', '.join(class_set.names)}")
+    return names
+
+
+def describe(file, parsed):
+    """Return what the JSON file says of a photograph."""
+    names = parsed.class_set.names
+
+    def shares(labels):
+        counts = class_pixels(labels, len(names))
+        return {
+            name: round(count / labels.size, 5) for name, count in zip(names, counts.tolist(), strict=True) if count
+        }
+
+    faces = [
+        {
+            "box": [round(side, 1) for side in face.box] if face.box else None,
+            "angle": round(face.angle, 1),
+            "certainty": round(face.confidence, 4),
+            "shares_of_crop": shares(face.labels),
+        }
+        for face in parsed.faces
+    ]
+    height, width = parsed.labels.shape
+    return {"file": file.name, "width": width, "height": height, "faces": faces, "shares": shares(parsed.labels)}
+
+
+def write_parsed(file, parsed, output_dir, cutouts, recoloured):
+    """Write all files of a photograph; `cutouts` is {suffix: class names}, `recoloured` a list of (name, RGB)."""
+    photo, labels = parsed.photo, parsed.labels
+    write_label_map(output_dir / f"{file.stem}.png", labels)
+    write_picture(output_dir / f"{file.stem}_overlay.jpg", overlay(photo, labels, class_set=parsed.class_set))
+    for suffix, names in cutouts.items():
+        write_picture(output_dir / f"{file.stem}_{suffix}.png", cut_out(photo, parsed.probability(*names)))
+    if recoloured:
+        for name, colour in recoloured:
+            photo = recolour(photo, colour, parsed.probability(name))
+        write_picture(output_dir / f"{file.stem}_colored.jpg", photo)
+    with atomic_path(output_dir / f"{file.stem}.json") as temporary:
+        temporary.write_text(json.dumps(describe(file, parsed), indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def main(args):
+    from faceparse.face_parser import FaceParser  # here, so that --help need not wait for torch
+    from faceparse.images import read_photo
+    from faceparse.video import VIDEO_SUFFIXES, parse_video, show_webcam
+
+    if bool(args.inputs) == (args.webcam is not None):
+        raise InputError("give photographs, videos or folders to parse, or else --webcam 0")
+    suffixes = {text.replace(",", "_"): text for text in args.cutout}
+    files, problems = find_inputs(args.inputs, IMAGE_SUFFIXES | VIDEO_SUFFIXES)
+    videos = {file for file in files if file.suffix.lower() in VIDEO_SUFFIXES}
+    refuse_same_outputs({file: output_names(file, file in videos, suffixes, args.colors) for file in files})
+    refuse_overwriting("--output_dir", args.output_dir, *files)
+    refuse_overwriting_masks("--output_dir", args.output_dir, [file.stem for file in files])
+    parser = FaceParser(
+        args.checkpoint,
+        gpu_id=args.gpu_id,
+        image_size=args.image_size,
+        class_set=args.classes and find_class_set(args.classes),
+    )
+    cutouts = {suffix: cutout_classes(text, parser.class_set) for suffix, text in suffixes.items()}
+    require_classes("--colors", [name for name, _ in args.colors], parser.class_set)
+    if args.webcam is not None:
+        show_webcam(parser, args.webcam)
+        return
+
+    output_dir, without_face, faces = Path(args.output_dir), 0, 0
+    for problem in problems:
+        say(f"error: {problem}")
+    for file in tqdm(files, "parsing", unit="file", leave=False, disable=None):
+        try:
+            if file in videos:
+                result = parse_video(parser, file, output_dir / f"{file.stem}_overlay.mp4")
+            else:
+                photo = read_photo(file)
+        except InputError as error:
+            problems.append(error)
+            say(f"error: {error}")
+            continue
+        if file in videos:
+            say(
+                f"{file}: {result['frames']} frames, {result['with_faces']} with faces, {result['broken']} broken ones "
+                f"skipped, {result['frames_per_second']:.1f} frames/s; the sound is left out"
+            )
+            found = result["with_faces"]
+        else:
+            parsed = parser(photo, whole=args.whole)
+            found = len(parsed.faces)
+            faces += found
+            if found:
+                write_parsed(file, parsed, output_dir, cutouts, args.colors)
+        if not found:
+            without_face += 1
+            say(f"{file}: no face found; --whole parses a portrait without a search")
+    print(f"{faces} faces of {len(files) - len(videos)} photographs, and {len(videos)} videos, in {args.output_dir}")
+    if problems or without_face:
+        sys.exit(UNREADABLE if problems else NO_FACE)
+
+
+if __name__ == "__main__":
+    run_script(lambda: main(parse_faces_parser(__doc__).parse_args()))
