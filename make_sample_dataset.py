@@ -346,10 +346,11 @@ def draw_scene(seed, index):
 def make_sample_dataset(output_dir, train, val, test, image_size, seed, class_set=CELEBAMASK, scenes=0):
     """Write `train` and `val` pairs and `test` photographs, image_size x image_size, under output_dir: all or nothing.
 
-    `scenes` pictures of another size are added as pairs. Pictures are called <split>_<index>; each depends on seed, split, index and image_size only, not on the counts. With
-    two pairs or more a split holds all 19 classes of CelebAMask-HQ; the masks of another class set have those of its
-    classes that have the same names. Returns output_dir as a Path. Raises InputError when output_dir is a file or a
-    folder that is not empty, cannot be created, or when image_size is below 32.
+    `scenes` larger pictures are added as pairs. Pictures are called <split>_<index>; each depends on seed, split, index
+    and image_size only, not on the counts. With two pairs or more a split holds all 19 classes of CelebAMask-HQ; the
+    masks of another class set have those of its classes that have the same names. Returns output_dir as a Path. Raises
+    InputError when output_dir is a file or a folder that is not empty, cannot be created, or when image_size is below
+    32.
     """
     output_dir = Path(output_dir)
     if image_size < MIN_SIZE:

@@ -40,13 +40,13 @@ def cut_out(photo, opacity):
 def recolour(photo, colour, opacity):
     """Give a photograph, uint8 RGB [H, W, 3], another colour (RGB, 0 to 255) where `opacity`, float [H, W], is 1.
 
-    Each pixel takes the hue of the colour and keeps its own luma (ITU-R BT.601), which is the shading.
+    The shading stays: pixels are as much lighter or darker than the colour as their luma (ITU-R BT.601) was than the
+    mean luma of the part.
     """
-    luma = np.array([0.299, 0.587, 0.114], np.float32)
-    colour = np.maximum(np.float32(colour), 1)  # black has no hue to scale
-    tinted = np.minimum(photo @ luma / (colour @ luma), 255)[..., None] * colour
-    opacity = opacity[..., None]
-    return np.rint(np.minimum(tinted, 255) * opacity + photo * (1 - opacity)).astype(np.uint8)
+    luma = photo @ np.array([0.299, 0.587, 0.114], np.float32)
+    shading = luma / max(1.0, np.average(luma, weights=opacity + 1e-9))
+    coloured = np.minimum(shading[..., None] * np.float32(colour), 255)
+    return np.rint(photo + opacity[..., None] * (coloured - photo)).astype(np.uint8)
 
 
 def contact_sheet(items, tile=192, class_set=CELEBAMASK):

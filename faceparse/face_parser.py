@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from faceparse import SHIPPED_CHECKPOINT
-from faceparse.crops import Crop, crop_of_box, crop_of_parts, cut, part_centres, uncut, whole_picture
+from faceparse.crops import crop_of_box, crop_of_parts, cut, part_centres, uncut, whole_picture
 from faceparse.detection import SURE, find_faces
 from faceparse.errors import InputError
 from faceparse.images import read_photo, to_rgb

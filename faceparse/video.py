@@ -127,7 +127,7 @@ def parse_video(parser, path, output_path):
     try:
         rate = capture.get(cv2.CAP_PROP_FPS)
         rate = rate if 0 < rate < 1000 else 25.0  # files without a rate
-        expected = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        expected = max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
         frames, tracker, with_faces, writer, start = Frames(capture), FaceTracker(parser), 0, None, time.perf_counter()
         with atomic_path(output_path) as temporary:
             try:
