@@ -1,0 +1,116 @@
+"""Crops: cutting out and putting back, against hand-worked positions and a naive loop."""
+
+import numpy as np
+import pytest
+
+from faceparse.classes import CELEBAMASK, LAPA
+from faceparse.crops import (
+    MEAN_PARTS,
+    Crop,
+    crop_of_box,
+    crop_of_parts,
+    cut,
+    part_centres,
+    uncut,
+    whole_picture,
+)
+
+RNG = np.random.default_rng(0)
+PHOTO = RNG.integers(0, 256, (48, 64, 3), dtype=np.uint8)
+
+
+def test_positions_in_a_turned_crop():
+    crop = Crop(100, 50, 20, 40, angle=90)  # clockwise: its right points down, its bottom to the left
+    np.testing.assert_allclose(crop.to_photo([(0.5, 0.5), (1, 0.5), (0.5, 1)]), [(100, 50), (100, 60), (80, 50)])
+    assert crop.region((200, 200)) == (80, 40, 120, 60)
+    assert crop.region((45, 90)) == (80, 40, 90, 45)
+
+
+def test_the_crop_around_a_box():
+    """A box of 607 px is that of a crop of 1000 px, in which its middle lies at (488, 623)."""
+    left, top = 300 + 488 - 303.5, 200 + 623 - 303.5
+    crop = crop_of_box((left, top, left + 607, top + 607))
+    assert (crop.x, crop.y, crop.width, crop.height, crop.angle) == pytest.approx((800, 700, 1000, 1000, 0))
+
+
+def test_cutting_at_whole_pixels_copies_them():
+    np.testing.assert_array_equal(cut(PHOTO, Crop(30, 20, 16, 16), 16), PHOTO[12:28, 22:38])
+    # A quarter turn clockwise: the crop's upper left corner is the upper right one of the square.
+    np.testing.assert_array_equal(cut(PHOTO, Crop(30, 20, 16, 16, 90), 16), np.rot90(PHOTO[12:28, 22:38], 1))
+
+
+def test_what_lies_outside_repeats_the_border():
+    crop = cut(PHOTO, Crop(0, 0, 16, 16), 16)
+    np.testing.assert_array_equal(crop[8:, 8:], PHOTO[:8, :8])
+    assert (crop[:8, :8] == PHOTO[0, 0]).all()
+
+
+def test_reducing_averages():
+    square = Crop(32, 24, 32, 32)
+    expected = PHOTO[8:40, 16:48].reshape(8, 4, 8, 4, 3).mean(axis=(1, 3))
+    assert np.abs(cut(PHOTO, square, 8) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("angle", [0, 30, -115])
+def test_putting_back_is_bilinear_interpolation_of_the_grid(angle):
+    crop, channels = Crop(33, 25, 30, 30, angle), RNG.random((2, 6, 6), dtype=np.float32)
+    (left, top, right, bottom), inside, maps = uncut(channels, crop, PHOTO.shape[:2])
+    maps = np.stack(list(maps))
+    assert maps.shape == (2, bottom - top, right - left) and inside.shape == maps.shape[1:]
+    turn = np.radians(angle)
+    for y in range(top, bottom):
+        for x in range(left, right):
+            dx, dy = x + 0.5 - crop.x, y + 0.5 - crop.y
+            u = (np.cos(turn) * dx + np.sin(turn) * dy) / crop.width + 0.5
+            v = (-np.sin(turn) * dx + np.cos(turn) * dy) / crop.height + 0.5
+            if min(u, v, 1 - u, 1 - v) < 0.02:  # at the border rounding decides
+                continue
+            assert inside[y - top, x - left] == (0 <= u <= 1 and 0 <= v <= 1)
+            if inside[y - top, x - left]:
+                column, row = np.clip(u * 6 - 0.5, 0, 5), np.clip(v * 6 - 0.5, 0, 5)
+                i, j = min(int(row), 4), min(int(column), 4)
+                a, b = row - i, column - j
+                square = channels[:, i : i + 2, j : j + 2]
+                expected = (1 - a) * ((1 - b) * square[:, 0, 0] + b * square[:, 0, 1])
+                expected += a * ((1 - b) * square[:, 1, 0] + b * square[:, 1, 1])
+                # OpenCV rounds positions to 1/32 of a pixel.
+                np.testing.assert_allclose(maps[:, y - top, x - left], expected, atol=0.05)
+
+
+def test_a_crop_outside_the_picture_is_empty():
+    region, inside, maps = uncut(np.ones((2, 4, 4), np.float32), Crop(-50, -50, 20, 20), (30, 30))
+    assert region[0] == region[2] and inside.size == 0 and len(list(maps)) == 2
+
+
+def draw_parts(positions, class_set=CELEBAMASK, size=200):
+    """Probabilities [C, size, size] with a square of certainty around each position."""
+    probabilities = np.zeros((len(class_set), size, size), np.float32)
+    for name, (x, y) in positions.items():
+        class_name = "u_lip" if name == "mouth" else name
+        row, column = round(y * size), round(x * size)
+        probabilities[class_set.names.index(class_name), row - 3 : row + 3, column - 3 : column + 3] = 1
+    return probabilities
+
+
+@pytest.mark.parametrize("class_set", [CELEBAMASK, LAPA])
+def test_parts_are_found_where_they_are_drawn(class_set):
+    centres = part_centres(draw_parts(MEAN_PARTS, class_set), class_set)
+    assert centres.keys() == MEAN_PARTS.keys()
+    for name, position in centres.items():
+        np.testing.assert_allclose(position, MEAN_PARTS[name], atol=0.003)
+    assert part_centres(draw_parts({"nose": (0.5, 0.5)}), CELEBAMASK) == {"nose": (0.5, 0.5)}
+
+
+def test_the_crop_of_parts_is_that_in_which_they_lie_as_on_average():
+    first, true = Crop(100, 90, 80, 80), Crop(110, 85, 96, 96, 25)
+    in_photo = true.to_photo(list(MEAN_PARTS.values()))
+    centres = dict(zip(MEAN_PARTS, (in_photo - (60, 50)) / 80, strict=True))  # the corner of `first` is (60, 50)
+    crop, misfit = crop_of_parts(first, centres)
+    assert (crop.x, crop.y, crop.width, crop.height, crop.angle) == pytest.approx((110, 85, 96, 96, 25))
+    assert misfit == pytest.approx(0, abs=1e-9)
+    centres["nose"] = (0.9, 0.1)
+    assert crop_of_parts(first, centres)[1] > 0.05
+
+
+def test_the_whole_picture():
+    np.testing.assert_allclose(whole_picture(PHOTO.shape).to_photo([(0, 0), (1, 1)]), [(0, 0), (64, 48)])

@@ -1,0 +1,141 @@
+"""parse_faces.py as a user runs it."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import parse_faces
+from faceparse import detection, errors
+from faceparse.classes import CELEBAMASK
+from faceparse.drawing import cut_out, recolour
+from faceparse.images import read_mask, read_photo, write_label_map, write_picture
+from faceparse.scenes import draw_backdrop
+from options import parse_faces_parser
+
+ASTRONAUT = Path(__file__).parents[1] / "assets/astronaut.jpg"
+FAST = ("--image_size", 256)
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def call(*flags):
+        """Run the script; return exit status and stderr."""
+        args = parse_faces_parser("Run.").parse_args([str(flag) for flag in (*flags, *FAST)])
+        status = 0
+        try:
+            errors.run_script(lambda: parse_faces.main(args))
+        except SystemExit as ended:
+            status = ended.code
+        return status, capsys.readouterr().err
+
+    return call
+
+
+def names(folder):
+    return sorted(path.name for path in Path(folder).iterdir())
+
+
+def test_a_path_with_spaces_and_umlauts_and_all_outputs(run, tmp_path):
+    pytest.importorskip("dlib")
+    photo = tmp_path / "schöne Fotos" / "Frau Müller.jpg"
+    photo.parent.mkdir()
+    shutil.copy(ASTRONAUT, photo)
+    before = photo.read_bytes()
+    status, _ = run(photo.parent, "--cutout", "hair,hat", "--cutout", "person", "--colors", "hair=#a02020")
+    assert status == 0 and photo.read_bytes() == before and names(photo.parent) == [photo.name]
+    stem = "Frau Müller"
+    endings = (".json", ".png", "_colored.jpg", "_hair_hat.png", "_overlay.jpg", "_person.png")
+    assert names("parsed") == sorted(stem + ending for ending in endings)
+
+    labels = read_mask(f"parsed/{stem}.png")
+    hair = labels == CELEBAMASK.names.index("hair")
+    assert labels.shape == (448, 448) and hair.mean() > 0.1
+    cutout = np.array(Image.open(f"parsed/{stem}_hair_hat.png"))
+    assert cutout.shape == (448, 448, 4)
+    np.testing.assert_array_equal(cutout[..., :3], read_photo(photo))
+    opacity = cutout[..., 3] / 255
+    assert opacity[hair].mean() > 0.8 and opacity[~hair].mean() < 0.1
+    assert ((opacity > 0.2) & (opacity < 0.8)).sum() > 500  # a soft edge
+    person = np.array(Image.open(f"parsed/{stem}_person.png"))[..., 3]
+    assert (person.astype(int) >= cutout[..., 3].astype(int) - 1).all()
+    red = read_photo(f"parsed/{stem}_colored.jpg").astype(int)[hair].mean(axis=0)
+    assert red[0] > 1.8 * red[1] and red[0] > 1.8 * red[2]
+
+    description = json.loads(Path(f"parsed/{stem}.json").read_text(encoding="utf-8"))
+    (face,) = description["faces"]
+    assert description["width"] == description["height"] == 448 and len(face["box"]) == 4
+    assert abs(face["angle"]) < 10 and 0.5 < face["certainty"] <= 1
+    assert description["shares"]["hair"] == pytest.approx(hair.mean(), abs=1e-4)
+
+
+def test_the_others_go_on_and_the_status_says_what_was_wrong(run, tmp_path):
+    pytest.importorskip("dlib")
+    with Image.open(ASTRONAUT) as image:  # a transparent PNG
+        image.putalpha(200)
+        image.save(tmp_path / "transparent.png")
+    write_picture(tmp_path / "wall.jpg", draw_backdrop(np.random.default_rng(3), (320, 240)))
+    (tmp_path / "damaged.jpg").write_bytes(ASTRONAUT.read_bytes()[:2000])
+    status, stderr = run("missing.jpg", "wall.jpg", "transparent.png")
+    assert status == 2 and "missing.jpg: no such file" in stderr and "wall.jpg: no face found" in stderr
+    assert names("parsed") == ["transparent.json", "transparent.png", "transparent_overlay.jpg"]
+    status, stderr = run("wall.jpg", "transparent.png", "--output_dir", "second")
+    assert status == 1 and "error" not in stderr and len(names("second")) == 3
+    status, stderr = run("damaged.jpg", "transparent.png", "--output_dir", "third")
+    assert status == 2 and "damaged.jpg" in stderr and "Traceback" not in stderr and len(names("third")) == 3
+
+
+def test_without_dlib_only_the_whole_picture(run, monkeypatch):
+    detection.detector.cache_clear()
+    monkeypatch.setitem(sys.modules, "dlib", None)
+    status, stderr = run(ASTRONAUT)
+    assert status == 2 and "pip install -r requirements-faces.txt" in stderr and not Path("parsed").exists()
+    assert run(ASTRONAUT, "--whole")[0] == 0
+    assert len(names("parsed")) == 3
+    assert json.loads(Path("parsed/astronaut.json").read_text())["faces"][0]["box"] is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ((), "give photographs"),
+        (("a/me.jpg", "--webcam", "0"), "give photographs"),
+        (("a/me.jpg", "b/me.png"), "would write me.png"),
+        (("a/me.jpg", "a/me_hair.jpg", "--cutout", "hair"), "would write me_hair.png"),
+        (("a/me.jpg", "--output_dir", "a"), "holds the files to read"),
+        (("a/me.jpg", "--output_dir", "masks"), "is a data set's mask"),
+        (("a/me.jpg", "--cutout", "beard"), "--cutout beard: no class"),
+        (("a/me.jpg", "--colors", "beard=#000000"), "--colors beard: no class"),
+    ],
+)
+def test_bad_flags_write_nothing(run, tmp_path, flags, message):
+    for name in ("a/me.jpg", "b/me.png", "a/me_hair.jpg"):
+        write_picture(tmp_path / name, np.zeros((64, 64, 3), np.uint8))
+    write_label_map(tmp_path / "masks/me.png", np.zeros((64, 64), np.uint8), palette_of=CELEBAMASK)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    status, stderr = run(*flags)
+    assert status == 2 and message in stderr and "Traceback" not in stderr
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("colour", ["hair", "hair=red", "hair=#12345", "=#123456"])
+def test_a_colour_is_a_name_and_six_digits(colour):
+    with pytest.raises(SystemExit):
+        parse_faces_parser("Run.").parse_args(["me.jpg", "--colors", colour])
+
+
+def test_recolouring_keeps_the_shading():
+    photo = np.full((1, 4, 3), 100, np.uint8)
+    photo[0, 1] = 50
+    photo[0, 3] = 30
+    opacity = np.array([[1, 1, 0, 0]], np.float32)
+    # The part's mean luma is 75: its pixels are 4/3 and 2/3 of the colour; the rest stays.
+    expected = [[(120, 40, 0), (60, 20, 0), (100, 100, 100), (30, 30, 30)]]
+    np.testing.assert_array_equal(recolour(photo, (90, 30, 0), opacity), expected)
+    np.testing.assert_array_equal(cut_out(photo, opacity)[0, :, 3], [255, 255, 0, 0])
