@@ -1,6 +1,6 @@
 """Faces found in whole photographs, each parsed in a crop of its own and put back: `FaceParser`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -234,7 +234,7 @@ def refined_crop(face, least_parts=LEAST_PARTS):
 
 def is_portrait(crop, shape):
     """Whether a picture [H, W] is nearly the crop: upright, and their overlap is most of both."""
-    left, top, right, bottom = crop.region(shape)
+    left, top, right, bottom = replace(crop, angle=0).region(shape)  # turned, it would be the larger square around it
     height, width = shape[:2]
     common = (right - left) * (bottom - top)
     overlap = common / (crop.width * crop.height + width * height - common)

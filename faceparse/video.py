@@ -18,7 +18,7 @@ from faceparse.face_parser import Face, ParsedPhoto, refined_crop
 VIDEO_SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm"}
 SEARCH_EVERY = 15  # frames
 PATIENCE = 5  # frames in which a face may not be seen before it is given up
-NEW_CROP, NEW_LABELS = 0.3, 0.3  # weights of the new frame in the exponential means of crops and log-probabilities
+STILL, MOVING = 0.3, 0.05  # weight of the new frame in the exponential means; motion that makes it 1, share of the side
 SAME_FACE = 0.3  # largest distance of a find from the crop of a face that is followed, share of its side
 BROKEN_IN_A_ROW = 100  # frames; then the file has ended
 
@@ -41,7 +41,7 @@ class FaceTracker:
 
     def __init__(self, parser, smooth=True):
         self.parser, self.tracks, self.frames = parser, [], 0
-        self.new_crop, self.new_labels = (NEW_CROP, NEW_LABELS) if smooth else (1, 1)
+        self.smooth = smooth
 
     def __call__(self, frame):
         self.follow(frame)
@@ -56,10 +56,11 @@ class FaceTracker:
         for track, face in zip(self.tracks, seen, strict=True):
             old = track.face.log_probabilities
             target = refined_crop(face)
+            weight = new_weight(track.crop, target or track.crop) if self.smooth else 1.0
             if target:
-                track.crop = blend(track.crop, target, self.new_crop)
+                track.crop = blend(track.crop, target, weight)
             track.misses = 0 if target else track.misses + 1
-            face.log_probabilities = old + self.new_labels * (face.log_probabilities - old)
+            face.log_probabilities = old + weight * (face.log_probabilities - old)
             face.box = track.face.box
             track.face = face
         self.tracks = [track for track in self.tracks if track.misses <= PATIENCE]
@@ -74,6 +75,14 @@ def is_near(box, crop):
     """Whether the middle of a box is that of a face in a crop."""
     x, y = (box[0] + box[2]) / 2 - crop.x, (box[1] + box[3]) / 2 - crop.y
     return bool(np.hypot(x, y) < SAME_FACE * crop.width)
+
+
+def new_weight(old, new):
+    """The weight of the new frame, STILL to 1: what rests is smoothed, what moves is followed at once."""
+    shift = np.hypot(new.x - old.x, new.y - old.y) / old.width
+    growth = abs(new.width / old.width - 1)
+    turn = np.radians(abs((new.angle - old.angle + 180) % 360 - 180))
+    return float(STILL + (1 - STILL) * min(1, max(shift, growth, turn) / MOVING))
 
 
 def blend(old, new, weight):

@@ -1,0 +1,86 @@
+"""Scenes: people put into pictures with exact truth, and the benchmark that scores them."""
+
+import numpy as np
+import pytest
+
+from benchmarks.scenes import holds, measure, noses
+from faceparse.classes import CELEBAMASK
+from faceparse.crops import Crop
+from faceparse.face_parser import Face, ParsedPhoto
+from faceparse.images import list_images, read_mask, read_photo
+from faceparse.scenes import SCENE_SIZE, put_into
+from make_sample_dataset import draw_scene, make_sample_dataset
+
+NOSE = CELEBAMASK.names.index("nose")
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return make_sample_dataset(
+        tmp_path_factory.mktemp("made") / "sample", train=1, val=1, test=1, image_size=64, seed=0, scenes=3
+    )
+
+
+def test_a_person_is_put_where_it_shall_be():
+    scene, truth = np.zeros((20, 30, 3), np.uint8), np.zeros((20, 30), np.uint8)
+    photo, mask = np.full((4, 4, 3), 200, np.uint8), np.ones((4, 4), np.uint8)
+    mask[:, 2:], mask[0, 0] = 2, 0
+    put_into(scene, truth, photo, mask, 4, (12, 7))
+    expected = np.zeros((20, 30), np.uint8)
+    expected[5:9, 10:14] = mask
+    np.testing.assert_array_equal(truth, expected)
+    np.testing.assert_array_equal(scene[..., 0], 200 * (expected > 0))
+    turned = np.zeros_like(truth)
+    put_into(scene, turned, photo, mask, 4, (12, 7), angle=90)  # clockwise: right becomes below
+    assert (turned[7:9, 10:14] == 2).all() and (turned == 2).sum() == 8
+
+
+def test_scenes_have_masks_of_their_size_and_one_person(dataset):
+    photos, masks = (list_images(dataset / f"scenes/scene_{kind}") for kind in ("image", "mask"))
+    assert list(photos) == list(masks) == ["scene_0000", "scene_0001", "scene_0002"]
+    heights = []
+    for stem in photos:
+        mask = read_mask(masks[stem])
+        assert read_photo(photos[stem]).shape[:2] == mask.shape == SCENE_SIZE[::-1]
+        assert len(noses(mask, CELEBAMASK)) == 1
+        heights.append(np.ptp(np.nonzero(mask)[0]) + 1)
+    assert 640 >= heights[0] > 448 >= heights[1] > 320 >= heights[2]
+    again, mask = draw_scene(0, 2)
+    assert again.shape == (*mask.shape, 3) and (mask == read_mask(masks["scene_0002"])).all()
+
+
+class Oracle:
+    """Takes for a face what the truth says, and finds another one in the corner of the last scene."""
+
+    class_set = CELEBAMASK
+
+    def __init__(self, masks):
+        self.masks = iter(masks)
+
+    def __call__(self, photo, whole):
+        if whole:
+            return ParsedPhoto(photo, [], CELEBAMASK)
+        mask = read_mask(next(self.masks))
+        one_hot = np.eye(len(CELEBAMASK), dtype=np.float32)[mask].transpose(2, 0, 1)
+        face = Face(Crop(640, 480, 1280, 960), one_hot, CELEBAMASK)
+        (x, y), *_ = noses(mask, CELEBAMASK)
+        face.box = (x - 9, y - 9, x + 9, y + 9)
+        false = Face(Crop(20, 20, 40, 40), one_hot[:, :2, :2], CELEBAMASK)
+        return ParsedPhoto(photo, [face, false] if mask.shape and photo[0, 0, 0] else [face], CELEBAMASK)
+
+
+def test_the_benchmark_counts_finds_and_scores_them(dataset):
+    masks = list_images(dataset / "scenes/scene_mask").values()
+    results, (faces, found, false) = measure(Oracle(masks), dataset / "scenes")
+    assert (faces, found) == (3, 3)
+    assert false == sum(
+        bool(read_photo(path)[0, 0, 0]) for path in list_images(dataset / "scenes/scene_image").values()
+    )
+    assert results["found"][0] == pytest.approx(1) and results["whole"][0] < 0.1
+
+
+def test_a_face_without_a_box_is_where_the_middle_of_its_crop_is():
+    face = Face(Crop(50, 50, 40, 40), np.zeros((19, 2, 2), np.float32), CELEBAMASK)
+    assert holds(face, (59, 41)) and not holds(face, (61, 50))
+    face.box = (60, 40, 70, 60)
+    assert holds(face, (61, 50)) and not holds(face, (59, 50))
