@@ -41,7 +41,7 @@ def put_into(scene, truth, photo, mask, height, centre, angle=0.0):
     h, w = mask.shape
     # getRotationMatrix2D turns counter-clockwise and takes pixel centres for whole numbers.
     matrix = cv2.getRotationMatrix2D(((w - 1) / 2, (h - 1) / 2), -angle, scale)
-    matrix[:, 2] += np.array(centre) - ((w - 1) / 2, (h - 1) / 2)
+    matrix[:, 2] += np.array(centre) - (w / 2, h / 2)
     size = truth.shape[::-1]
     person = (mask > 0).astype(np.float32)
     warped = cv2.warpAffine(photo, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)

@@ -50,7 +50,7 @@ def test_scenes_have_masks_of_their_size_and_one_person(dataset):
 
 
 class Oracle:
-    """Takes for a face what the truth says, and finds another one in the corner of the last scene."""
+    """Takes for a face what the truth says, and finds another one where the first pixel is not black."""
 
     class_set = CELEBAMASK
 
@@ -66,11 +66,11 @@ class Oracle:
         (x, y), *_ = noses(mask, CELEBAMASK)
         face.box = (x - 9, y - 9, x + 9, y + 9)
         false = Face(Crop(20, 20, 40, 40), one_hot[:, :2, :2], CELEBAMASK)
-        return ParsedPhoto(photo, [face, false] if mask.shape and photo[0, 0, 0] else [face], CELEBAMASK)
+        return ParsedPhoto(photo, [face, false] if photo[0, 0, 0] else [face], CELEBAMASK)
 
 
 def test_the_benchmark_counts_finds_and_scores_them(dataset):
-    masks = list_images(dataset / "scenes/scene_mask").values()
+    photos, masks = (list_images(dataset / f"scenes/scene_{kind}").values() for kind in ("image", "mask"))
     results, (faces, found, false) = measure(Oracle(masks), dataset / "scenes")
     assert (faces, found) == (3, 3)
     assert false == sum(
