@@ -1,5 +1,6 @@
 """Pictures of label maps: class colours, blends over photographs, and contact sheets with a legend. Needs no torch."""
 
+import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
@@ -29,7 +30,7 @@ def overlay(photo, label_map, alpha=0.5, class_set=CELEBAMASK):
 
     The label map [H, W] is of the photograph's size.
     """
-    return np.rint((1 - alpha) * photo + alpha * colorize(label_map, class_set)).astype(np.uint8)
+    return cv2.addWeighted(photo, 1 - alpha, colorize(label_map, class_set), alpha, 0)
 
 
 def cut_out(photo, opacity):

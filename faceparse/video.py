@@ -18,7 +18,7 @@ from faceparse.face_parser import Face, ParsedPhoto, refined_crop
 VIDEO_SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm"}
 SEARCH_EVERY = 15  # frames
 PATIENCE = 5  # frames in which a face may not be seen before it is given up
-STILL, MOVING = 0.3, 0.05  # weight of the new frame in the exponential means; motion that makes it 1, share of the side
+STILL, MOVING = 0.3, 0.15  # weight of the new frame in the exponential means; motion that makes it 1, share of the side
 SAME_FACE = 0.3  # largest distance of a find from the crop of a face that is followed, share of its side
 BROKEN_IN_A_ROW = 100  # frames; then the file has ended
 

@@ -120,7 +120,7 @@ def test_blending_takes_the_short_way_round():
     middle = blend(old, new, 0.5)
     assert (middle.x, middle.y, middle.width, middle.height) == (2, 4, 15, 15) and middle.angle % 360 == 180
     assert blend(old, new, 1).angle % 360 == 190
-    assert new_weight(old, old) == pytest.approx(video.STILL) and new_weight(old, new) == 1
+    assert new_weight(old, old) == pytest.approx(video.STILL) and new_weight(old, new) == pytest.approx(1)
     assert is_near((95, 95, 105, 105), Crop(100, 100, 40, 40))
     assert not is_near((115, 95, 125, 105), Crop(100, 100, 40, 40))
 
