@@ -7,7 +7,7 @@ SHIPPED_CHECKPOINT = str(Path(__file__).resolve().parent.parent / "Deeplab_check
 
 
 def __getattr__(name):
-    """Load FaceParser, and torch with it, when it is first asked for."""
+    """Load FaceParser and all that it needs when it is first asked for."""
     if name == "FaceParser":
         from faceparse.face_parser import FaceParser
 

@@ -1,6 +1,5 @@
 """Pictures of label maps: class colours, blends over photographs, and contact sheets with a legend. Needs no torch."""
 
-import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
@@ -30,7 +29,8 @@ def overlay(photo, label_map, alpha=0.5, class_set=CELEBAMASK):
 
     The label map [H, W] is of the photograph's size.
     """
-    return cv2.addWeighted(photo, 1 - alpha, colorize(label_map, class_set), alpha, 0)
+    colours = np.float32(alpha) * colour_table(class_set)
+    return np.rint(np.float32(1 - alpha) * photo + colours[label_map]).astype(np.uint8)
 
 
 def cut_out(photo, opacity):

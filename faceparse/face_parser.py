@@ -125,15 +125,14 @@ class FaceParser:
         parsed.probability("hair", "hat")      # float32 [H, W]
         parsed.faces[0].box, parsed.faces[0].angle, parsed.faces[0].probabilities
 
-    checkpoint: a .pt of this project or an .onnx of export_onnx.py. image_size: side of a crop at the network, px, by
-    default that of its training; less is faster. Raises InputError as `load_network` does.
+    checkpoint: a .pt of this project, or an .onnx of export_onnx.py, which needs no torch. image_size: side of a crop
+    at the network, px, by default that of its training; less is faster. Raises InputError as `load_network` does.
     """
 
-    def __init__(self, checkpoint=SHIPPED_CHECKPOINT, *, gpu_id=0, image_size=None, batch_size=8, class_set=None):
-        self.model, self.device = load_network(checkpoint, gpu_id, class_set)
-        self.class_set = self.model.class_set
-        self.image_size = image_size or self.model.image_size
-        self.batch_size = batch_size
+    def __init__(self, checkpoint=SHIPPED_CHECKPOINT, *, gpu_id=0, image_size=None, class_set=None):
+        self.network = load_network(checkpoint, gpu_id, class_set)
+        self.class_set = self.network.class_set
+        self.image_size = image_size or self.network.image_size
 
     def __call__(self, image, whole=False):
         """Return the ParsedPhoto of a photograph, or a list of them for a list.
@@ -194,18 +193,22 @@ class FaceParser:
 
     def parse_arrays(self, arrays, crops):
         predictions = predict(
-            self.model,
+            self.network,
             arrays,
-            device=self.device,
             image_size=self.image_size,
-            batch_size=self.batch_size,
+            batch_size=self.network.batch_size,
             workers=0,
             progress=None,
         )
         return [
-            Face(crop, logits.float().log_softmax(dim=0).cpu().numpy(), self.class_set)
+            Face(crop, log_softmax(logits), self.class_set)
             for crop, (_, logits, _) in zip(crops, predictions, strict=True)
         ]
+
+
+def log_softmax(logits):
+    logits = logits - logits.max(axis=0)
+    return logits - np.log(np.exp(logits).sum(axis=0))
 
 
 def as_photo(image):
