@@ -355,6 +355,7 @@ def test_resume_from_a_file_that_cannot_be_resumed(place, refusal, file):
 # Tests of the script as a process.
 
 
+@pytest.mark.slow
 def test_no_traceback_from_the_command_line_with_worker_processes(place):
     file, reason = spoil(place, "photograph truncated", "train")
     before = contents(place)

@@ -204,6 +204,7 @@ def fill_a_share(rank, pairs, port, out):
         torch.save((tested.photos.clone(), tested.masks.clone(), stems_read), out / f"{rank}.pt")
 
 
+@pytest.mark.slow
 def test_processes_of_a_host_read_a_share_each_and_hold_the_set_once(pairs, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

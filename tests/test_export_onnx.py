@@ -43,6 +43,7 @@ def exported(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_logits_of_any_batch_and_size_are_pytorchs(exported):
     network, onnx_network = load_network(exported / "a.pt"), load_network(exported / "a.onnx")
     for shape in ((1, 3, 32, 32), (3, 3, 51, 70)):
@@ -51,6 +52,7 @@ def test_logits_of_any_batch_and_size_are_pytorchs(exported):
         np.testing.assert_allclose(onnx_network.coarse_logits(photos), expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_classes_are_in_the_metadata(exported):
     network = OnnxNetwork(exported / "a.onnx")
     metadata = network.session.get_modelmeta().custom_metadata_map
@@ -58,6 +60,7 @@ def test_classes_are_in_the_metadata(exported):
     assert network.class_set == CELEBAMASK
 
 
+@pytest.mark.slow
 def test_validate_takes_the_file_in_place_of_a_checkpoint(exported, tmp_path):
     photo = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
     Image.fromarray(photo).save(tmp_path / "me.png")
@@ -77,6 +80,7 @@ def photos(tmp_path):
     return tmp_path / "photos"
 
 
+@pytest.mark.slow
 def test_int8_file_is_smaller_and_labels_as_float32_does_or_is_not_written(exported, photos, tmp_path, monkeypatch):
     flags = ["--checkpoint", str(exported / "a.pt"), "--output", str(tmp_path / "8.onnx"), "--int8", str(photos)]
     args = export_parser("Export.").parse_args(flags)
@@ -95,6 +99,7 @@ def test_int8_file_is_smaller_and_labels_as_float32_does_or_is_not_written(expor
     assert sorted(path.name for path in tmp_path.iterdir()) == ["8.onnx", "photos"]
 
 
+@pytest.mark.slow
 def test_validate_runs_an_onnx_file_without_torch(exported, tmp_path):
     """A laptop or a web service needs NumPy, Pillow, tqdm and ONNX Runtime alone."""
     Image.new("RGB", (60, 80), (200, 150, 120)).save(tmp_path / "me.png")

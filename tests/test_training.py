@@ -205,6 +205,7 @@ def test_self_distillation_in_one_run_merges_as_generate_labels_does(sample_data
     assert_merged_by(reference / "Deeplab_checkpoint_epoch_2.pt", reference / "merged_labels", sample_dataset, tmp_path)
 
 
+@pytest.mark.slow
 def test_merged_labels_are_what_training_continues_with(sample_dataset, reference, tmp_path):
     flags = ["--dataset_dir", sample_dataset, *FULL]
     without = train(tmp_path, *flags, "--self_distill_epoch", 0).rename(tmp_path / "without")
@@ -291,6 +292,7 @@ def killed_between_files(forks, sample_dataset, tmp_path_factory):
     return killed_run.run_dir
 
 
+@pytest.mark.slow
 def test_killed_between_files_and_resumed_equals_the_uninterrupted_run(killed_between_files, reference):
     assert_same_run(killed_between_files, reference)
 
@@ -299,6 +301,7 @@ def test_a_killed_run_leaves_no_temporary_files(killed_between_files, reference)
     assert files(killed_between_files) == files(reference)
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_and_resumed_equals_the_uninterrupted_run(forks, sample_dataset, reference, tmp_path):
     killed_run, kills, chance = KilledRun(forks, tmp_path, sample_dataset), 0, random.Random(0)
     pace = max(line["seconds"] for line in read_log(reference))
@@ -425,6 +428,7 @@ def launch_two(folder, *flags):
     return out
 
 
+@pytest.mark.slow
 def test_two_processes_train_distil_resume_and_validate_as_one(sample_dataset, tmp_path):
     flags = ["--dataset_dir", sample_dataset, *SMALL, *split("--save_every 1 --ema 0.5 --distill_threshold 0.01")]
     flags += ["--self_distill_epoch", 1]
@@ -525,6 +529,7 @@ def test_every_batch_is_full_however_the_repeats_fall(sample_dataset):
         assert [len(photos) for photos, _ in training_set.batches(epoch, 4)] == [4, 4, 4]
 
 
+@pytest.mark.slow
 def test_unlabelled_photographs_join_after_self_distillation(sample_dataset, tmp_path):
     """In one run, and by hand through generate_labels.py: the same labels, the same weights."""
     flags = [*SMALL, "--save_every", 1, "--unlabelled_dir", sample_dataset / "test_image"]
@@ -560,6 +565,7 @@ def test_training_starts_from_the_weights_it_is_given(sample_dataset, reference,
     assert not torch.equal(before["stride2.0.1.running_mean"], after["stride2.0.1.running_mean"])
 
 
+@pytest.mark.slow
 def test_training_learns(sample_dataset, tmp_path):
     # The default network's BatchNorm statistics need more steps than this to follow its weights.
     flags = split("--model_type deeplabv3plus_mobilenet --epochs 9 --ema 0.5 --save_every 1 --schedule constant")
@@ -583,6 +589,7 @@ def test_time_spent_on_waiting_for_batches_is_summed():
     assert 0.06 <= batches.waited < 0.3
 
 
+@pytest.mark.slow
 def test_compiled_model_computes_the_same_and_keeps_its_keys():
     torch.manual_seed(0)
     model, photos = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)), torch.rand(2, 3, 8, 8)

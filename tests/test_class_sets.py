@@ -1,0 +1,142 @@
+"""A set of five classes through the whole sequence: training, tables, prediction, scores; a mix of sets is refused."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from shlex import split
+
+import numpy as np
+import pytest
+import torch
+
+import export_onnx
+import f1score
+import main_deeplab
+import make_sample_dataset
+import validate
+from faceparse import checkpoints
+from faceparse.augmentation import random_geometry
+from faceparse.classes import CELEBAMASK, find_class_set
+from faceparse.errors import InputError
+from faceparse.images import list_images, read_mask, read_photo
+from models import MODELS
+from options import export_parser, f1score_parser, sample_dataset_parser, train_parser, validate_parser
+
+NAMES = ["background", "face", "l_eye", "r_eye", "hair"]
+DESCRIPTION = {"names": NAMES, "left_right_pairs": [["l_eye", "r_eye"]], "ignored_id": 9}
+
+
+def run(script, parser, flags, *more):
+    script.main(parser("Run.").parse_args([*split(flags), *map(str, more)]))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A data set of five classes and a network trained on it for an epoch."""
+    folder = tmp_path_factory.mktemp("five")
+    (folder / "five.json").write_text(json.dumps(DESCRIPTION))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        flags = "--output_dir dataset --train 8 --val 3 --test 1 --image_size 64 --classes five.json"
+        run(make_sample_dataset, sample_dataset_parser, flags)
+        flags = "--classes five.json --image_size 32 --batch_size 4 --epochs 1 --workers 0 --augment full"
+        run(main_deeplab, train_parser, flags, "--augment_from_epoch", 1, "--out_channels", 5)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def in_folder(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+
+
+def test_the_drawn_masks_have_the_five_classes():
+    ids = set()
+    for path in list_images("dataset/train/train_mask").values():
+        ids |= set(np.unique(read_mask(path, find_class_set("five.json"))).tolist())
+    assert ids == {0, 2, 3, 4}  # Nothing that is drawn is called a face; its skin and nose become background.
+
+
+@pytest.mark.parametrize("model_type", MODELS)
+def test_every_network_takes_five_classes(model_type):
+    assert MODELS[model_type](num_classes=5).eval()(torch.rand(1, 3, 32, 32)).shape == (1, 5, 32, 32)
+
+
+def test_the_flip_swaps_this_sets_pairs():
+    class_set = find_class_set("five.json")
+    images, masks = torch.zeros(64, 3, 32, 32), torch.full((64, 32, 32), 2)
+    flipped = random_geometry(images, masks, torch.Generator().manual_seed(0), class_set)[1]
+    counts = flipped.flatten().bincount(minlength=5)[:5].tolist()
+    assert counts[:2] == [0, 0] and counts[4] == 0  # CelebAMask-HQ would make id 4 of 5, and leave 2 as it is.
+    assert 0.3 < counts[3] / sum(counts) < 0.7
+
+
+def test_checkpoints_carry_the_classes_and_tables_print_their_names(capsys):
+    checkpoint = "checkpoints/deeplab/best.pt"
+    assert checkpoints.load_model(checkpoint).class_set == find_class_set("five.json")
+    run(validate, validate_parser, f"--checkpoint {checkpoint} --workers 0 --save_visualizations")
+    labels = read_mask("predictions/val_0000.png", find_class_set("five.json"))
+    assert labels.shape == read_photo("dataset/val/val_image/val_0000.jpg").shape[:2] and labels.max() < 5
+    run(f1score, f1score_parser, "--classes five.json")
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in NAMES) and "cloth" not in printed
+    assert Path("scores_with_f1_precision_recall.txt").read_text().count("Class ") == 5
+
+
+@pytest.mark.slow
+def test_an_onnx_file_carries_them_too():
+    for package in ("onnx", "onnxruntime", "onnxscript"):
+        pytest.importorskip(package)
+    run(export_onnx, export_parser, "--checkpoint checkpoints/deeplab/best.pt --output five.onnx")
+    run(validate, validate_parser, "--checkpoint five.onnx --output_dir by_onnx --classes five.json")
+    assert len(list_images("by_onnx")) == 3
+
+
+def test_a_mix_of_class_sets_is_refused():
+    start = "--load_model_path checkpoints/deeplab/best.pt --epochs 1 --image_size 32 --workers 0 --save_prefix other"
+    with pytest.raises(InputError, match=r"holds class id 9|its 5 classes are not those of --classes"):
+        run(main_deeplab, train_parser, start, "--batch_size", 4)
+    with pytest.raises(InputError, match="has other classes than --classes: 5, background, face, l_eye"):
+        run(validate, validate_parser, "--checkpoint checkpoints/deeplab/best.pt --classes celebamask")
+    with pytest.raises(InputError, match="out_channels 19: the class set has 5 classes"):
+        run(main_deeplab, train_parser, "--classes five.json --out_channels 19 --save_prefix other")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"names": ["background"]}, "names has 1 classes; 2 to 255 fit a mask"),
+        ({"names": [*NAMES, "hair"]}, "names holds 'hair' twice"),
+        ({"names": None}, "names is no list of names"),
+        ({"colours": [[0, 0, 0]]}, "colours must be a list of 5, one a class"),
+        ({"colours": [[0, 0, 256]] * 5}, "three whole numbers from 0 to 255"),
+        ({"left_right_pairs": [["l_eye", "r_ear"]]}, "'r_ear', which is not among the names"),
+        ({"left_right_pairs": [["l_eye", "l_eye"]]}, "'l_eye' twice"),
+        ({"left_right_pairs": "l_eye"}, "must be a list of pairs of names"),
+        ({"ignored_id": 4}, "it must lie between 5, behind the classes, and 255"),
+        ({"colors": []}, "unknown field 'colors'"),
+    ],
+)
+def test_a_wrong_description_is_refused_in_one_line(tmp_path, change, message):
+    (tmp_path / "wrong.json").write_text(json.dumps(DESCRIPTION | change))
+    with pytest.raises(InputError, match=message) as refused:
+        find_class_set(str(tmp_path / "wrong.json"))
+    assert "wrong.json" in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_unknown_sets_and_files_that_are_no_json(tmp_path):
+    (tmp_path / "text.json").write_text("names: background")
+    for name, message in (
+        ("helen", "neither celebamask nor lapa"),
+        (str(tmp_path / "text.json"), "not a readable JSON"),
+    ):
+        with pytest.raises(InputError, match=message):
+            find_class_set(name)
+    assert find_class_set("celebamask") is CELEBAMASK
+    assert len(find_class_set("lapa")) == 11
+
+
+def test_help_of_the_scores_loads_no_numpy():
+    code = "import sys, f1score; f1score.f1score_parser('F.'); sys.exit('numpy' in sys.modules)"
+    root = Path(f1score.__file__).parent
+    assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
