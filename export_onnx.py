@@ -3,12 +3,14 @@
     pip install -r requirements-export.txt
     python export_onnx.py --checkpoint checkpoints/deeplab/best.pt --output face_parser.onnx
     python validate.py --checkpoint face_parser.onnx
+    python export_onnx.py --float16 --output web/face_parser.onnx
     python export_onnx.py --int8 dataset/train/train_image --output face_parser_int8.onnx
 
 Input `photos`: float32 [N, 3, H, W], RGB in [0, 1], any N, H, W. Output `logits`: float32 [N, classes, h, w] at the
 decoder's stride; bilinear upsampling and an argmax give the labels. The class names and the image size of the
-training are in the file's metadata. With `--int8` weights and activations are 8-bit integers inside; their ranges are
-measured on some photographs of the folder. This is faster on CPUs with VNNI instructions.
+training are in the file's metadata. With `--float16` the file is half as large and computes in float32 all the same, so
+that it runs wherever the float32 file does: it is what the page in `web/` loads. With `--int8` weights and activations are 8-bit integers inside; their ranges are
+those seen on some photographs of the folder. That pays on CPUs with VNNI instructions.
 """
 
 import json
@@ -60,6 +62,8 @@ def export(model, path, metadata):
         dynamo=True,
         verbose=False,
     )
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()  # stack traces of the export, with the paths of the machine it ran on
     program.model.metadata_props.update(metadata)
     program.save(path)
 
@@ -88,6 +92,23 @@ def quantize(path, photos):
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
         )
+
+
+def store_as_float16(path):
+    """Store the weights of a float32 file as float16, in place. A Cast behind each makes them float32 when loaded."""
+    import onnx
+
+    network = onnx.load(path)
+    casts = []
+    for weight in network.graph.initializer:
+        if weight.data_type == onnx.TensorProto.FLOAT:
+            halved = onnx.numpy_helper.to_array(weight).astype("float16")
+            casts.append(onnx.helper.make_node("Cast", [f"{weight.name}_16"], [weight.name], to=weight.data_type))
+            weight.CopyFrom(onnx.numpy_helper.from_array(halved, f"{weight.name}_16"))
+    nodes = [*casts, *network.graph.node]
+    del network.graph.node[:]
+    network.graph.node.extend(nodes)
+    onnx.save(network, path)
 
 
 def read_calibration(image_dir, image_size):
@@ -131,6 +152,10 @@ def main(args):
             outcome = f"int8 changes {changed:.2%} of the labels of {len(to_compare)} other photographs"
             if changed > LABELS_HOLD:
                 raise InputError(f"{args.output}: not written, {outcome}; leave out --int8")
+        elif args.float16:
+            store_as_float16(temporary)
+            difference = largest_difference(model, OnnxModel(temporary))
+            outcome = f"with float16 weights its logits differ from PyTorch's by at most {difference:.1g}"
     print(f"{args.output}: written; {outcome}")
 
 

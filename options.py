@@ -362,7 +362,9 @@ def export_parser(description):
     parser.add_argument("--checkpoint", default=SHIPPED_CHECKPOINT, help="ours or a bare state_dict")
     parser.add_argument("--output", default="face_parser.onnx", help="file to write")
     _add_classes_of_checkpoint(parser)
-    parser.add_argument(
+    weights = parser.add_mutually_exclusive_group()
+    weights.add_argument("--float16", action="store_true", help="store the weights as 16-bit floats: half the file")
+    weights.add_argument(
         "--int8", metavar="IMAGE_DIR", help="write 8-bit integers, calibrated on these photographs; for CPUs with VNNI"
     )
     return parser
