@@ -1,9 +1,10 @@
 # make demo: see it work.  make test: lint and all tests.  make bench: ours beside the plain versions.
+# make web: the page that parses faces in the browser, served on this machine; needs npm.
 # All set up a virtual environment in .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test bench clean
+.PHONY: demo test bench web clean
 
 .venv/installed: $(wildcard requirements*.txt)
 	$(PYTHON) -m venv .venv
@@ -21,5 +22,25 @@ test: .venv/installed
 bench: .venv/installed
 	$(BIN)/python -m benchmarks
 
+# What the page needs beside its own files. Afterwards web/ can be put on any static host as it is.
+web: web/face_parser.onnx web/sample.jpg web/vendor
+	$(BIN)/python -m web.serve
+
+web/face_parser.onnx: Deeplab_checkpoint_epoch_122.pt export_onnx.py .venv/installed
+	$(BIN)/python export_onnx.py --float16 --output $@
+
+web/sample.jpg: assets/astronaut.jpg
+	cp $< $@
+
+# Three builds of the runtime, of which a browser loads one: WebGPU with JSPI, WebGPU without, and WebAssembly alone.
+web/vendor: web/package-lock.json
+	cd web && npm ci --ignore-scripts --no-audit --no-fund && rm -rf vendor && mkdir vendor && \
+		cd node_modules/onnxruntime-web && cp dist/ort.wasm.min.mjs dist/ort.jspi.min.mjs dist/ort.webgpu.min.mjs \
+		dist/ort-wasm-simd-threaded.mjs dist/ort-wasm-simd-threaded.wasm \
+		dist/ort-wasm-simd-threaded.jspi.mjs dist/ort-wasm-simd-threaded.jspi.wasm \
+		dist/ort-wasm-simd-threaded.asyncify.mjs dist/ort-wasm-simd-threaded.asyncify.wasm ../../vendor
+	rm -rf web/node_modules
+
 clean:
+	rm -rf web/vendor web/node_modules web/face_parser.onnx web/sample.jpg
 	rm -rf .venv demo checkpoints/demo

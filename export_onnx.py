@@ -7,10 +7,11 @@
     python export_onnx.py --int8 dataset/train/train_image --output face_parser_int8.onnx
 
 Input `photos`: float32 [N, 3, H, W], RGB in [0, 1], any N, H, W. Output `logits`: float32 [N, classes, h, w] at the
-decoder's stride; bilinear upsampling and an argmax give the labels. The class names and the image size of the
-training are in the file's metadata. With `--float16` the file is half as large and computes in float32 all the same, so
-that it runs wherever the float32 file does: it is what the page in `web/` loads. With `--int8` weights and activations are 8-bit integers inside; their ranges are
-those seen on some photographs of the folder. That pays on CPUs with VNNI instructions.
+decoder's stride; bilinear upsampling and an argmax give the labels. The class names and the image size of the training
+are in the file's metadata. With `--float16` the file is half as large and computes in float32 all the same, so that it
+runs wherever the float32 file does: it is what the page in `web/` loads. With `--int8` weights and activations are
+8-bit integers inside; their ranges are those seen on some photographs of the folder. That pays on CPUs with VNNI
+instructions.
 """
 
 import json

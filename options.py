@@ -368,3 +368,9 @@ def export_parser(description):
         "--int8", metavar="IMAGE_DIR", help="write 8-bit integers, calibrated on these photographs; for CPUs with VNNI"
     )
     return parser
+
+
+def serve_parser(description):
+    parser = _parser(description)
+    parser.add_argument("--port", type=non_negative_int, default=8000, help="of 127.0.0.1; 0 takes a free one")
+    return parser

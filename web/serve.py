@@ -1,0 +1,65 @@
+"""Serve the page in this folder to this machine alone.
+
+    make web                            # writes the network, fetches the runtime, and calls this
+    python -m web.serve --port 8080
+
+Any static host will do as well. This one adds two headers that let WebAssembly use several threads, and the page's
+content-security policy as a header too, which then holds for the worker as well.
+"""
+
+import re
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from faceparse.errors import InputError, run_script
+from options import serve_parser
+
+FOLDER = Path(__file__).resolve().parent
+BUILT = ("face_parser.onnx", "sample.jpg", "vendor")
+
+
+class Handler(SimpleHTTPRequestHandler):
+    extensions_map = SimpleHTTPRequestHandler.extensions_map | {
+        ".js": "text/javascript",
+        ".mjs": "text/javascript",
+        ".wasm": "application/wasm",
+        ".onnx": "application/octet-stream",
+    }
+
+    def end_headers(self):
+        self.send_header("Cross-Origin-Opener-Policy", "same-origin")
+        self.send_header("Cross-Origin-Embedder-Policy", "require-corp")
+        self.send_header("Content-Security-Policy", content_security_policy(self.directory))
+        self.send_header("Cache-Control", "no-cache")
+        super().end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+def content_security_policy(folder):
+    """Return the policy that the page in a folder sets for itself."""
+    page = (Path(folder) / "index.html").read_text(encoding="utf-8")
+    return re.search(r'Content-Security-Policy"\s+content="([^"]+)"', page)[1]
+
+
+def make_server(folder, port):
+    """Return the server of a folder on 127.0.0.1; port 0 is a free one. Raises InputError where the port is taken."""
+    try:
+        return ThreadingHTTPServer(("127.0.0.1", port), partial(Handler, directory=str(folder)))
+    except OSError as error:
+        raise InputError(f"--port {port}: cannot be used ({error.strerror}); choose another") from None
+
+
+def main(args):
+    missing = [name for name in BUILT if not (FOLDER / name).exists()]
+    if missing:
+        raise InputError(f"{FOLDER / missing[0]}: is missing; make web writes it")
+    with make_server(FOLDER, args.port) as server:
+        print(f"http://127.0.0.1:{server.server_port}/    (Ctrl-C ends it)", flush=True)
+        server.serve_forever()
+
+
+if __name__ == "__main__":
+    run_script(lambda: main(serve_parser(__doc__).parse_args()))
