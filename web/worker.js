@@ -10,11 +10,14 @@ const MODEL_URL = new URL("face_parser.onnx", import.meta.url);
 const VENDOR_URL = new URL("vendor/", import.meta.url);
 const LONGEST_VIEW = 1280; // px of what is shown; downloads have the photograph's own size
 const MOST_THREADS = 4;
-// Where the face, from chin to brows, lies in the aligned portraits that the network was trained on (medians).
-const FACE_HEIGHT = 0.75; // of the square's side
-const FACE_CENTRE = 0.55; // of the square's side, from its top
+// Where the face, from chin to brows, lies in the square: with room for the hair, and as large as in the training at its
+// milder scales, at which the network is as good as at the mean one.
+const FACE_HEIGHT = 0.56; // of the square's side
+const FACE_CENTRE = 0.58; // of the square's side, from its top
 const FACE_PARTS = /skin|face|nose|eye|brow|lip|mouth/;
-const LEAST_FACE = 0.002; // share of the picture; less is no face but a stray pixel
+const SURE_FACE = 0.7; // share of the kinds of face parts that are seen together
+const LEAST_FACE = 0.25;
+const SMALLEST_PATCH = 40; // cells of the coarse grid
 
 let network; // {session, ort, classes: {names, colours}, imageSize}
 let photo; // {pixels: RGBA bytes, width, height}
@@ -312,10 +315,10 @@ function recolour({ pixels, width, height }, tints) {
   return { pixels: recoloured, width, height };
 }
 
-/** The colours of the classes that are shown, transparent elsewhere. */
-function colourLayer(labels, width, height, shown) {
+/** The colours of the classes that are shown, transparent elsewhere and where a part has a new colour of its own. */
+function colourLayer(labels, width, height, { shown, tints }) {
   const colours = network.classes.colours.map(([red, green, blue], id) =>
-    shown.has(id) ? (255 << 24) | (blue << 16) | (green << 8) | red : 0,
+    shown.has(id) && !tints[id] ? (255 << 24) | (blue << 16) | (green << 8) | red : 0,
   );
   const pixels = new Uint32Array(labels.length);
   for (let pixel = 0; pixel < pixels.length; pixel++) pixels[pixel] = colours[labels[pixel]];
@@ -324,15 +327,18 @@ function colourLayer(labels, width, height, shown) {
 
 // ---- finding the head
 
-/** The largest connected patch of face in what was found: {left, top, right, bottom, count} on the coarse grid. */
-function largestFace() {
+/**
+ * The connected patch of face parts with the most kinds of them, which is the surest face; the larger of two equals.
+ * {left, top, right, bottom, count, kinds: Set of ids, share of all kinds} on the coarse grid, or null without any.
+ */
+function surestFace() {
   const { labels, rows, columns } = found;
   const isFace = network.classes.names.map((name) => FACE_PARTS.test(name));
   const open = Array.from(labels, (id) => isFace[id]);
-  let largest = { count: 0 };
+  let surest = null;
   for (let start = 0; start < open.length; start++) {
     if (!open[start]) continue;
-    const patch = { left: columns, top: rows, right: 0, bottom: 0, count: 0 };
+    const patch = { left: columns, top: rows, right: 0, bottom: 0, count: 0, kinds: new Set() };
     const queue = [start];
     open[start] = false;
     while (queue.length) {
@@ -340,6 +346,7 @@ function largestFace() {
       const x = at % columns;
       const y = (at - x) / columns;
       patch.count += 1;
+      patch.kinds.add(labels[at]);
       patch.left = Math.min(patch.left, x);
       patch.right = Math.max(patch.right, x + 1);
       patch.top = Math.min(patch.top, y);
@@ -356,27 +363,28 @@ function largestFace() {
         }
       }
     }
-    if (patch.count > largest.count) largest = patch;
+    if (patch.count < SMALLEST_PATCH) continue;
+    patch.share = patch.kinds.size / isFace.filter(Boolean).length;
+    if (!surest || patch.share > surest.share || (patch.share === surest.share && patch.count > surest.count)) {
+      surest = patch;
+    }
   }
-  return largest.count > LEAST_FACE * open.length ? largest : null;
+  return surest;
 }
 
-/** The square, inside the photograph, in which the face that was found lies as in the training; null without one. */
+/** {square, share}: a square inside the photograph with the surest face in its middle; null without a face. */
 function squareAroundFace() {
-  const face = largestFace();
-  if (!face) return null;
+  const face = surestFace();
+  if (!face || face.share < LEAST_FACE) return null;
   const pxPerCell = found.square.width / found.columns;
   const height = (face.bottom - face.top) * pxPerCell;
   const side = Math.round(Math.min(photo.width, photo.height, Math.max(64, height / FACE_HEIGHT)));
   const centreX = found.square.x + ((face.left + face.right) / 2) * pxPerCell;
   const centreY = found.square.y + ((face.top + face.bottom) / 2) * pxPerCell;
   const inside = (start, length) => Math.round(Math.min(length - side, Math.max(0, start)));
-  return {
-    x: inside(centreX - side / 2, photo.width),
-    y: inside(centreY - side * FACE_CENTRE, photo.height),
-    width: side,
-    height: side,
-  };
+  const x = inside(centreX - side / 2, photo.width);
+  const y = inside(centreY - side * FACE_CENTRE, photo.height);
+  return { square: { x, y, width: side, height: side }, share: face.share };
 }
 
 const wholePhoto = () => ({ x: 0, y: 0, width: photo.width, height: photo.height });
@@ -462,13 +470,13 @@ async function toLabelPng(labels, width, height) {
 }
 
 /** The two layers that the page shows, and what it needs to name the part under the pointer. */
-async function show({ shown, tints }) {
+async function show(settings) {
   const labels = labelMap(view.width, view.height);
   const counts = new Uint32Array(network.classes.names.length);
   for (const id of labels) counts[id] += 1;
   const [picture, colours] = await Promise.all([
-    toBitmap(Object.keys(tints).length ? recolour(view, tints) : view),
-    toBitmap(colourLayer(labels, view.width, view.height, shown)),
+    toBitmap(recolour(view, settings.tints)),
+    toBitmap(colourLayer(labels, view.width, view.height, settings)),
   ]);
   return { picture, colours, labels, counts, width: view.width, height: view.height };
 }
@@ -485,10 +493,17 @@ const answers = {
     return { picture: await toBitmap(view), photoWidth: photo.width, photoHeight: photo.height };
   },
 
-  /** A first pass over the whole photograph: the square around the largest face, or null where there is none. */
+  /** A first pass over the whole photograph: {square} around the surest face, null where there is none. */
   async findHead() {
-    found = await runNetwork(wholePhoto(), network.imageSize);
-    return { square: squareAroundFace() };
+    let best = null;
+    for (const size of [network.imageSize, 2 * network.imageSize]) {
+      found = await runNetwork(wholePhoto(), size);
+      const guess = squareAroundFace();
+      if (guess && !(guess.share < best?.share)) best = guess;
+      // A second, finer look is for heads that are small in a large photograph.
+      if (best?.share >= SURE_FACE || Math.max(photo.width, photo.height) < 1.5 * size) break;
+    }
+    return { square: best?.square ?? null };
   },
 
   async parse({ square, ...settings }) {
@@ -503,19 +518,18 @@ const answers = {
   /** A frame of the camera: parsed in the square around the face of the frame before it. */
   async frame({ bitmap, size, ...settings }) {
     takePhoto(bitmap);
-    const square = found && found.photoWidth === photo.width ? squareAroundFace() : null;
+    const square = found && found.photoWidth === photo.width ? squareAroundFace()?.square : null;
     found = { ...(await runNetwork(square ?? wholePhoto(), size)), photoWidth: photo.width };
     return show(settings);
   },
 
-  async save({ what, shown, tints, opacity }) {
+  async save({ what, opacity, ...settings }) {
     const { width, height } = photo;
     if (what === "labels") return { blob: await toLabelPng(labelMap(width, height), width, height) };
-    const picture = recolour(photo, tints);
-    if (what === "cutout") return { blob: await toPng(cutOut(picture, shown)) };
-    return {
-      blob: await toPng(blend(picture, colourLayer(labelMap(width, height), width, height, shown), opacity)),
-    };
+    const picture = recolour(photo, settings.tints);
+    if (what === "cutout") return { blob: await toPng(cutOut(picture, settings.shown)) };
+    const colours = colourLayer(labelMap(width, height), width, height, settings);
+    return { blob: await toPng(blend(picture, colours, opacity)) };
   },
 };
 
