@@ -10,14 +10,15 @@ const MODEL_URL = new URL("face_parser.onnx", import.meta.url);
 const VENDOR_URL = new URL("vendor/", import.meta.url);
 const LONGEST_VIEW = 1280; // px of what is shown; downloads have the photograph's own size
 const MOST_THREADS = 4;
-// Where the face, from chin to brows, lies in the square: with room for the hair, and as large as in the training at its
-// milder scales, at which the network is as good as at the mean one.
-const FACE_HEIGHT = 0.56; // of the square's side
-const FACE_CENTRE = 0.58; // of the square's side, from its top
-const FACE_PARTS = /skin|face|nose|eye|brow|lip|mouth/;
-const SURE_FACE = 0.7; // share of the kinds of face parts that are seen together
-const LEAST_FACE = 0.25;
-const SMALLEST_PATCH = 40; // cells of the coarse grid
+// The square is laid around a face by its features, from the brows to the lower lip, whose height varies least: with
+// room for the hair, and as large as at the milder scales of the training, where the network is as good as at its mean.
+const FEATURES = /nose|eye$|brow|lip|mouth/;
+const FACE_PARTS = /skin|face|glass|eye_g/; // what holds features together
+const FEATURES_HEIGHT = 0.3; // of the square's side
+const FEATURES_CENTRE = 0.61; // of the square's side, from its top
+const SURE_FACE = 0.7; // share of the kinds of features that are seen together
+const LEAST_FACE = 0.3;
+const SMALLEST_FACE = 20; // cells of the coarse grid that hold features
 
 let network; // {session, ort, classes: {names, colours}, imageSize}
 let photo; // {pixels: RGBA bytes, width, height}
@@ -328,12 +329,13 @@ function colourLayer(labels, width, height, { shown, tints }) {
 // ---- finding the head
 
 /**
- * The connected patch of face parts with the most kinds of them, which is the surest face; the larger of two equals.
- * {left, top, right, bottom, count, kinds: Set of ids, share of all kinds} on the coarse grid, or null without any.
+ * The connected patch of face parts with the most kinds of features, which is the surest face; the larger of equals.
+ * {left, top, right, bottom, count, kinds, share} of its features on the coarse grid, or null without any.
  */
 function surestFace() {
   const { labels, rows, columns } = found;
-  const isFace = network.classes.names.map((name) => FACE_PARTS.test(name));
+  const isFeature = network.classes.names.map((name) => FEATURES.test(name));
+  const isFace = network.classes.names.map((name) => FEATURES.test(name) || FACE_PARTS.test(name));
   const open = Array.from(labels, (id) => isFace[id]);
   let surest = null;
   for (let start = 0; start < open.length; start++) {
@@ -345,12 +347,14 @@ function surestFace() {
       const at = queue.pop();
       const x = at % columns;
       const y = (at - x) / columns;
-      patch.count += 1;
-      patch.kinds.add(labels[at]);
-      patch.left = Math.min(patch.left, x);
-      patch.right = Math.max(patch.right, x + 1);
-      patch.top = Math.min(patch.top, y);
-      patch.bottom = Math.max(patch.bottom, y + 1);
+      if (isFeature[labels[at]]) {
+        patch.count += 1;
+        patch.kinds.add(labels[at]);
+        patch.left = Math.min(patch.left, x);
+        patch.right = Math.max(patch.right, x + 1);
+        patch.top = Math.min(patch.top, y);
+        patch.bottom = Math.max(patch.bottom, y + 1);
+      }
       for (const [next, isInside] of [
         [at - 1, x > 0],
         [at + 1, x < columns - 1],
@@ -363,8 +367,8 @@ function surestFace() {
         }
       }
     }
-    if (patch.count < SMALLEST_PATCH) continue;
-    patch.share = patch.kinds.size / isFace.filter(Boolean).length;
+    if (patch.count < SMALLEST_FACE) continue;
+    patch.share = patch.kinds.size / isFeature.filter(Boolean).length;
     if (!surest || patch.share > surest.share || (patch.share === surest.share && patch.count > surest.count)) {
       surest = patch;
     }
@@ -378,12 +382,12 @@ function squareAroundFace() {
   if (!face || face.share < LEAST_FACE) return null;
   const pxPerCell = found.square.width / found.columns;
   const height = (face.bottom - face.top) * pxPerCell;
-  const side = Math.round(Math.min(photo.width, photo.height, Math.max(64, height / FACE_HEIGHT)));
+  const side = Math.round(Math.min(photo.width, photo.height, Math.max(64, height / FEATURES_HEIGHT)));
   const centreX = found.square.x + ((face.left + face.right) / 2) * pxPerCell;
   const centreY = found.square.y + ((face.top + face.bottom) / 2) * pxPerCell;
   const inside = (start, length) => Math.round(Math.min(length - side, Math.max(0, start)));
   const x = inside(centreX - side / 2, photo.width);
-  const y = inside(centreY - side * FACE_CENTRE, photo.height);
+  const y = inside(centreY - side * FEATURES_CENTRE, photo.height);
   return { square: { x, y, width: side, height: side }, share: face.share };
 }
 
@@ -496,13 +500,17 @@ const answers = {
   /** A first pass over the whole photograph: {square} around the surest face, null where there is none. */
   async findHead() {
     let best = null;
-    for (const size of [network.imageSize, 2 * network.imageSize]) {
-      found = await runNetwork(wholePhoto(), size);
+    const look = async (square, size) => {
+      found = await runNetwork(square, size);
       const guess = squareAroundFace();
       if (guess && !(guess.share < best?.share)) best = guess;
-      // A second, finer look is for heads that are small in a large photograph.
-      if (best?.share >= SURE_FACE || Math.max(photo.width, photo.height) < 1.5 * size) break;
-    }
+    };
+    const longest = Math.max(photo.width, photo.height);
+    await look(wholePhoto(), network.imageSize);
+    const isUnsure = !best || best.share < SURE_FACE;
+    if (isUnsure && longest > network.imageSize) await look(wholePhoto(), 2 * network.imageSize);
+    // Of a head that is small in the picture the first square is rough.
+    if (best && best.square.width < longest / 2) await look(best.square, network.imageSize);
     return { square: best?.square ?? null };
   },
 

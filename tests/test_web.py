@@ -1,0 +1,429 @@
+"""The page in `web/`, in a headless Chromium: its labels are ONNX Runtime's, and each control does what it says.
+
+Skipped where the browser, its driver, selenium, npm or an ONNX package is missing. On Debian:
+
+    apt-get install -y chromium chromium-driver npm && .venv/bin/pip install selenium
+"""
+
+import json
+import re
+import shutil
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import export_onnx
+from faceparse.classes import CELEBAMASK
+from faceparse.drawing import overlay
+from faceparse.images import read_mask, read_photo
+from faceparse.onnx_model import OnnxModel
+from faceparse.prediction import predict
+from faceparse.upsampling import label_map
+from options import export_parser
+from web.serve import make_server
+
+pytestmark = [pytest.mark.slow, pytest.mark.web]
+
+ROOT = Path(__file__).resolve().parent.parent
+PORTRAIT = ROOT / "assets/astronaut.jpg"
+HAIR, NOSE = CELEBAMASK.names.index("hair"), CELEBAMASK.names.index("nose")
+PATIENCE = 120  # seconds; a busy machine is slow
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory):
+    """A folder with the page and all that it needs, as `make web` makes it."""
+    for package in ("selenium", "onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package)
+    for program in ("chromium", "chromedriver"):
+        if not shutil.which(program):
+            pytest.skip(f"{program} is not installed")
+    if not (ROOT / "web/vendor").is_dir():
+        if not shutil.which("npm"):
+            pytest.skip("npm is not installed")
+        if subprocess.run(["make", "web/vendor"], cwd=ROOT, capture_output=True).returncode:
+            pytest.skip("npm cannot fetch onnxruntime-web")
+    folder = tmp_path_factory.mktemp("site")
+    for file in (ROOT / "web").iterdir():
+        if file.suffix in (".html", ".js", ".css", ".svg"):
+            shutil.copy(file, folder)
+    (folder / "vendor").symlink_to(ROOT / "web/vendor")
+    shutil.copy(PORTRAIT, folder / "sample.jpg")
+    export_onnx.main(export_parser("E.").parse_args(["--float16", "--output", str(folder / "face_parser.onnx")]))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def address(site):
+    with make_server(site, 0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+def start_browser(downloads, *flags):
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium")
+    for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1280,1100", *flags):
+        options.add_argument(flag)
+    options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    browser = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
+    browser.downloads = downloads
+    return browser
+
+
+@pytest.fixture
+def start(address, tmp_path):
+    """start(*flags, path="", before=script) opens the page in a browser, `before` having run ahead of its own code.
+
+    When the test ends, the console must be free of errors, and no request may have left the host.
+    """
+    browsers = []
+
+    def start(*flags, path="", before=""):
+        browser = start_browser(tmp_path, *flags)
+        browsers.append(browser)
+        browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": before})
+        browser.get(address + path)
+        return browser
+
+    yield start
+    try:
+        for browser in browsers:
+            errors = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+            assert not errors
+            messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+            requests = [each["params"] for each in messages if each["method"] == "Network.requestWillBeSent"]
+            asked = {each["request"]["url"] for each in requests if each["request"]["method"] == "GET"}
+            assert len(requests) == sum(each["request"]["method"] == "GET" for each in requests)
+            assert asked and all(url.startswith((address, "data:", f"blob:{address}")) for url in asked), asked
+    finally:
+        for browser in browsers:
+            browser.quit()
+
+
+def wait_for(browser, condition, what):
+    end = time.monotonic() + PATIENCE
+    while not (value := condition()):
+        assert time.monotonic() < end, f"{what} did not come; {texts(browser)}"
+        time.sleep(0.05)
+    return value
+
+
+def texts(browser):
+    return [browser.find_element("id", name).text for name in ("status", "problem")]
+
+
+def parsed(browser):
+    """How often the page has parsed a photograph."""
+    return int(browser.execute_script("return stage.dataset.parsed ?? 0"))
+
+
+def wait_for_parse(browser, after=0):
+    wait_for(browser, lambda: parsed(browser) > after and texts(browser)[0].startswith("Parsed"), "a result")
+
+
+@pytest.fixture
+def page(start):
+    """The page with the portrait that it opens by itself parsed."""
+    browser = start()
+    wait_for_parse(browser)
+    return browser
+
+
+def square(browser):
+    """Side, left and top of the square in px of the photograph, as the page tells them."""
+    return tuple(map(int, re.findall(r"\d+", browser.find_element("id", "square").get_attribute("ariaLabel"))))
+
+
+def canvas(browser, name):
+    """The pixels of a canvas, uint8 RGBA [H, W, 4]."""
+    width, height, text = browser.execute_script(
+        """const source = document.getElementById(arguments[0]);
+        const context = new OffscreenCanvas(source.width, source.height).getContext("2d");
+        context.drawImage(source, 0, 0);
+        const { data } = context.getImageData(0, 0, source.width, source.height);
+        return [source.width, source.height, Array.from(data, (byte) => String.fromCharCode(byte)).join("")];""",
+        name,
+    )
+    return np.frombuffer(text.encode("latin-1"), np.uint8).reshape(height, width, 4)
+
+
+def download(browser, what):
+    """Press a download button and return the file's path."""
+    path = browser.downloads / f"{browser.photo if hasattr(browser, 'photo') else 'sample'}_{what}.png"
+    path.unlink(missing_ok=True)
+    browser.find_element("css selector", f"[data-save={what}]").click()
+    wait_for(browser, path.exists, path.name)
+    return path
+
+
+def tick(browser, class_id):
+    browser.find_element("css selector", f"#classes [data-id='{class_id}']").click()
+
+
+def set_value(browser, name, value):
+    browser.execute_script(
+        """const [element, value] = arguments;
+        element.value = value;
+        for (const name of ["input", "change"]) element.dispatchEvent(new Event(name));""",
+        browser.find_element("id", name),
+        value,
+    )
+
+
+def expected_labels(site, photo, side, left, top):
+    """What Python makes of a square of a photograph: class ids of the whole photograph, 0 outside the square."""
+    model = OnnxModel(site / "face_parser.onnx")
+    crop = np.ascontiguousarray(photo[top : top + side, left : left + side])
+    ((_, logits, size),) = predict(
+        model, [crop], device="cpu", image_size=model.image_size, batch_size=1, workers=0, progress=None
+    )
+    labels = np.zeros(photo.shape[:2], np.uint8)
+    labels[top : top + side, left : left + side] = label_map(logits, size)
+    return labels
+
+
+def choose(browser, path):
+    before = parsed(browser)
+    browser.find_element("id", "file").send_keys(str(path))
+    wait_for_parse(browser, before)
+    browser.photo = path.stem
+
+
+def test_labels_are_those_of_onnx_runtime_in_python(page, site):
+    labels = read_mask(download(page, "labels"))
+    expected = expected_labels(site, read_photo(PORTRAIT), *square(page))
+    assert (labels == expected).mean() >= 0.995
+    assert 0.1 < (labels == HAIR).mean() < 0.5 and (labels == NOSE).any()
+    counts = [page.find_element("css selector", f"li:nth-child({id + 1}) output").text for id in range(19)]
+    for id, text in enumerate(counts):
+        if re.fullmatch(r"[\d.]+ %", text):
+            assert float(text[:-2]) == pytest.approx(100 * (labels == id).mean(), abs=0.6)
+
+
+def test_a_large_photograph_with_a_small_turned_head(page, site, tmp_path):
+    """The square is found, and labels come at the photograph's own size; an EXIF rotation is obeyed."""
+    portrait = Image.open(PORTRAIT).resize((600, 600))
+    photo = Image.new("RGB", (2000, 1500), (120, 130, 140))
+    photo.paste(portrait, (1200, 300))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotate by 90 degrees clockwise to see it upright
+    photo.rotate(90, expand=True).save(tmp_path / "large.png", exif=exif)
+    choose(page, tmp_path / "large.png")
+    side, left, top = square(page)
+    assert 400 < side < 650 and left > 1150 and left + side < 1850 and top > 250 and top + side < 950
+    labels = read_mask(download(page, "labels"))
+    assert labels.shape == (1500, 2000)
+    expected = expected_labels(site, np.asarray(photo), side, left, top)
+    assert (labels == expected)[top : top + side, left : left + side].mean() >= 0.995
+
+
+def test_legend_switches_classes_on_and_off_and_the_overlay_shows_it(page):
+    labels = read_mask(download(page, "labels"))
+    colours = canvas(page, "colours")
+    hair, nose, background = labels == HAIR, labels == NOSE, labels == 0
+    assert (colours[hair] == (*CELEBAMASK.colours[HAIR], 255)).all()
+    assert (colours[nose] == (*CELEBAMASK.colours[NOSE], 255)).all()
+    assert (colours[background][:, 3] == 0).all()
+    tick(page, HAIR)
+    wait_for(page, lambda: not canvas(page, "colours")[hair].any(), "the picture without the hair's colour")
+    assert (canvas(page, "colours")[nose] == (*CELEBAMASK.colours[NOSE], 255)).all()
+    page.find_element("id", "none").click()
+    wait_for(page, lambda: not canvas(page, "colours").any(), "the picture without colours")
+    page.find_element("id", "all").click()
+    wait_for(page, lambda: (canvas(page, "colours") == colours).all(), "all colours")
+
+
+def test_opacity_fades_the_colours_and_the_downloaded_overlay(page):
+    labels, photo = read_mask(download(page, "labels")), read_photo(PORTRAIT)
+    for percent in (0, 30, 100):
+        set_value(page, "opacity", percent)
+        assert page.execute_script("return getComputedStyle(colours).opacity") == str(percent / 100).removesuffix(".0")
+        assert page.find_element("id", "opacity_value").text == f"{percent} %"
+        expected = overlay(photo, labels, percent / 100)
+        expected[labels == 0] = photo[labels == 0]
+        saved = read_photo(download(page, "overlay"))
+        assert np.abs(saved.astype(int) - expected).max() <= 2  # browsers and Pillow decode a JPEG alike, nearly
+
+
+def test_cut_out_holds_the_parts_shown_and_is_transparent_elsewhere(page):
+    labels = read_mask(download(page, "labels"))
+    alpha = np.asarray(Image.open(download(page, "cutout")))[:, :, 3]
+    assert ((alpha > 127) == (labels > 0)).mean() > 0.99
+    page.find_element("id", "none").click()
+    tick(page, HAIR)
+    cutout = np.asarray(Image.open(download(page, "cutout")))
+    assert ((cutout[:, :, 3] > 127) == (labels == HAIR)).mean() > 0.99
+    solid = cutout[:, :, 3] == 255
+    assert np.abs(cutout[solid][:, :3].astype(int) - read_photo(PORTRAIT)[solid]).max() <= 2
+
+
+def test_recoloured_hair_keeps_its_shading_and_can_be_undone(page):
+    hair = read_mask(download(page, "labels")) == HAIR
+    before = canvas(page, "photo")[:, :, :3].astype(float)
+    set_value(page, "tint_colour", "#c02020")
+    after = wait_for(page, lambda: changed(canvas(page, "photo"), before), "the new colour")[:, :, :3].astype(float)
+    red, green, blue = after[hair].mean(axis=0)
+    assert red > 1.5 * green and red > 1.5 * blue
+    assert np.corrcoef(before[hair].mean(axis=1), after[hair].mean(axis=1))[0, 1] > 0.9
+    skin = np.zeros_like(hair)
+    skin[250:280, 200:260] = True  # the nose and the cheeks
+    assert (after[skin] == before[skin]).all()
+    page.find_element("id", "tint_undo").click()
+    wait_for(page, lambda: (canvas(page, "photo")[:, :, :3] == before).all(), "the photograph as it was")
+
+
+def changed(pixels, before):
+    return pixels if (pixels[:, :, :3] != before).any() else None
+
+
+def test_square_is_dragged_resized_and_moved_by_keys(page):
+    from selenium.webdriver import ActionChains, Keys
+
+    def after(action):
+        count = parsed(page)
+        action()
+        wait_for_parse(page, count)
+        return square(page)
+
+    def drag(selector, dx, dy):
+        handle = page.find_element("css selector", selector)
+        return after(lambda: ActionChains(page).drag_and_drop_by_offset(handle, dx, dy).perform())
+
+    per_px = 448 / page.find_element("id", "stage").size["width"]
+    side, left, top = square(page)
+    smaller, same_left, same_top = drag("[data-corner=se]", -120, -120)
+    assert smaller == pytest.approx(side - 120 * per_px, abs=2) and (same_left, same_top) == (left, top)
+    moved = drag("#square", 40, 60)
+    assert moved[0] == smaller
+    assert moved[1:] == (pytest.approx(left + 40 * per_px, abs=2), pytest.approx(top + 60 * per_px, abs=2))
+    box = page.find_element("id", "square")
+    page.execute_script("arguments[0].focus()", box)
+    assert after(lambda: box.send_keys(Keys.ARROW_RIGHT))[1] > moved[1]
+    assert after(lambda: box.send_keys(Keys.ARROW_UP))[2] < moved[2]
+    assert after(lambda: box.send_keys("+"))[0] > smaller
+    assert after(lambda: box.send_keys("-"))[0] == smaller
+    assert after(page.find_element("id", "find").click) == (side, left, top)
+
+
+def test_part_under_the_pointer_is_named(page):
+    from selenium.webdriver import ActionChains
+
+    labels = read_mask(download(page, "labels"))
+    stage = page.find_element("id", "stage")
+    for id, name in ((NOSE, "nose"), (CELEBAMASK.names.index("l_lip"), "lower lip"), (0, "background")):
+        rows, columns = np.nonzero(labels == id)
+        middle = len(rows) // 2
+        scale = stage.size["width"] / 448
+        dx, dy = ((place[middle] + 0.5 - 224) * scale for place in (columns, rows))
+        ActionChains(page).move_to_element_with_offset(stage, round(dx), round(dy)).perform()
+        assert page.find_element("id", "part").text == name
+    ActionChains(page).move_to_element(page.find_element("tag name", "h1")).perform()
+    assert not page.find_element("id", "part").is_displayed()
+
+
+def test_a_dropped_photograph_is_parsed(page, tmp_path):
+    before = parsed(page)
+    page.execute_async_script(
+        """const done = arguments[0];
+        fetch("sample.jpg").then((response) => response.blob()).then((blob) => {
+          const dataTransfer = new DataTransfer();
+          dataTransfer.items.add(new File([blob], "dropped.jpg", { type: "image/jpeg" }));
+          document.body.dispatchEvent(new DragEvent("drop", { dataTransfer, bubbles: true, cancelable: true }));
+          done();
+        });"""
+    )
+    wait_for_parse(page, before)
+    page.photo = "dropped"
+    assert download(page, "labels").exists()
+
+
+def test_a_file_that_is_no_picture_is_refused_in_a_sentence_and_the_photograph_stays(page, tmp_path):
+    (tmp_path / "notes.jpg").write_text("no picture")
+    page.find_element("id", "file").send_keys(str(tmp_path / "notes.jpg"))
+    wait_for(page, lambda: "notes.jpg is not a picture" in texts(page)[1], "the sentence")
+    assert download(page, "labels").exists()
+
+
+def test_a_picture_without_a_face_says_so(page, tmp_path):
+    Image.new("RGB", (300, 200), "white").save(tmp_path / "white.png")
+    choose(page, tmp_path / "white.png")
+    assert texts(page)[1].startswith("No face was found")
+
+
+def test_camera_runs_live_and_its_picture_can_be_taken(start):
+    browser = start("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
+    wait_for_parse(browser)
+    before = parsed(browser)
+    browser.find_element("id", "camera").click()
+    wait_for(browser, lambda: re.match(r"[\d.]+ frames a second at 256 px", texts(browser)[0]), "frames")
+    first = canvas(browser, "photo")
+    wait_for(browser, lambda: changed(canvas(browser, "photo"), first[:, :, :3]) is not None, "another frame")
+    assert browser.find_element("id", "camera").text == "Take the picture"
+    browser.find_element("id", "camera").click()
+    wait_for_parse(browser, before)
+    browser.photo = "camera"
+    assert read_mask(download(browser, "labels")).shape == first.shape[:2]
+    assert browser.execute_script("return video.srcObject") is None
+
+
+def test_a_refused_camera_is_told_in_a_sentence(start):
+    browser = start("--deny-permission-prompts", "--use-fake-device-for-media-stream")
+    wait_for_parse(browser)
+    browser.find_element("id", "camera").click()
+    wait_for(browser, lambda: texts(browser)[1].startswith("The camera was refused"), "the sentence")
+    assert download(browser, "labels").exists()
+
+
+def test_a_browser_without_simd_is_told_in_a_sentence(start):
+    browser = start(before="WebAssembly.validate = () => false")
+    wait_for(browser, lambda: "has no SIMD instructions" in texts(browser)[1], "the sentence")
+
+
+def test_a_browser_without_webgpu_is_told_what_runs_instead(page):
+    assert re.search(r"WebAssembly, (one thread|\d threads) \(this browser offers no WebGPU\)$", texts(page)[0])
+
+
+def test_it_works_on_a_host_without_the_isolation_headers(site, tmp_path):
+    from functools import partial
+    from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(site))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        browser = start_browser(tmp_path)
+        try:
+            browser.get(f"http://127.0.0.1:{server.server_port}/")
+            wait_for_parse(browser)
+            assert "one thread" in texts(browser)[0]
+        finally:
+            browser.quit()
+            server.shutdown()
+
+
+def test_policy_bars_every_other_host(page, address):
+    """A request to another host is refused by the browser; so is an image or a form, by which data could leave."""
+    refused = page.execute_async_script(
+        """const done = arguments[0];
+        const seen = new Set();
+        document.onsecuritypolicyviolation = (event) => {
+          seen.add(event.effectiveDirective);
+          if (seen.size === 2) done([...seen].sort());
+        };
+        fetch("http://127.0.0.2/").catch(() => {});
+        new Image().src = "http://127.0.0.2/a.png";"""
+    )
+    assert refused == ["connect-src", "img-src"]
+    page.get_log("browser")  # holds the refusals
+
+
+def test_model_and_code_are_under_4_mb(site):
+    assert sum(file.stat().st_size for file in site.iterdir() if file.is_file()) < 4e6
