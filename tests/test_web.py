@@ -104,7 +104,7 @@ def start(address, tmp_path):
             requests = [each["params"] for each in messages if each["method"] == "Network.requestWillBeSent"]
             asked = {each["request"]["url"] for each in requests if each["request"]["method"] == "GET"}
             assert len(requests) == sum(each["request"]["method"] == "GET" for each in requests)
-            assert asked and all(url.startswith((address, "data:", f"blob:{address}")) for url in asked), asked
+            assert all(url.startswith((address, "data:", f"blob:{address}")) for url in asked), asked
     finally:
         for browser in browsers:
             browser.quit()
@@ -271,7 +271,8 @@ def test_recoloured_hair_keeps_its_shading_and_can_be_undone(page):
     hair = read_mask(download(page, "labels")) == HAIR
     before = canvas(page, "photo")[:, :, :3].astype(float)
     set_value(page, "tint_colour", "#c02020")
-    after = wait_for(page, lambda: changed(canvas(page, "photo"), before), "the new colour")[:, :, :3].astype(float)
+    wait_for(page, lambda: (canvas(page, "photo")[:, :, :3] != before).any(), "the new colour")
+    after = canvas(page, "photo")[:, :, :3].astype(float)
     red, green, blue = after[hair].mean(axis=0)
     assert red > 1.5 * green and red > 1.5 * blue
     assert np.corrcoef(before[hair].mean(axis=1), after[hair].mean(axis=1))[0, 1] > 0.9
@@ -280,10 +281,6 @@ def test_recoloured_hair_keeps_its_shading_and_can_be_undone(page):
     assert (after[skin] == before[skin]).all()
     page.find_element("id", "tint_undo").click()
     wait_for(page, lambda: (canvas(page, "photo")[:, :, :3] == before).all(), "the photograph as it was")
-
-
-def changed(pixels, before):
-    return pixels if (pixels[:, :, :3] != before).any() else None
 
 
 def test_square_is_dragged_resized_and_moved_by_keys(page):
@@ -367,7 +364,7 @@ def test_camera_runs_live_and_its_picture_can_be_taken(start):
     browser.find_element("id", "camera").click()
     wait_for(browser, lambda: re.match(r"[\d.]+ frames a second at 256 px", texts(browser)[0]), "frames")
     first = canvas(browser, "photo")
-    wait_for(browser, lambda: changed(canvas(browser, "photo"), first[:, :, :3]) is not None, "another frame")
+    wait_for(browser, lambda: (canvas(browser, "photo") != first).any(), "another frame")
     assert browser.find_element("id", "camera").text == "Take the picture"
     browser.find_element("id", "camera").click()
     wait_for_parse(browser, before)
@@ -422,7 +419,8 @@ def test_policy_bars_every_other_host(page, address):
         new Image().src = "http://127.0.0.2/a.png";"""
     )
     assert refused == ["connect-src", "img-src"]
-    page.get_log("browser")  # holds the refusals
+    for log in ("browser", "performance"):  # which hold the refusals
+        page.get_log(log)
 
 
 def test_model_and_code_are_under_4_mb(site):

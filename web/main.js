@@ -248,15 +248,16 @@ function dragSquare(event) {
 }
 
 function moveSquareByKey(event) {
-  const step = Math.ceil(Math.min(photo.width, photo.height) * (event.shiftKey ? 0.1 : 0.02));
+  const small = Math.ceil(Math.min(photo.width, photo.height) * 0.02);
+  const step = event.shiftKey ? 5 * small : small;
   const moves = {
     ArrowLeft: () => moveSquare({ ...square, x: square.x - step }),
     ArrowRight: () => moveSquare({ ...square, x: square.x + step }),
     ArrowUp: () => moveSquare({ ...square, y: square.y - step }),
     ArrowDown: () => moveSquare({ ...square, y: square.y + step }),
-    "+": () => resizeAroundCentre(2 * step),
-    "=": () => resizeAroundCentre(2 * step),
-    "-": () => resizeAroundCentre(-2 * step),
+    "+": () => resizeAroundCentre(2 * small),
+    "=": () => resizeAroundCentre(2 * small),
+    "-": () => resizeAroundCentre(-2 * small),
   };
   if (!moves[event.key] || event.ctrlKey || event.metaKey) return;
   event.preventDefault();

@@ -14,7 +14,8 @@ const MOST_THREADS = 4;
 // room for the hair, and as large as at the milder scales of the training, where the network is as good as at its mean.
 const FEATURES = /nose|eye$|brow|lip|mouth/;
 const FACE_PARTS = /skin|face|glass|eye_g/; // what holds features together
-const FEATURES_HEIGHT = 0.3; // of the square's side
+const STRAY = 0.05; // share of the features' cells that is left out at each side
+const FEATURES_HEIGHT = 0.265; // of the square's side, without the strays
 const FEATURES_CENTRE = 0.61; // of the square's side, from its top
 const SURE_FACE = 0.7; // share of the kinds of features that are seen together
 const LEAST_FACE = 0.3;
@@ -330,7 +331,7 @@ function colourLayer(labels, width, height, { shown, tints }) {
 
 /**
  * The connected patch of face parts with the most kinds of features, which is the surest face; the larger of equals.
- * {left, top, right, bottom, count, kinds, share} of its features on the coarse grid, or null without any.
+ * {columns, rows, kinds, share}: where the cells of its features are, and how many kinds of all; null without any.
  */
 function surestFace() {
   const { labels, rows, columns } = found;
@@ -340,7 +341,7 @@ function surestFace() {
   let surest = null;
   for (let start = 0; start < open.length; start++) {
     if (!open[start]) continue;
-    const patch = { left: columns, top: rows, right: 0, bottom: 0, count: 0, kinds: new Set() };
+    const patch = { columns: [], rows: [], kinds: new Set() };
     const queue = [start];
     open[start] = false;
     while (queue.length) {
@@ -348,12 +349,9 @@ function surestFace() {
       const x = at % columns;
       const y = (at - x) / columns;
       if (isFeature[labels[at]]) {
-        patch.count += 1;
+        patch.columns.push(x);
+        patch.rows.push(y);
         patch.kinds.add(labels[at]);
-        patch.left = Math.min(patch.left, x);
-        patch.right = Math.max(patch.right, x + 1);
-        patch.top = Math.min(patch.top, y);
-        patch.bottom = Math.max(patch.bottom, y + 1);
       }
       for (const [next, isInside] of [
         [at - 1, x > 0],
@@ -367,11 +365,10 @@ function surestFace() {
         }
       }
     }
-    if (patch.count < SMALLEST_FACE) continue;
+    if (patch.rows.length < SMALLEST_FACE) continue;
     patch.share = patch.kinds.size / isFeature.filter(Boolean).length;
-    if (!surest || patch.share > surest.share || (patch.share === surest.share && patch.count > surest.count)) {
-      surest = patch;
-    }
+    const isLarger = patch.rows.length > surest?.rows.length;
+    if (!surest || patch.share > surest.share || (patch.share === surest.share && isLarger)) surest = patch;
   }
   return surest;
 }
@@ -381,10 +378,16 @@ function squareAroundFace() {
   const face = surestFace();
   if (!face || face.share < LEAST_FACE) return null;
   const pxPerCell = found.square.width / found.columns;
-  const height = (face.bottom - face.top) * pxPerCell;
-  const side = Math.round(Math.min(photo.width, photo.height, Math.max(64, height / FEATURES_HEIGHT)));
-  const centreX = found.square.x + ((face.left + face.right) / 2) * pxPerCell;
-  const centreY = found.square.y + ((face.top + face.bottom) / 2) * pxPerCell;
+  const extent = (cells) => {
+    cells.sort((one, other) => one - other);
+    const stray = Math.floor(STRAY * cells.length);
+    return [cells[stray] * pxPerCell, (cells.at(-1 - stray) + 1) * pxPerCell];
+  };
+  const [left, right] = extent(face.columns);
+  const [top, bottom] = extent(face.rows);
+  const side = Math.round(Math.min(photo.width, photo.height, Math.max(64, (bottom - top) / FEATURES_HEIGHT)));
+  const centreX = found.square.x + (left + right) / 2;
+  const centreY = found.square.y + (top + bottom) / 2;
   const inside = (start, length) => Math.round(Math.min(length - side, Math.max(0, start)));
   const x = inside(centreX - side / 2, photo.width);
   const y = inside(centreY - side * FEATURES_CENTRE, photo.height);
@@ -510,7 +513,7 @@ const answers = {
     const isUnsure = !best || best.share < SURE_FACE;
     if (isUnsure && longest > network.imageSize) await look(wholePhoto(), 2 * network.imageSize);
     // Of a head that is small in the picture the first square is rough.
-    if (best && best.square.width < longest / 2) await look(best.square, network.imageSize);
+    if (best && best.square.width < 0.7 * longest) await look(best.square, network.imageSize);
     return { square: best?.square ?? null };
   },
 
