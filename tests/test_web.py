@@ -74,40 +74,46 @@ def start_browser(downloads, *flags):
     for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1280,1100", *flags):
         options.add_argument(flag)
     options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     browser = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
     browser.downloads = downloads
+    browser.photo = "sample"
     return browser
 
 
 @pytest.fixture
 def start(address, tmp_path):
-    """start(*flags, path="", before=script) opens the page in a browser, `before` having run ahead of its own code.
+    """start(*flags, before=script) opens the page in a browser, `before` having run ahead of its own code.
 
-    When the test ends, the console must be free of errors, and no request may have left the host.
+    When the test ends, the console must be free of errors, and no request of page or worker may have left the host.
     """
     browsers = []
 
-    def start(*flags, path="", before=""):
-        browser = start_browser(tmp_path, *flags)
+    def start(*flags, before=""):
+        browser = start_browser(tmp_path, f"--log-net-log={tmp_path / 'net.json'}", *flags)
         browsers.append(browser)
         browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": before})
-        browser.get(address + path)
+        browser.get(address)
         return browser
 
     yield start
-    try:
-        for browser in browsers:
-            errors = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
-            assert not errors
-            messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-            requests = [each["params"] for each in messages if each["method"] == "Network.requestWillBeSent"]
-            asked = {each["request"]["url"] for each in requests if each["request"]["method"] == "GET"}
-            assert len(requests) == sum(each["request"]["method"] == "GET" for each in requests)
-            assert all(url.startswith((address, "data:", f"blob:{address}")) for url in asked), asked
-    finally:
-        for browser in browsers:
-            browser.quit()
+    errors = [entry for browser in browsers for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+    for browser in browsers:
+        browser.quit()
+    assert not errors
+    asked = requests_of(address, tmp_path / "net.json")
+    assert f"{address}main.js" in asked
+    assert all(method == "GET" and url.startswith((address, f"blob:{address}")) for url, method in asked.items()), asked
+
+
+def requests_of(address, net_log):
+    """{URL: method} of what a page and its workers asked for, of Chromium's record of all its traffic."""
+    asked = {}
+    for line in net_log.read_text(encoding="utf-8").splitlines():  # an event each
+        if f'"initiator":"{address.rstrip("/")}"' in line:
+            details = json.JSONDecoder().raw_decode(line)[0]["params"]
+            asked[details["url"]] = details["method"]
+    return asked
 
 
 def wait_for(browser, condition, what):
@@ -159,7 +165,7 @@ def canvas(browser, name):
 
 def download(browser, what):
     """Press a download button and return the file's path."""
-    path = browser.downloads / f"{browser.photo if hasattr(browser, 'photo') else 'sample'}_{what}.png"
+    path = browser.downloads / f"{browser.photo}_{what}.png"
     path.unlink(missing_ok=True)
     browser.find_element("css selector", f"[data-save={what}]").click()
     wait_for(browser, path.exists, path.name)
@@ -406,21 +412,25 @@ def test_it_works_on_a_host_without_the_isolation_headers(site, tmp_path):
             server.shutdown()
 
 
-def test_policy_bars_every_other_host(page, address):
-    """A request to another host is refused by the browser; so is an image or a form, by which data could leave."""
+def test_policy_bars_every_other_host_to_the_page_and_to_workers(start, site):
+    """The browser refuses a request, and an image, by whose address data could leave too."""
+    (site / "probe.js").write_text(
+        "fetch('http://127.0.0.2/').then(() => 'came', () => 'refused').then(postMessage); "
+        "self.onsecuritypolicyviolation = (event) => postMessage(event.effectiveDirective)"
+    )
+    page = start()
+    wait_for_parse(page)
     refused = page.execute_async_script(
         """const done = arguments[0];
         const seen = new Set();
-        document.onsecuritypolicyviolation = (event) => {
-          seen.add(event.effectiveDirective);
-          if (seen.size === 2) done([...seen].sort());
-        };
+        const note = (what) => seen.add(what).size === 4 && done([...seen].sort());
+        document.onsecuritypolicyviolation = (event) => note("page " + event.effectiveDirective);
+        new Worker("probe.js").onmessage = ({ data }) => note("worker " + data);
         fetch("http://127.0.0.2/").catch(() => {});
         new Image().src = "http://127.0.0.2/a.png";"""
     )
-    assert refused == ["connect-src", "img-src"]
-    for log in ("browser", "performance"):  # which hold the refusals
-        page.get_log(log)
+    assert refused == ["page connect-src", "page img-src", "worker connect-src", "worker refused"]
+    page.get_log("browser")  # holds the refusals
 
 
 def test_model_and_code_are_under_4_mb(site):

@@ -47,7 +47,7 @@ function startWorker() {
   worker = new Worker("worker.js", { type: "module" });
   worker.onmessage = ({ data }) => {
     if (data.received) {
-      say(`Loading the network and its runtime: ${(data.received / 1e6).toFixed(1)} MB …`);
+      say(`Loading the network and its runtime: ${Math.round(data.received / 1e6)} MB …`);
       return;
     }
     const { resolve, reject } = waiting.get(data.id);
@@ -159,15 +159,16 @@ async function openFile(file) {
     complain(`${file.name} is not a picture that this browser can read. Choose a JPEG, PNG or WebP file.`);
     return;
   }
-  complain("");
   const pixels = bitmap.width * bitmap.height;
   if (pixels > MOST_PIXELS) {
     const width = Math.floor(bitmap.width * Math.sqrt(MOST_PIXELS / pixels));
-    complain(`${file.name} has ${Math.round(pixels / 1e6)} million pixels; it was reduced to 16 million.`);
     bitmap = await createImageBitmap(bitmap, { resizeWidth: width, resizeQuality: "high" });
   }
   stopCamera();
   await openPhoto(bitmap, file.name);
+  if (pixels > MOST_PIXELS) {
+    complain(`${file.name} has ${Math.round(pixels / 1e6)} million pixels; it was reduced to 16 million.`);
+  }
 }
 
 async function openPhoto(bitmap, name) {
@@ -283,7 +284,8 @@ function namePart(event) {
   [...page.classes.children].forEach((row, id) => row.classList.toggle("pointed", id === labels.ids[at]));
 }
 
-function nameNothing() {
+function nameNothing({ pointerType }) {
+  if (pointerType === "touch") return; // the name stays where the finger was
   page.part.hidden = true;
   for (const row of page.classes.children) row.classList.remove("pointed");
 }

@@ -99,7 +99,7 @@ async function load() {
   const model = await download(MODEL_URL, onBytes);
   const metadata = readMetadata(model);
   let why = "this browser offers no WebGPU";
-  if (await navigator.gpu?.requestAdapter()) {
+  if (await navigator.gpu?.requestAdapter().catch(() => null)) {
     try {
       network = await startSession("webgpu", model, onBytes);
     } catch (error) {
