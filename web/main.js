@@ -1,7 +1,10 @@
 /** The page: what is on the screen and what a person does with it. The network and the pixels are in worker.js. */
 
 const SAMPLE_URL = "sample.jpg";
-const CAMERA_SIZE = 256; // px of the longer side that the network sees of a frame
+// Px of the longer side that the network sees of a frame: as many as the device manages.
+const CAMERA_SIZES = [256, 320, 384, 512];
+const TOO_SLOW = 4; // frames a second
+const FAST_ENOUGH = 8; // to try the next size, which costs at most 1.8 times as much
 const MOST_PIXELS = 4096 * 4096; // what a canvas holds on every phone
 const SMALLEST_SQUARE = 64; // px of the photograph
 const BACKGROUND = 0;
@@ -124,7 +127,7 @@ function drawResult({ picture, colours, labels: ids, counts, width, height }) {
     const share = (100 * counts[id]) / ids.length;
     row.classList.toggle("absent", counts[id] === 0);
     row.querySelector("output").textContent =
-      counts[id] === 0 ? "–" : share < 0.1 ? "< 0.1 %" : `${share.toFixed(share < 10 ? 1 : 0)} %`;
+      counts[id] === 0 ? "–" : `${share.toFixed(share < 0.1 ? 2 : share < 10 ? 1 : 0)} %`;
   });
 }
 
@@ -328,18 +331,26 @@ async function startCamera() {
 
 async function parseFrames() {
   const stream = camera;
-  const times = [];
+  let step = 1;
+  let times = [];
   while (camera === stream) {
     await new Promise(requestAnimationFrame); // which rests while the page is hidden
     const bitmap = await createImageBitmap(page.video);
-    const result = await ask("frame", { bitmap, size: CAMERA_SIZE, ...settings() }, [bitmap]);
+    const size = CAMERA_SIZES[step];
+    const result = await ask("frame", { bitmap, size, ...settings() }, [bitmap]);
     if (camera !== stream) return;
     drawResult(result);
     times.push(performance.now());
-    if (times.length > 20) times.shift();
-    if (times.length < 2) continue;
+    if (times.length < 3) continue;
     const perSecond = (1000 * (times.length - 1)) / (times.at(-1) - times[0]);
-    say(`${perSecond.toFixed(1)} frames a second at ${CAMERA_SIZE} px · ${engine}`);
+    say(`${perSecond.toFixed(1)} frames a second at ${size} px · ${engine}`);
+    if (times.length < 20) continue;
+    times.shift();
+    const change = perSecond < TOO_SLOW ? -1 : perSecond > FAST_ENOUGH ? 1 : 0;
+    if (change && CAMERA_SIZES[step + change]) {
+      step += change;
+      times = [];
+    }
   }
 }
 

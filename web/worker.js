@@ -10,21 +10,27 @@ const MODEL_URL = new URL("face_parser.onnx", import.meta.url);
 const VENDOR_URL = new URL("vendor/", import.meta.url);
 const LONGEST_VIEW = 1280; // px of what is shown; downloads have the photograph's own size
 const MOST_THREADS = 4;
-// The square is laid around a face by its features, from the brows to the lower lip, whose height varies least: with
-// room for the hair, and as large as at the milder scales of the training, where the network is as good as at its mean.
+// The square is laid around a face by its features, from the brows to the lower lip, whose height varies least.
 const FEATURES = /nose|eye$|brow|lip|mouth/;
 const FACE_PARTS = /skin|face|glass|eye_g/; // what holds features together
 const STRAY = 0.05; // share of the features' cells that is left out at each side
-const FEATURES_HEIGHT = 0.265; // of the square's side, without the strays
-const FEATURES_CENTRE = 0.61; // of the square's side, from its top
+const FEATURES_OF_FACE = 0.49; // height of the features, without the strays, as a share of the face's
+const FEATURES_CENTRE = 0.6; // of the square's side, from its top
+// A face of fewer px is parsed badly; a smaller share of the square's side has room for the hair.
+const FACE_PX = 240;
+const FACE_SHARES = [0.54, 0.9];
 const SURE_FACE = 0.7; // share of the kinds of features that are seen together
 const LEAST_FACE = 0.3;
 const SMALLEST_FACE = 20; // cells of the coarse grid that hold features
+const SETTLED = 0.1; // change of the square's side, as a share
+const MOST_LOOKS = 2; // at a square, until it settles
+const FRAMES_BETWEEN_LOOKS = 10; // for a head in the camera's picture, while there is none
 
 let network; // {session, ort, classes: {names, colours}, imageSize}
 let photo; // {pixels: RGBA bytes, width, height}
 let view; // the photograph, no larger than the screen needs
-let found; // {square, logits, rows, columns, labels}: of the square {x, y, width, height} in px of the photograph
+let found; // {square, logits, rows, columns, labels, isFrame}: of the square {x, y, width, height} in px of the photograph
+let framesWithoutFace = 0;
 
 // ---- the network
 
@@ -373,8 +379,11 @@ function surestFace() {
   return surest;
 }
 
-/** {square, share}: a square inside the photograph with the surest face in its middle; null without a face. */
-function squareAroundFace() {
+/**
+ * {square, share}: a square inside the photograph with the surest face in its middle, as large as suits a network
+ * that sees it at `size` px; null without a face.
+ */
+function squareAroundFace(size) {
   const face = surestFace();
   if (!face || face.share < LEAST_FACE) return null;
   const pxPerCell = found.square.width / found.columns;
@@ -385,13 +394,35 @@ function squareAroundFace() {
   };
   const [left, right] = extent(face.columns);
   const [top, bottom] = extent(face.rows);
-  const side = Math.round(Math.min(photo.width, photo.height, Math.max(64, (bottom - top) / FEATURES_HEIGHT)));
+  const faceShare = Math.min(FACE_SHARES[1], Math.max(FACE_SHARES[0], FACE_PX / size));
+  const wanted = (bottom - top) / FEATURES_OF_FACE / faceShare;
+  const side = Math.round(Math.min(photo.width, photo.height, Math.max(64, wanted)));
   const centreX = found.square.x + (left + right) / 2;
   const centreY = found.square.y + (top + bottom) / 2;
   const inside = (start, length) => Math.round(Math.min(length - side, Math.max(0, start)));
   const x = inside(centreX - side / 2, photo.width);
   const y = inside(centreY - side * FEATURES_CENTRE, photo.height);
   return { square: { x, y, width: side, height: side }, share: face.share };
+}
+
+/** Look at the whole photograph, and closer at what is found: the square around the surest face, or null. */
+async function findHead() {
+  let best = null;
+  const look = async (square, size) => {
+    found = await runNetwork(square, size);
+    const guess = squareAroundFace(network.imageSize);
+    if (guess && !(guess.share < best?.share)) best = guess;
+  };
+  await look(wholePhoto(), network.imageSize);
+  const isLarge = Math.max(photo.width, photo.height) > network.imageSize;
+  if (isLarge && !(best?.share > SURE_FACE)) await look(wholePhoto(), 2 * network.imageSize);
+  // Of a head that is small in the picture the first square is rough.
+  for (let change = 1, looks = 0; best && change > SETTLED && looks < MOST_LOOKS; looks++) {
+    const { width } = best.square;
+    await look(best.square, network.imageSize);
+    change = Math.abs(best.square.width / width - 1);
+  }
+  return best?.square ?? null;
 }
 
 const wholePhoto = () => ({ x: 0, y: 0, width: photo.width, height: photo.height });
@@ -497,24 +528,11 @@ const answers = {
   async open({ bitmap }) {
     takePhoto(bitmap);
     found = null;
-    return { picture: await toBitmap(view), photoWidth: photo.width, photoHeight: photo.height };
+    return { picture: await toBitmap(view) };
   },
 
-  /** A first pass over the whole photograph: {square} around the surest face, null where there is none. */
   async findHead() {
-    let best = null;
-    const look = async (square, size) => {
-      found = await runNetwork(square, size);
-      const guess = squareAroundFace();
-      if (guess && !(guess.share < best?.share)) best = guess;
-    };
-    const longest = Math.max(photo.width, photo.height);
-    await look(wholePhoto(), network.imageSize);
-    const isUnsure = !best || best.share < SURE_FACE;
-    if (isUnsure && longest > network.imageSize) await look(wholePhoto(), 2 * network.imageSize);
-    // Of a head that is small in the picture the first square is rough.
-    if (best && best.square.width < 0.7 * longest) await look(best.square, network.imageSize);
-    return { square: best?.square ?? null };
+    return { square: await findHead() };
   },
 
   async parse({ square, ...settings }) {
@@ -529,8 +547,12 @@ const answers = {
   /** A frame of the camera: parsed in the square around the face of the frame before it. */
   async frame({ bitmap, size, ...settings }) {
     takePhoto(bitmap);
-    const square = found && found.photoWidth === photo.width ? squareAroundFace()?.square : null;
-    found = { ...(await runNetwork(square ?? wholePhoto(), size)), photoWidth: photo.width };
+    let square = found?.isFrame ? squareAroundFace(size)?.square : null;
+    framesWithoutFace = square || !found?.isFrame ? 0 : framesWithoutFace + 1;
+    if (!square && framesWithoutFace % FRAMES_BETWEEN_LOOKS === 0 && (await findHead())) {
+      square = squareAroundFace(size)?.square;
+    }
+    found = { ...(await runNetwork(square ?? wholePhoto(), size)), isFrame: true };
     return show(settings);
   },
 
