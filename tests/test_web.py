@@ -15,16 +15,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import export_onnx
 from faceparse.classes import CELEBAMASK
 from faceparse.drawing import overlay
+from faceparse.errors import InputError
 from faceparse.images import read_mask, read_photo
 from faceparse.onnx_model import OnnxModel
 from faceparse.prediction import predict
 from faceparse.upsampling import label_map
-from options import export_parser
+from options import export_parser, serve_parser
+from web import serve
 from web.serve import make_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.web]
@@ -433,6 +436,23 @@ def test_policy_bars_every_other_host_to_the_page_and_to_workers(start, site):
     )
     assert refused == ["page connect-src", "page img-src", "worker connect-src", "worker refused"]
     page.get_log("browser")  # holds the refusals
+
+
+def test_float16_network_is_half_as_large_and_labels_as_float32_does(site, tmp_path):
+    export_onnx.main(export_parser("E.").parse_args(["--output", str(tmp_path / "32.onnx")]))
+    half, full = site / "face_parser.onnx", tmp_path / "32.onnx"
+    assert half.stat().st_size < 0.52 * full.stat().st_size
+    photo = torch.from_numpy(read_photo(PORTRAIT)).permute(2, 0, 1)[None] / 255
+    labels = [OnnxModel(file).coarse_logits(photo).argmax(dim=1) for file in (half, full)]
+    assert (labels[0] == labels[1]).float().mean() > 0.998
+
+
+def test_server_says_what_is_missing_and_that_a_port_is_taken(tmp_path, monkeypatch):
+    monkeypatch.setattr(serve, "FOLDER", tmp_path)
+    with pytest.raises(InputError, match=r"face_parser.onnx: is missing; make web writes it"):
+        serve.main(serve_parser("S.").parse_args([]))
+    with make_server(tmp_path, 0) as server, pytest.raises(InputError, match=f"--port {server.server_port}: cannot"):
+        make_server(tmp_path, server.server_port)
 
 
 def test_model_and_code_are_under_4_mb(site):

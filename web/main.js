@@ -470,7 +470,10 @@ function listen() {
 /** What this browser lacks to run the page, as a sentence; an empty one where it lacks nothing. */
 function whatIsMissing() {
   if (!globalThis.WebAssembly?.validate(SIMD_MODULE)) {
-    return "This browser’s WebAssembly has no SIMD instructions, which the network needs. A current Firefox, Chrome, Edge or Safari has them.";
+    return (
+      "This browser’s WebAssembly has no SIMD instructions, which the network needs. " +
+      "A current Firefox, Chrome, Edge or Safari has them."
+    );
   }
   if (!globalThis.OffscreenCanvas || !globalThis.CompressionStream) {
     return "This browser is too old for the page. A current Firefox, Chrome, Edge or Safari will do.";

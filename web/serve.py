@@ -41,7 +41,8 @@ class Handler(SimpleHTTPRequestHandler):
 def content_security_policy(folder):
     """Return the policy that the page in a folder sets for itself."""
     page = (Path(folder) / "index.html").read_text(encoding="utf-8")
-    return re.search(r'Content-Security-Policy"\s+content="([^"]+)"', page)[1]
+    policy = re.search(r'Content-Security-Policy"\s+content="([^"]+)"', page)[1]
+    return " ".join(policy.split())  # a header is one line
 
 
 def make_server(folder, port):

@@ -29,7 +29,7 @@ const FRAMES_BETWEEN_LOOKS = 10; // for a head in the camera's picture, while th
 let network; // {session, ort, classes: {names, colours}, imageSize}
 let photo; // {pixels: RGBA bytes, width, height}
 let view; // the photograph, no larger than the screen needs
-let found; // {square, logits, rows, columns, labels, isFrame}: of the square {x, y, width, height} in px of the photograph
+let found; // {square, logits, rows, columns, labels, isFrame}; square: {x, y, width, height} in px of the photograph
 let framesWithoutFace = 0;
 
 // ---- the network
@@ -38,12 +38,11 @@ let framesWithoutFace = 0;
 async function download(url, onBytes) {
   const response = await fetch(url);
   if (!response.ok) throw new Error(`${url.pathname} is missing on the server (${response.status}); run make web`);
+  const reader = response.body.getReader();
   const chunks = [];
-  for (const reader = response.body.getReader(); ; ) {
-    const { done, value } = await reader.read();
-    if (done) break;
-    chunks.push(value);
-    onBytes(value.length);
+  for (let part = await reader.read(); !part.done; part = await reader.read()) {
+    chunks.push(part.value);
+    onBytes(part.value.length);
   }
   return new Uint8Array(await new Blob(chunks).arrayBuffer());
 }
@@ -216,7 +215,7 @@ function sourcePositions(size, target) {
   });
 }
 
-/** Call visit(pixel of a picture of width px a row, four coarse positions, their weights) for all pixels of a square. */
+/** Call visit(pixel of a picture `width` px wide, four coarse positions, their weights) for all pixels of a square. */
 function forEachPixel(square, width, visit) {
   const { rows, columns } = found;
   const across = sourcePositions(columns, square.width);
