@@ -421,7 +421,7 @@ def test_policy_bars_every_other_host_to_the_page_and_to_workers(start, site):
     """The browser refuses a request, and an image, by whose address data could leave too."""
     (site / "probe.js").write_text(
         "fetch('http://127.0.0.2/').then(() => 'came', () => 'refused').then(postMessage); "
-        "self.onsecuritypolicyviolation = (event) => postMessage(event.effectiveDirective)"
+        "addEventListener('securitypolicyviolation', (event) => postMessage(event.effectiveDirective))"
     )
     page = start()
     wait_for_parse(page)
