@@ -88,12 +88,13 @@ async function startSession(engine, model, onBytes) {
   const build = engine === "webgpu" ? gpuBuild : "wasm";
   const binary = { wasm: "", jspi: ".jspi", webgpu: ".asyncify" }[build];
   const ort = await import(new URL(`ort.${build}.min.mjs`, VENDOR_URL));
-  ort.env.logLevel = "error";
   ort.env.wasm.wasmPaths = VENDOR_URL.href;
   ort.env.wasm.wasmBinary = await download(new URL(`ort-wasm-simd-threaded${binary}.wasm`, VENDOR_URL), onBytes);
   // Threads need shared memory, which only a host that sends the two isolation headers gives.
   ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(MOST_THREADS, navigator.hardwareConcurrency) : 1;
-  const session = await ort.InferenceSession.create(model, { executionProviders: [engine] });
+  const onlyErrors = 3; // the runtime writes its warnings as errors of the console
+  const options = { executionProviders: [engine], logSeverityLevel: onlyErrors };
+  const session = await ort.InferenceSession.create(model, options);
   await session.run({ photos: new ort.Tensor("float32", new Float32Array(3 * 64 * 64), [1, 3, 64, 64]) });
   return { ort, session, engine, threads: ort.env.wasm.numThreads };
 }
