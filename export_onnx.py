@@ -3,18 +3,23 @@
     pip install -r requirements-export.txt
     python export_onnx.py --checkpoint checkpoints/deeplab/best.pt --output face_parser.onnx
     python validate.py --checkpoint face_parser.onnx
+    python export_onnx.py --labels --output labels.onnx       # photographs in, label maps out, for any language
     python export_onnx.py --float16 --output web/face_parser.onnx
     python export_onnx.py --int8 dataset/train/train_image --output face_parser_int8.onnx
 
 Input `photos`: float32 [N, 3, H, W], RGB in [0, 1], any N, H, W. Output `logits`: float32 [N, classes, h, w] at the
-decoder's stride; bilinear upsampling and an argmax give the labels. The class names and the image size of the training
-are in the file's metadata. With `--float16` the file is half as large and computes in float32 all the same, so that it
-runs wherever the float32 file does: it is what the page in `web/` loads. With `--int8` weights and activations are
-8-bit integers inside; their ranges are those seen on some photographs of the folder. That pays on CPUs with VNNI
-instructions.
+decoder's stride; bilinear upsampling and an argmax give the labels. With `--labels` both are inside, and the output is
+`labels`: uint8 [N, H, W] at input size. validate.py takes the logits, because it makes label maps of them faster. The
+classes and the image size of the training are in the file's metadata.
+
+With `--float16` the file is half as large and computes in float32 all the same, so that it runs wherever the float32
+file does; the page in `web/` loads it. With `--int8` weights and activations are 8-bit integers inside; their ranges
+are those seen on some photographs of the folder. That pays on CPUs with VNNI instructions (Intel Ice Lake, AMD Zen 4,
+and later). On an x86 CPU without them the weights get 7 bits, because sums of 8-bit products saturate there.
 """
 
 import json
+import platform
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
@@ -51,14 +56,21 @@ class CoarseLogits(nn.Module):
         return self.model.coarse_logits(photos)
 
 
-def export(model, path, metadata):
-    """Write the ONNX file of a model in eval mode; `metadata` is a dict of str."""
+class Labels(CoarseLogits):
+    """Gives uint8 class ids [N, H, W] at input size instead."""
+
+    def forward(self, photos):
+        return self.model(photos).argmax(dim=1).to(torch.uint8)
+
+
+def export(module, path, output_name, metadata):
+    """Write the ONNX file of a module above; `metadata` is a dict of str."""
     dynamic = torch.export.Dim.DYNAMIC
     program = torch.onnx.export(
-        CoarseLogits(model).eval(),
+        module.eval(),
         (torch.rand(2, 3, 96, 128),),
         input_names=["photos"],
-        output_names=["logits"],
+        output_names=[output_name],
         dynamic_shapes=({0: dynamic, 2: dynamic, 3: dynamic},),
         dynamo=True,
         verbose=False,
@@ -76,6 +88,12 @@ def largest_difference(network, other):
     return max(np.abs(network.coarse_logits(photos) - other.coarse_logits(photos)).max() for photos in batches)
 
 
+def saturates():
+    """Whether sums of 8-bit products saturate on this CPU: on x86 without VNNI, as far as Linux tells."""
+    cpuinfo = Path("/proc/cpuinfo")
+    return platform.machine() in ("x86_64", "AMD64") and cpuinfo.exists() and "vnni" not in cpuinfo.read_text()
+
+
 def quantize(path, photos):
     """Turn a float32 file into int8, in place; `photos` is a list of float32 [1, 3, h, w] in [0, 1] to calibrate on."""
     from onnxruntime.quantization import QuantType, quantize_static
@@ -90,6 +108,7 @@ def quantize(path, photos):
             path,
             SimpleNamespace(get_next=lambda: next(inputs, None)),
             per_channel=True,
+            reduce_range=saturates(),
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
         )
@@ -142,21 +161,25 @@ def main(args):
         to_calibrate, to_compare = read_calibration(args.int8, model.image_size)
     metadata = {"image_size": str(model.image_size), "classes": json.dumps(model.class_set.to_dict())}
     with atomic_path(args.output) as temporary:
-        export(model, temporary, metadata)
-        difference = largest_difference(TorchNetwork(model, CPU), OnnxNetwork(temporary))
+        export(CoarseLogits(model), temporary, "logits", metadata)
+        network = TorchNetwork(model, CPU)
+        difference = largest_difference(network, OnnxNetwork(temporary))
         if difference > TOLERANCE:
             raise InputError(f"{args.output}: not written, its logits differ from PyTorch's by {difference:.2g}")
         outcome = f"its logits differ from PyTorch's by at most {difference:.1g}"
         if args.int8:
             quantize(temporary, to_calibrate)
-            changed = changed_share(TorchNetwork(model, CPU), OnnxNetwork(temporary), to_compare)
+            changed = changed_share(network, OnnxNetwork(temporary), to_compare)
             outcome = f"int8 changes {changed:.2%} of the labels of {len(to_compare)} other photographs"
             if changed > LABELS_HOLD:
                 raise InputError(f"{args.output}: not written, {outcome}; leave out --int8")
         elif args.float16:
             store_as_float16(temporary)
-            difference = largest_difference(model, OnnxModel(temporary))
+            difference = largest_difference(network, OnnxNetwork(temporary))
             outcome = f"with float16 weights its logits differ from PyTorch's by at most {difference:.1g}"
+        elif args.labels:
+            export(Labels(model), temporary, "labels", metadata)
+            outcome = f"gives label maps; {outcome}"
     print(f"{args.output}: written; {outcome}")
 
 

@@ -362,9 +362,10 @@ def export_parser(description):
     parser.add_argument("--checkpoint", default=SHIPPED_CHECKPOINT, help="ours or a bare state_dict")
     parser.add_argument("--output", default="face_parser.onnx", help="file to write")
     _add_classes_of_checkpoint(parser)
-    weights = parser.add_mutually_exclusive_group()
-    weights.add_argument("--float16", action="store_true", help="store the weights as 16-bit floats: half the file")
-    weights.add_argument(
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--labels", action="store_true", help="give uint8 label maps at input size in place of logits")
+    kind.add_argument("--float16", action="store_true", help="store the weights as 16-bit floats: half the file")
+    kind.add_argument(
         "--int8", metavar="IMAGE_DIR", help="write 8-bit integers, calibrated on these photographs; for CPUs with VNNI"
     )
     return parser

@@ -17,6 +17,7 @@ from faceparse.classes import CELEBAMASK
 from faceparse.errors import InputError
 from faceparse.onnx_network import OnnxNetwork
 from faceparse.prediction import load_network
+from faceparse.upsampling import label_map
 from models import build_model
 from options import export_parser, validate_parser
 
@@ -97,6 +98,25 @@ def test_int8_file_is_smaller_and_labels_as_float32_does_or_is_not_written(expor
         export_onnx.main(args)
     assert (tmp_path / "8.onnx").read_bytes() == written
     assert sorted(path.name for path in tmp_path.iterdir()) == ["8.onnx", "photos"]
+
+
+@pytest.mark.slow
+def test_labels_are_those_of_our_own_loop(exported, tmp_path):
+    """Of any size and batch; the sizes are such that the decoder's stride does not divide them."""
+    import onnxruntime
+
+    flags = ["--checkpoint", str(exported / "a.pt"), "--output", str(tmp_path / "labels.onnx"), "--labels"]
+    export_onnx.main(export_parser("Export.").parse_args(flags))
+    session = onnxruntime.InferenceSession(str(tmp_path / "labels.onnx"), providers=["CPUExecutionProvider"])
+    network = load_network(exported / "a.pt")
+    for shape in ((1, 3, 64, 64), (2, 3, 51, 70)):
+        photos = np.random.default_rng(0).random(shape, dtype=np.float32)
+        (labels,) = session.run(["labels"], {"photos": photos})
+        assert labels.dtype == np.uint8 and labels.shape == (shape[0], *shape[2:])
+        expected = [label_map(logits, shape[2:]) for logits in network.coarse_logits(photos)]
+        assert (labels != np.stack(expected)).mean() < 1e-3
+    with pytest.raises(InputError, match="not a network that this version of export_onnx"):
+        load_network(tmp_path / "labels.onnx")
 
 
 @pytest.mark.slow

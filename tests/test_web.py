@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 import export_onnx
@@ -23,8 +22,8 @@ from faceparse.classes import CELEBAMASK
 from faceparse.drawing import overlay
 from faceparse.errors import InputError
 from faceparse.images import read_mask, read_photo
-from faceparse.onnx_model import OnnxModel
-from faceparse.prediction import predict
+from faceparse.onnx_network import OnnxNetwork
+from faceparse.prediction import predict, to_network_input
 from faceparse.upsampling import label_map
 from options import export_parser, serve_parser
 from web import serve
@@ -191,11 +190,10 @@ def set_value(browser, name, value):
 
 def expected_labels(site, photo, side, left, top):
     """What Python makes of a square of a photograph: class ids of the whole photograph, 0 outside the square."""
-    model = OnnxModel(site / "face_parser.onnx")
+    network = OnnxNetwork(site / "face_parser.onnx")
     crop = np.ascontiguousarray(photo[top : top + side, left : left + side])
-    ((_, logits, size),) = predict(
-        model, [crop], device="cpu", image_size=model.image_size, batch_size=1, workers=0, progress=None
-    )
+    options = {"image_size": network.image_size, "batch_size": 1, "workers": 0, "progress": None}
+    ((_, logits, size),) = predict(network, [crop], **options)
     labels = np.zeros(photo.shape[:2], np.uint8)
     labels[top : top + side, left : left + side] = label_map(logits, size)
     return labels
@@ -442,9 +440,9 @@ def test_float16_network_is_half_as_large_and_labels_as_float32_does(site, tmp_p
     export_onnx.main(export_parser("E.").parse_args(["--output", str(tmp_path / "32.onnx")]))
     half, full = site / "face_parser.onnx", tmp_path / "32.onnx"
     assert half.stat().st_size < 0.52 * full.stat().st_size
-    photo = torch.from_numpy(read_photo(PORTRAIT)).permute(2, 0, 1)[None] / 255
-    labels = [OnnxModel(file).coarse_logits(photo).argmax(dim=1) for file in (half, full)]
-    assert (labels[0] == labels[1]).float().mean() > 0.998
+    photo = to_network_input([read_photo(PORTRAIT)])
+    labels = [OnnxNetwork(file).coarse_logits(photo).argmax(axis=1) for file in (half, full)]
+    assert (labels[0] == labels[1]).mean() > 0.998
 
 
 def test_server_says_what_is_missing_and_that_a_port_is_taken(tmp_path, monkeypatch):
