@@ -2,7 +2,7 @@
 
 from faceparse import SHIPPED_CHECKPOINT
 
-dependencies = ["torch", "torchvision", "numpy", "PIL", "cv2", "tqdm"]
+dependencies = ["torch", "numpy", "PIL", "cv2", "tqdm"]
 
 
 def face_parser(checkpoint=SHIPPED_CHECKPOINT, **options):

@@ -2,9 +2,9 @@
 
 import torch
 from torch import nn
-from torchvision.ops import Conv2dNormActivation as ConvBNReLU
 
 from models.deeplab import ASPP, initialise_convolutions, resize
+from models.layers import ConvBNReLU
 from models.mobilenetv2 import mobilenetv2_features, stage_channels
 
 # A row (t, c, n, s) per stage: expansion, channels, blocks, stride of the first block.

@@ -4,9 +4,10 @@ from functools import partial
 
 from torch import nn
 from torch.nn import functional as F
-from torchvision.ops import Conv2dNormActivation
 
-ConvBNReLU6 = partial(Conv2dNormActivation, activation_layer=nn.ReLU6)
+from models.layers import ConvBNReLU
+
+ConvBNReLU6 = partial(ConvBNReLU, activation=nn.ReLU6)
 
 
 class InvertedResidual(nn.Module):
