@@ -33,8 +33,10 @@ from models.cost import count_flops
 from options import network_input_size, positive_int
 
 DEFAULT, CHALLENGE = MODELS
+INT8 = f"{DEFAULT}_int8.onnx"
 SCORE_SCRIPTS = ("evaluate", "f1score", "iouclass")
 GROWTH = (100, 1000, 10000)
+PARTS = ("scores", "prediction", "training")
 UNITS = {"seconds": "s", "processor_seconds": "s of processor time", "images_per_second": "images/s"}
 
 
@@ -69,6 +71,8 @@ def prepare(work_dir, image_size, drawn):
     for model_type in MODELS:
         flags = ("--checkpoint", work_dir / f"{model_type}.pt", "--output", work_dir / f"{model_type}.onnx")
         run_python("export_onnx.py", *flags)
+    flags = ("--checkpoint", work_dir / f"{DEFAULT}.pt", "--int8", work_dir / "dataset/train/train_image")
+    run_python("export_onnx.py", *flags, "--output", work_dir / INT8)
 
 
 def lay_out(work_dir, count):
@@ -100,8 +104,16 @@ class Bench:
     def __init__(self, work_dir, args):
         self.work_dir, self.args, self.rows, self.rates = work_dir, args, [], {}
 
-    def case(self, name, model="-", count=0):
-        return run_case(name, model, self.work_dir, self.args.image_size, count)
+    def case(self, name, model="-", count=0, **options):
+        return run_case(name, model, self.work_dir, self.args.image_size, count, **options)
+
+    def validate(self, file_name):
+        flags = ("--checkpoint", self.work_dir / file_name, "--image_dir", self.work_dir / "photos")
+        return run_python("validate.py", *flags, "--output_dir", self.work_dir / "labels/ours")
+
+    def predict_plainly(self, model_type):
+        folders = (self.work_dir / f"{model_type}.pt", self.work_dir / "photos", self.work_dir / "labels/plain")
+        return run_python("-m", "benchmarks.plain_network", *folders, self.args.image_size)
 
     def score(self, script):
         folders = ("--submit_dir", self.work_dir / "submit", "--truth_dir", self.work_dir / "truth")
@@ -155,21 +167,27 @@ class Bench:
         for plain_model, file_name in (
             (CHALLENGE, f"{CHALLENGE}.pt"),
             (DEFAULT, f"{DEFAULT}.pt"),
-            (CHALLENGE, f"{CHALLENGE}.onnx"),
-            (DEFAULT, f"{DEFAULT}.onnx"),
+            (CHALLENGE, f"{DEFAULT}.pt"),
             (CHALLENGE, f"{DEFAULT}.onnx"),
+            (CHALLENGE, INT8),
         ):
             if file_name.endswith(".onnx") and torch.cuda.is_available():
                 continue  # ONNX Runtime predicts on the CPU
-            model_type = Path(file_name).stem
+            model_type = CHALLENGE if file_name.startswith(f"{CHALLENGE}.") else DEFAULT
             self.add(
-                f"`validate.py`, {photos} photographs, {file_name}; plain: {plain_model}",
+                f"`validate.py`, {photos} photographs, whole process, {file_name}; plain: {plain_model}",
                 "seconds",
-                ours=lambda file=file_name: self.case("predict_ours", file, photos),
-                plain=lambda model=plain_model: self.case("predict_plain", model, photos),
+                ours=lambda file=file_name: self.validate(file),
+                plain=lambda model=plain_model: self.predict_plainly(model),
                 floor=photos * count_flops(model_type, self.args.image_size) / 1e9 / rate,
                 check=(lambda: {"differing": differing_share(self.work_dir)}) if model_type == plain_model else None,
             )
+        self.add(
+            f"label maps of {photos} photographs; plain: all logits upsampled, then argmax",
+            "seconds",
+            ours=lambda: self.case("label_maps_ours", count=photos),
+            plain=lambda: self.case("label_maps_plain", count=photos),
+        )
 
     def training(self):
         rate = self.rate("bfloat16" if torch.cuda.is_available() else "float32")
@@ -180,6 +198,17 @@ class Bench:
                 ours=lambda model=model_type: self.case("train_ours", model, self.args.training_images),
                 plain=lambda model=model_type: self.case("train_plain", model, self.args.training_images),
                 floor=rate / (TRAINING_PASSES * count_flops(model_type, self.args.image_size) / 1e9),
+            )
+        images = self.args.training_images
+        for what, plain, options in (
+            ("freed memory given back", "train_ours", {"environment": {"MALLOC_ARENA_MAX": "8"}}),
+            ("contiguous gradients of upsampling", "train_without_hook", {}),
+        ):
+            self.add(
+                f"training, {DEFAULT}; plain: {what}",
+                "images_per_second",
+                ours=lambda: self.case("train_ours", DEFAULT, images),
+                plain=lambda plain=plain, options=options: self.case(plain, DEFAULT, images, **options),
             )
 
     def growth(self):
@@ -204,6 +233,7 @@ def table_row(row):
         f"{row['differing']:.1g} of the pixels differ" if "differing" in row else "",
         f"waits for data: {plain['data_wait']:.1%}, {ours['data_wait']:.1%}" if "data_wait" in ours else "",
         f"{ours['gflops_per_second']:.0f} GFLOP/s" if "gflops_per_second" in ours else "",
+        f"kernel over user time: {plain['kernel_over_user']:.2f}, {ours['kernel_over_user']:.2f}" if plain else "",
     ]
     cells = (
         row["what"],
@@ -231,6 +261,7 @@ def parse_args():
     parser.add_argument("--pairs", type=positive_int, default=1000, help="to score")
     parser.add_argument("--photos", type=positive_int, default=100, help="to predict on")
     parser.add_argument("--training_images", type=positive_int, default=704 if torch.cuda.is_available() else 32)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure")
     parser.add_argument("--repeats", type=positive_int, default=3, help="runs of which the median is taken")
     return parser.parse_args()
 
@@ -243,9 +274,8 @@ def main(args):
         if args.growth:
             bench.growth()
         else:
-            bench.scores()
-            bench.prediction()
-            bench.training()
+            for part in args.parts:
+                getattr(bench, part)()
     result = {"hardware": hardware(), "torch": torch.__version__, "flags": vars(args)}
     result |= {"matrix_product_gflops_per_second": bench.rates, "rows": bench.rows}
     with atomic_path("benchmarks.json") as temporary:

@@ -8,9 +8,11 @@ import sys
 import time
 from itertools import cycle, islice
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from PIL import Image
+from torch.nn import functional as F
 
 from benchmarks import plain_network
 from dataset_utils import TrainingSet, find_pairs
@@ -18,14 +20,16 @@ from faceparse import checkpoints
 from faceparse.classes import CELEBAMASK
 from faceparse.distributed import select_device
 from faceparse.images import list_images
+from faceparse.memory import keep_freed_memory
 from faceparse.parallel import in_parallel
-from faceparse.prediction import load_network
+from faceparse.prediction import load_network, predict
+from faceparse.upsampling import label_map
 from main_deeplab import build_training, train_one_epoch
+from models import MODELS
 from models.cost import count_flops
 from options import train_parser
-from validate import write_predictions
 
-PLAIN_BATCH = 32
+DEFAULT = next(iter(MODELS))
 TRAINING_PASSES = 3  # a step costs three forward passes: the backward pass has two products for each one
 TRAINING_BATCH = {"cpu": 8, "cuda": 32}
 
@@ -39,26 +43,28 @@ def timed(function):
     return time.perf_counter() - start
 
 
-def first(photos, count):
-    return dict(list(photos.items())[:count])
+def coarse_logits(work_dir, count):
+    """Return the default network's logits for `count` photographs, a list of float32 [C, h, w]."""
+    network = load_network(work_dir / f"{DEFAULT}.pt")
+    photos = list(list_images(work_dir / "photos").values())[:count]
+    options = {"image_size": network.image_size, "batch_size": 1, "workers": 2}
+    return [logits for _, logits, _ in predict(network, photos, **options)]
 
 
-def predict_plain(model_type, work_dir, image_size, count):
-    device = select_device(0)
-    model = checkpoints.load_model(work_dir / f"{model_type}.pt", device)
-    photos = first(list_images(work_dir / "photos"), count)
-    options = {"image_size": image_size, "batch_size": PLAIN_BATCH, "device": device}
-    plain_network.predict(model, first(photos, 4), work_dir / "warm_up", **options)
-    return {"seconds": timed(lambda: plain_network.predict(model, photos, work_dir / "labels/plain", **options))}
+def label_maps_plain(_model_type, work_dir, image_size, count):
+    """Upsample all logits, then take the argmax."""
+    logits = [torch.from_numpy(each)[None] for each in coarse_logits(work_dir, count)]
+
+    def label_maps():
+        for each in logits:
+            F.interpolate(each, size=(image_size, image_size), mode="bilinear").argmax(dim=1).to(torch.uint8)
+
+    return {"seconds": timed(label_maps)}
 
 
-def predict_ours(file_name, work_dir, image_size, count):
-    """`file_name` is that of a checkpoint or an .onnx file in the work folder; batch and workers are the defaults."""
-    network = load_network(work_dir / file_name)
-    photos = first(list_images(work_dir / "photos"), count)
-    options = {"image_size": image_size, "batch_size": network.batch_size, "workers": 2}
-    write_predictions(network, first(photos, 4), work_dir / "warm_up", **options)
-    return {"seconds": timed(lambda: write_predictions(network, photos, work_dir / "labels/ours", **options))}
+def label_maps_ours(_model_type, work_dir, image_size, count):
+    logits = coarse_logits(work_dir, count)
+    return {"seconds": timed(lambda: [label_map(each, (image_size, image_size)) for each in logits])}
 
 
 def train_plain(model_type, work_dir, image_size, count):
@@ -97,6 +103,16 @@ def train_ours(model_type, work_dir, image_size, count):
     return {**line, "gflops_per_second": flops / 1e9}
 
 
+def train_without_hook(model_type, work_dir, image_size, count):
+    """The same without the hook that brings the gradient of each upsampling into channels-last memory."""
+
+    def plain_resize(x, size):
+        return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+
+    with patch("models.deeplab.resize", plain_resize), patch("models.deeplab_slim.resize", plain_resize):
+        return train_ours(model_type, work_dir, image_size, count)
+
+
 def matrix_product(dtype, _work_dir, _image_size, _count):
     """Return the rate of a square matrix product in GFLOP/s, which is near the most that the hardware reaches."""
     device, n = select_device(0), 4096 if torch.cuda.is_available() else 2048
@@ -118,11 +134,20 @@ def decode(path):
         image.load()
 
 
-CASES = (predict_plain, predict_ours, train_plain, train_ours, matrix_product, decode_masks)
+CASES = (
+    label_maps_plain,
+    label_maps_ours,
+    train_plain,
+    train_ours,
+    train_without_hook,
+    matrix_product,
+    decode_masks,
+)
 
 
 def main():
     name, model, work_dir, image_size, count = sys.argv[1:]
+    keep_freed_memory()  # as main_deeplab.py does
     case = {case.__name__: case for case in CASES}[name]
     result = case(model, Path(work_dir), int(image_size), int(count))
     if torch.cuda.is_available():

@@ -25,15 +25,16 @@ def memory(process):
     return total
 
 
-def run_python(*arguments, prints_json=False):
-    """Run `python ARGUMENTS`; return its seconds, processor seconds and peak MiB.
+def run_python(*arguments, prints_json=False, environment=None):
+    """Run `python ARGUMENTS`; return its seconds, processor seconds, kernel time over user time, and peak MiB.
 
-    With `prints_json` the last line that it prints is a JSON object of numbers, which override those measured here.
+    `environment` are further variables. With `prints_json` the last line that it prints is a JSON object of numbers,
+    which override those measured here.
     """
-    command = [sys.executable, *map(str, arguments)]
+    command, variables = [sys.executable, *map(str, arguments)], os.environ | (environment or {})
     with tempfile.TemporaryFile("w+") as output:
         before, start, peak = os.times(), time.perf_counter(), 0
-        with subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT) as process:
+        with subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, env=variables) as process:
             watched = psutil.Process(process.pid)
             while process.poll() is None:
                 looked = time.perf_counter()
@@ -47,11 +48,13 @@ def run_python(*arguments, prints_json=False):
         lines = output.read().splitlines()
     if process.returncode:
         sys.exit("\n".join([*lines, f"status {process.returncode} of {' '.join(command)}"]))
-    processor_seconds = after.children_user + after.children_system - before.children_user - before.children_system
-    result = {"seconds": seconds, "processor_seconds": processor_seconds, "peak_mib": peak / 2**20}
+    user, kernel = after.children_user - before.children_user, after.children_system - before.children_system
+    result = {"seconds": seconds, "processor_seconds": user + kernel, "kernel_over_user": kernel / max(user, 1e-9)}
+    result["peak_mib"] = peak / 2**20
     return result | (json.loads(lines[-1]) if prints_json else {})
 
 
-def run_case(case, model, work_dir, image_size, count):
-    """Run a case of benchmarks/cases.py and return its measurements."""
-    return run_python("-m", "benchmarks.cases", case, model, work_dir, image_size, count, prints_json=True)
+def run_case(case, model, work_dir, image_size, count, **options):
+    """Run a case of benchmarks/cases.py and return its measurements; `options` go to `run_python`."""
+    arguments = ("-m", "benchmarks.cases", case, model, work_dir, image_size, count)
+    return run_python(*arguments, prints_json=True, **options)

@@ -1,6 +1,13 @@
-"""Plain prediction and training: PIL and per-sample transforms in the main process, float32, NCHW, batch by batch."""
+"""Plain prediction and training: PIL and per-sample transforms, float32, NCHW, batch by batch.
 
+Prediction is the challenge's own way; training is the loop of torchvision's references, with two worker processes.
+
+    python -m benchmarks.plain_network CHECKPOINT IMAGE_DIR OUTPUT_DIR IMAGE_SIZE    # predicts, 32 at a time
+"""
+
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -9,6 +16,10 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import ColorJitter
 from torchvision.transforms.functional import to_tensor
+
+from faceparse import checkpoints
+from faceparse.distributed import select_device
+from faceparse.images import list_images
 
 
 def read_photo(path, size):
@@ -58,7 +69,8 @@ def train(model, pairs, *, image_size, batch_size, device):
     """Train an epoch; return images a second and the share of time that went into reading."""
     optimizer = torch.optim.Adam(model.parameters(), weight_decay=1e-5)
     model.train()
-    loader, waited, steps = iter(DataLoader(Pairs(pairs, image_size), batch_size, shuffle=True, drop_last=True)), 0, 0
+    loader = DataLoader(Pairs(pairs, image_size), batch_size, shuffle=True, drop_last=True, num_workers=2)
+    waited = steps = 0
     start = before = time.perf_counter()
     for photos, masks in loader:
         waited += time.perf_counter() - before
@@ -66,8 +78,21 @@ def train(model, pairs, *, image_size, batch_size, device):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        loss.item()
         steps += 1
         before = time.perf_counter()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
     seconds = time.perf_counter() - start
     return steps * batch_size / seconds, waited / seconds
+
+
+def main():
+    checkpoint, image_dir, output_dir, image_size = sys.argv[1:]
+    device = select_device(0)
+    model = checkpoints.load_model(checkpoint, device)
+    options = {"image_size": int(image_size), "batch_size": 32, "device": device}
+    predict(model, list_images(image_dir), Path(output_dir), **options)
+
+
+if __name__ == "__main__":
+    main()
