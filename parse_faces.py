@@ -154,6 +154,8 @@ def main(args):
         show_webcam(parser, args.webcam)
         return
 
+    if videos and (args.cutout or args.colors):
+        say("--cutout and --colors are for photographs; of a video the overlay is written")
     output_dir, without_face, faces = Path(args.output_dir), 0, 0
     for problem in problems:
         say(f"error: {problem}")
