@@ -17,6 +17,7 @@ from faceparse.loading import (
     own_generator,
     raise_errors,
     to_tensor,
+    worker_processes,
 )
 
 LAYOUT = "train/train_image, train/train_mask, val/val_image and val/val_mask"
@@ -77,7 +78,20 @@ class TrainingSet:
         self.dataset = PairDataset(pairs, image_size, class_set)
         self.device, self.workers, self.seed = device, workers, seed
         self.cache = distributed.from_first(choose_cache(cache, 4 * len(pairs) * image_size**2, device))
-        if self.cache != "off":
+        if self.cache == "off":
+            # One loader for all epochs, because it takes time to start its processes.
+            self.epoch_batches = []  # the pairs' indices in each batch of the epoch that is read
+            processes = worker_processes(workers)
+            self.loader = DataLoader(
+                self.dataset,
+                batch_sampler=self.epoch_batches,
+                num_workers=processes,
+                persistent_workers=processes > 0,
+                collate_fn=collate_pairs,
+                pin_memory=device.type == "cuda",
+                generator=own_generator(),
+            )
+        else:
             self.photos, self.masks = self._read_all()
         self.repeats = torch.ones(len(pairs))
         if repeat_rare:
@@ -124,15 +138,8 @@ class TrainingSet:
             for step in range(self.steps(batch_size))
         ]
         if self.cache == "off":
-            loader = DataLoader(
-                self.dataset,
-                batch_sampler=[indices.tolist() for indices in share],
-                num_workers=self.workers,
-                collate_fn=collate_pairs,
-                pin_memory=self.device.type == "cuda",
-                generator=own_generator(),
-            )
-            for photos, masks in raise_errors(loader):
+            self.epoch_batches[:] = [indices.tolist() for indices in share]
+            for photos, masks in raise_errors(self.loader):
                 yield photos.to(self.device, non_blocking=True), masks.to(self.device, non_blocking=True)
         else:
             for indices in share:

@@ -4,6 +4,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from faceparse.errors import InputError
+from faceparse.parallel import usable_cores
 
 
 def to_tensor(photo):
@@ -37,7 +38,13 @@ def raise_errors(items):
 
 def one_by_one(dataset, workers):
     """Yield the items of a dataset in order, read by worker processes."""
-    return raise_errors(DataLoader(dataset, batch_size=None, num_workers=workers, generator=own_generator()))
+    processes = worker_processes(workers)
+    return raise_errors(DataLoader(dataset, batch_size=None, num_workers=processes, generator=own_generator()))
+
+
+def worker_processes(workers):
+    """Return how many processes a DataLoader starts: not more than cores, or it would warn and gain nothing."""
+    return min(workers, usable_cores())
 
 
 def own_generator():

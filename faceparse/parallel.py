@@ -10,6 +10,11 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from tqdm import tqdm
 
 
+def usable_cores():
+    """Return the number of cores that this process may use, which taskset and containers limit."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def in_parallel(function, items, description, chunk=16):
     """Yield `function(item)` of each item, in order, from a process per core; a progress bar goes to stderr.
 
@@ -18,8 +23,7 @@ def in_parallel(function, items, description, chunk=16):
     items = list(items)
     if not items:
         return
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    processes = min(cores, -(-len(items) // chunk))
+    processes = min(usable_cores(), -(-len(items) // chunk))
     with ProcessPoolExecutor(processes, initializer=start_worker) as pool:
         results = pool.map(function, items, chunksize=chunk)
         yield from tqdm(results, description, total=len(items), leave=False, disable=None)

@@ -24,6 +24,7 @@ from faceparse import distributed
 from faceparse.classes import CELEBAMASK, LAPA
 from faceparse.errors import InputError
 from faceparse.images import read_pair, write_label_map
+from faceparse.parallel import usable_cores
 
 CPU = torch.device("cpu")
 RANDOM = np.random.default_rng(0)
@@ -157,6 +158,29 @@ def test_every_cache_gives_what_the_files_hold_in_the_epochs_order(pairs, cache,
             assert photos.is_contiguous(memory_format=torch.channels_last)
             assert torch.equal(photos, torch.stack([photo for photo, _ in expected]))
             assert torch.equal(masks, torch.stack([mask for _, mask in expected]))
+
+
+def test_epochs_are_read_by_the_same_processes_and_no_more_than_cores(pairs, monkeypatch, recwarn):
+    monkeypatch.setattr(dataset_utils, "read_pair", with_process_id)
+    tested = training_set(pairs, cache="off", workers=99)
+    readers = [photos.flatten(1)[:, :4] for epoch in (1, 2, 3) for photos, _ in tested.batches(epoch, batch_size=4)]
+    ids = {bytes(each.tolist()) for batch in readers for each in batch}
+    assert 1 <= len(ids) <= usable_cores() and os.getpid().to_bytes(4, "big") not in ids
+    assert not recwarn
+
+
+def with_process_id(photo_path, mask_path, class_set):
+    """Return a pair whose photograph's first four pixels hold, in red, the number of the process that reads it."""
+    photo, mask = read_pair(photo_path, mask_path, class_set)
+    photo[0, :4, 0] = list(os.getpid().to_bytes(4, "big"))
+    return photo, mask
+
+
+def test_an_epoch_that_was_left_does_not_disturb_the_next(pairs):
+    tested, whole = training_set(pairs, cache="off", workers=2), training_set(pairs)
+    next(tested.batches(1, batch_size=2))
+    for batch, expected in zip(tested.batches(2, 2), whole.batches(2, 2), strict=True):
+        assert torch.equal(batch[0], expected[0]) and torch.equal(batch[1], expected[1])
 
 
 def test_order_shows_every_image_once_and_depends_on_seed_and_epoch_alone(pairs):
