@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
-from faceparse import distributed
+from faceparse import decoded_file, distributed
 from faceparse.errors import InputError
 from faceparse.images import list_images, match_pairs, read_pair, resize_mask, resize_photo
 from faceparse.loading import (
@@ -19,6 +19,7 @@ from faceparse.loading import (
     to_tensor,
     worker_processes,
 )
+from faceparse.parallel import in_threads
 
 LAYOUT = "train/train_image, train/train_mask, val/val_image and val/val_mask"
 
@@ -67,17 +68,23 @@ class PairDataset(ReadingDataset):
 
 
 class TrainingSet:
-    """The training pairs, cached as uint8 in RAM or on the GPU, or read by worker processes in every epoch.
+    """The training pairs, decoded as uint8 in RAM, on the GPU or in a file, or read by processes in every epoch.
 
-    `cache`: "auto", "ram", "gpu" or "off"; auto takes the GPU where a quarter of its free memory holds the set, else
-    RAM where half of the free memory does, else reads from disk. The processes of a host read a share each, into RAM
-    that they share. `repeat_rare`: see `repeat_factors`; 0 is off.
+    `cache`: "auto", "ram", "gpu", "disk" or "off"; auto takes the GPU where a quarter of its free memory holds the set,
+    else RAM where half of the free memory does, else "off". The processes of a host read a share each, into RAM that
+    they share. The file of "disk" lies in `cache_dir`, and is made once. `repeat_rare`: see `repeat_factors`; 0 is off.
     """
 
-    def __init__(self, pairs, *, image_size, class_set, cache, repeat_rare, device, workers, seed):
+    def __init__(self, pairs, *, image_size, class_set, cache, repeat_rare, device, workers, seed, cache_dir=None):
         self.dataset = PairDataset(pairs, image_size, class_set)
-        self.device, self.workers, self.seed = device, workers, seed
-        self.cache = distributed.from_first(choose_cache(cache, 4 * len(pairs) * image_size**2, device))
+        self.device, self.workers, self.seed, self.cache_dir = device, workers, seed, cache_dir
+        needed = 4 * len(pairs) * image_size**2
+        self.cache = distributed.from_first(choose_cache(cache, needed, device))
+        if (cache, self.cache) == ("auto", "off") and distributed.rank() == 0:
+            print(
+                f"--cache auto: {needed / 1e9:.1f} GB of decoded pictures are more than half of the free memory, so "
+                "they are read in every epoch; --cache disk decodes them once, into a file"
+            )
         if self.cache == "off":
             # One loader for all epochs, because it takes time to start its processes.
             self.epoch_batches = []  # the pairs' indices in each batch of the epoch that is read
@@ -92,26 +99,41 @@ class TrainingSet:
                 generator=own_generator(),
             )
         else:
-            self.photos, self.masks = self._read_all()
+            self.photos, self.masks = self._decoded()
         self.repeats = torch.ones(len(pairs))
         if repeat_rare:
             masks = self.masks if self.cache != "off" else (mask for _, mask in one_by_one(self.dataset, workers))
             self.repeats = repeat_factors(masks, len(class_set), repeat_rare)
 
-    def _read_all(self):
+    def _decoded(self):
+        """Return all photographs [n, 3, S, S] and masks [n, S, S] from where they are cached."""
+        dataset = self.dataset
+        size = 4 * len(dataset) * dataset.image_size**2
+        if self.cache == "disk":
+            path = decoded_file.decoded_path(self.cache_dir, dataset.pairs, dataset.image_size, dataset.class_set)
+            all_processes = range(distributed.rank(), len(dataset), distributed.world_size())
+            return self._split(
+                decoded_file.open_or_make(path, size, lambda content: self._read(all_processes, content))
+            )
+        content = distributed.shared_bytes(size)
+        self._read(range(distributed.local_rank(), len(dataset), distributed.local_world_size()), content)
+        distributed.barrier()
+        photos, masks = self._split(content)
+        return (photos.to(self.device), masks.to(self.device)) if self.cache == "gpu" else (photos, masks)
+
+    def _split(self, content):
+        """View bytes [4 n S S] as photographs [n, 3, S, S], channels last as the network wants them, and masks."""
         n, size = len(self.dataset), self.dataset.image_size
-        # Channels last in memory, as the network wants its batches.
-        photos = distributed.shared_bytes(n * size * size * 3).view(n, size, size, 3).permute(0, 3, 1, 2)
-        masks = distributed.shared_bytes(n * size * size).view(n, size, size)
-        share = range(distributed.local_rank(), n, distributed.local_world_size())
+        photos, masks = content.split([3 * n * size**2, n * size**2])
+        return photos.view(n, size, size, 3).permute(0, 3, 1, 2), masks.view(n, size, size)
+
+    def _read(self, share, content):
+        """Decode the pairs of these indices into their places in `content`."""
+        photos, masks = self._split(content)
         pairs = one_by_one(Subset(self.dataset, share), self.workers)
         progress = tqdm(pairs, "reading", len(share), leave=False, disable=distributed.rank() > 0 or None)
         for index, (photo, mask) in zip(share, progress, strict=True):
             photos[index], masks[index] = photo, mask
-        distributed.barrier()
-        if self.cache == "gpu":
-            return photos.to(self.device), masks.to(self.device)
-        return photos, masks
 
     def steps(self, batch_size):
         """Return the number of batches an epoch. A remainder is left out: BatchNorm needs more than one."""
@@ -142,11 +164,15 @@ class TrainingSet:
             for photos, masks in raise_errors(self.loader):
                 yield photos.to(self.device, non_blocking=True), masks.to(self.device, non_blocking=True)
         else:
-            for indices in share:
-                yield tuple(self._to_device(part[indices]) for part in (self.photos, self.masks))
+            # From a file, threads read ahead.
+            threads = self.workers if self.cache == "disk" else 0
+            for photos, masks in in_threads(
+                lambda indices: (self.photos[indices], self.masks[indices]), share, threads
+            ):
+                yield self._to_device(photos), self._to_device(masks)
 
     def _to_device(self, tensor):
-        if self.device.type == "cuda" and self.cache == "ram":
+        if self.device.type == "cuda" and self.cache != "gpu":
             tensor = tensor.pin_memory()  # only copies from pinned memory overlap with the computation
         return tensor.to(self.device, non_blocking=True)
 
@@ -173,7 +199,7 @@ def collate_pairs(items):
 def choose_cache(cache, needed, device):
     """Resolve "auto" from the bytes needed and the memory that is free; "gpu" needs CUDA."""
     if cache == "gpu" and device.type != "cuda":
-        raise InputError("--cache gpu: there is no CUDA here; use auto, ram or off")
+        raise InputError("--cache gpu: there is no CUDA here; use auto, ram, disk or off")
     if cache != "auto":
         return cache
     if needed >= free_memory() / 2:  # the set is read into RAM before it goes to the GPU

@@ -325,6 +325,7 @@ def train(args, device):
                 image_size=args.image_size,
                 class_set=class_set,
                 cache=args.cache,
+                cache_dir=Path(args.dataset_dir) / "decoded",
                 repeat_rare=args.repeat_rare,
                 device=device,
                 workers=args.workers,

@@ -137,7 +137,10 @@ def train_parser(description):
     _add_classes(group)
     group.add_argument("--image_size", type=network_input_size, default=512, help="side of the network's input, px")
     group.add_argument(
-        "--cache", choices=("auto", "ram", "gpu", "off"), default="auto", help="where the decoded training set is kept"
+        "--cache",
+        choices=("auto", "ram", "gpu", "disk", "off"),
+        default="auto",
+        help="where the decoded training set is kept; disk: a file in DATASET_DIR/decoded, made once",
     )
     group.add_argument(
         "--repeat_rare",

@@ -145,10 +145,11 @@ def test_rectangular_pair_becomes_square_with_photograph_and_mask_in_place(tmp_p
     assert ((image > 127).all(dim=0).numpy() == expected).all()
 
 
-@pytest.mark.parametrize(("cache", "workers"), [("ram", 0), ("ram", 2), ("off", 0), ("off", 2)])
-def test_every_cache_gives_what_the_files_hold_in_the_epochs_order(pairs, cache, workers):
+@pytest.mark.parametrize("cache", ["ram", "disk", "off"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_every_cache_gives_what_the_files_hold_in_the_epochs_order(pairs, tmp_path, cache, workers):
     reference = PairDataset(pairs, 64, CELEBAMASK)
-    tested = training_set(pairs, cache=cache, workers=workers)
+    tested = training_set(pairs, cache=cache, workers=workers, cache_dir=tmp_path)
     for epoch in (1, 2):
         order = tested.order(epoch).tolist()
         batches = list(tested.batches(epoch, batch_size=4))
@@ -322,6 +323,15 @@ def test_auto_takes_the_gpu_where_a_quarter_of_its_free_memory_holds_the_set(mon
     assert choose_cache("auto", 1001, device) == "ram"
     assert choose_cache("auto", 2001, device) == "off"
     assert choose_cache("gpu", 10**9, device) == "gpu"
+
+
+@pytest.mark.parametrize(("memory", "cache"), [(24e9, "off"), (64e9, "ram")])
+def test_auto_reads_the_official_set_from_disk_on_24_gb_and_says_so(pairs, monkeypatch, memory, cache, capsys):
+    """24,183 pairs of 512 px are 25.4 GB."""
+    monkeypatch.setattr(dataset_utils, "free_memory", lambda: memory)
+    monkeypatch.setattr(TrainingSet, "_decoded", lambda self: (None, None))
+    assert training_set(pairs[:1] * 24183, image_size=512, cache="auto").cache == cache
+    assert ("25.4 GB of decoded pictures" in capsys.readouterr().out) == (cache == "off")
 
 
 def test_gpu_cache_without_cuda_is_bad_input(pairs):

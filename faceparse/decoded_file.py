@@ -1,0 +1,71 @@
+"""The decoded training set as one file, made once, whole or not at all, and mapped into memory."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import torch
+
+from faceparse import distributed
+from faceparse.errors import InputError
+
+
+def decoded_path(folder, pairs, image_size, class_set):
+    """Return where the decoded pairs, [(stem, photograph path, mask path)], lie in `folder`.
+
+    The name is a fingerprint of all that the bytes follow from: the side in px, the classes, and path, size and time of
+    change of each picture.
+    """
+    digest = hashlib.sha256(f"{len(class_set)} {class_set.ignored_id}".encode())
+    for path in (Path(path) for _, *paths in pairs for path in paths):
+        state = path.stat()
+        digest.update(f"\n{path.absolute()} {state.st_size} {state.st_mtime_ns}".encode())
+    return Path(folder) / f"{image_size}px_{digest.hexdigest()[:16]}.bin"
+
+
+def open_or_make(path, size, fill):
+    """Return the bytes of a file as a uint8 tensor [size], which must not be written to.
+
+    If the file is missing, every process calls `fill(bytes)` first, which writes its share. Raises InputError where the
+    disk is full or the folder cannot be written to.
+    """
+    if not distributed.from_first(path.exists()):
+        # Without a number in its name, so that the next try goes over what a killed process has left. Two runs that
+        # make the file at the same time write the same bytes.
+        unfinished = path.with_suffix(".unfinished")
+        try:
+            if distributed.rank() == 0:
+                reserve(unfinished, size)
+            distributed.barrier()
+            fill(map_file(unfinished, size, shared=True))
+            distributed.barrier()
+            if distributed.rank() == 0:
+                flush(unfinished)
+                unfinished.replace(path)
+            distributed.barrier()
+        except OSError as error:
+            unfinished.unlink(missing_ok=True)
+            reason = error.strerror or error
+            raise InputError(f"{path}: cannot be written ({reason}); it takes {size / 1e9:.1f} GB") from None
+        except BaseException:
+            unfinished.unlink(missing_ok=True)
+            raise
+    return map_file(path, size, shared=False)
+
+
+def map_file(path, size, shared):
+    return torch.from_file(str(path), shared=shared, size=size, dtype=torch.uint8)
+
+
+def reserve(path, size):
+    """Take the space on the disk, or a full one would end the process when it writes to the mapped memory."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        if hasattr(os, "posix_fallocate"):  # not on macOS
+            os.posix_fallocate(file.fileno(), 0, size)
+
+
+def flush(path):
+    """Wait until the file is on the disk, or a power cut could leave a complete name without its bytes."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
