@@ -45,10 +45,13 @@ def find_unlabelled(folders, pairs):
     return [(stem, photo, None) for stem, photo in list_images(*folders).items()]
 
 
-def epoch_seed(seed, epoch, purpose, process=0):
-    """Return a seed for one purpose in one epoch. It follows from --seed, so a resumed run draws the same numbers."""
+def epoch_seed(seed, epoch, purpose, *step):
+    """Return a seed for one purpose in one epoch, or in one step of a process: `step` is (process, step).
+
+    It follows from --seed, so a resumed run draws the same numbers.
+    """
     purpose = ("order", "augmentation").index(purpose)
-    return int(np.random.SeedSequence([seed, epoch, purpose, process]).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence([seed, epoch, purpose, *step]).generate_state(1, np.uint64)[0] >> 1)
 
 
 class PairDataset(ReadingDataset):
@@ -147,17 +150,18 @@ class TrainingSet:
         indices = torch.arange(len(ends)).repeat_interleave(ends.diff(prepend=ends.new_zeros(1)))
         return indices[torch.randperm(len(indices), generator=generator)]
 
-    def batches(self, epoch, batch_size):
+    def batches(self, epoch, batch_size, first_step=0):
         """Yield this process's share of each batch, uint8 photographs [n, 3, S, S] and masks [n, S, S] on the device.
 
-        The order depends on seed and epoch alone; `batch_size` counts all processes.
+        The order depends on seed and epoch alone; `batch_size` counts all processes. The first `first_step` batches are
+        left out.
         """
         order = self.order(epoch)
         if self.cache != "off":
             order = order.to(self.photos.device)  # sent once: sending them in every step would make the host wait
         share = [
             order[step * batch_size : (step + 1) * batch_size][distributed.rank() :: distributed.world_size()]
-            for step in range(self.steps(batch_size))
+            for step in range(first_step, self.steps(batch_size))
         ]
         if self.cache == "off":
             self.epoch_batches[:] = [indices.tolist() for indices in share]

@@ -12,6 +12,7 @@ that resuming needs), log.jsonl (a line an epoch) and training_loss_plot.png.
 
 import math
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from faceparse.classes import find_class_set
 from faceparse.drawing import save_overlay
 from faceparse.errors import InputError, run_script
 from faceparse.images import read_mask_of
+from faceparse.loggers import import_logger, open_logger
 from faceparse.memory import keep_freed_memory
 from faceparse.metrics import Scores, confusion_matrix, format_table
 from faceparse.optimisation import averaged_model, build_optimizer, learning_rate
@@ -54,7 +56,9 @@ FREE_ON_RESUME = {
     "workers",
     "compile",
     "save_every",
+    "save_steps",
     "save_visualizations",
+    "logger",
     "load_model_path",
     "load_not_strict",
 }
@@ -74,18 +78,19 @@ class TimedBatches:
             start = time.perf_counter()
 
 
-def train_one_epoch(args, epoch, trained, ema, optimizer, training_set, device):
+def train_one_epoch(
+    args, epoch, trained, ema, optimizer, training_set, device, *, first_step=0, loss_sum=0.0, save=None
+):
     """Train one epoch; return its entries for the log.
 
     train_loss is the mean over steps and processes, images_per_second counts all processes; data_wait is this process's
-    share of time spent waiting for data, and peak_gib its peak of GPU memory. No step waits for the GPU.
+    share of time spent waiting for data, and peak_gib its peak of GPU memory. Only the progress bar waits for the GPU,
+    every 20 steps. An interrupted epoch continues after `first_step` steps, whose losses had the sum `loss_sum`;
+    `save(step, loss_sum)` keeps these two every --save_steps steps.
     """
     start, images = time.perf_counter(), 0
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    seed = epoch_seed(args.seed, epoch, "augmentation", distributed.rank())
-    torch.manual_seed(seed)  # for dropout
-    generator = torch.Generator().manual_seed(seed)
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(args, epoch)
     loss_function = loss_at_epoch(args, epoch)
@@ -94,11 +99,16 @@ def train_one_epoch(args, epoch, trained, ema, optimizer, training_set, device):
     bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) and not args.float32
     amp = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
     steps = training_set.steps(args.batch_size)
-    total = torch.zeros((), device=device)
+    total = torch.tensor(loss_sum, device=device)
     trained.train()
-    batches = TimedBatches(training_set.batches(epoch, args.batch_size))
-    progress = tqdm(batches, f"epoch {epoch}", steps, leave=False, disable=distributed.rank() > 0 or None)
-    for photos, masks in progress:
+    batches = TimedBatches(training_set.batches(epoch, args.batch_size, first_step))
+    hidden = distributed.rank() > 0 or None
+    progress = tqdm(batches, f"epoch {epoch}", steps, initial=first_step, leave=False, disable=hidden)
+    for step, (photos, masks) in enumerate(progress, first_step + 1):
+        # Every step has a seed of its own, so that a run can be resumed at any of them.
+        seed = epoch_seed(args.seed, epoch, "augmentation", distributed.rank(), step)
+        torch.manual_seed(seed)  # for dropout
+        generator = torch.Generator().manual_seed(seed)
         images += len(photos) * distributed.world_size()
         photos, masks = augment(photos, masks, augmentation, generator, model_of(trained).class_set)
         with amp:
@@ -110,15 +120,30 @@ def train_one_epoch(args, epoch, trained, ema, optimizer, training_set, device):
         total += loss.detach()
         if ema is not None:
             ema.update_parameters(model_of(trained))
+        if not progress.disable and (step - first_step) % 20 == 1:
+            pace = (time.perf_counter() - start) / images
+            images_left = images / (step - first_step) * ((args.epochs - epoch + 1) * steps - step)
+            progress.set_postfix_str(
+                f"loss {total.item() / step:.4f}, {1 / pace:.1f} images/s, "
+                f"{tqdm.format_interval(pace * images_left)} left for all epochs"
+            )
+        if args.save_steps and step % args.save_steps == 0:
+            save(step, finite(total.item(), args, epoch, step))
     mean_loss = distributed.sum_over_processes(total).item() / (steps * distributed.world_size())
-    if not math.isfinite(mean_loss):
-        kept = "; last.pt holds the epoch before" if epoch > 1 else ""
-        raise InputError(f"epoch {epoch}: the loss is not finite; lower --learning_rate{kept}")
+    finite(mean_loss, args, epoch, steps)
     seconds = time.perf_counter() - start
     pace = {"images_per_second": round(images / seconds, 2), "data_wait": batches.waited / seconds}
     if device.type == "cuda":
         pace["peak_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
     return {"train_loss": mean_loss, **pace}
+
+
+def finite(loss, args, epoch, step):
+    """Return the loss; InputError where it is not finite."""
+    if not math.isfinite(loss):
+        kept = "; last.pt holds the state before" if epoch > 1 or 0 < args.save_steps < step else ""
+        raise InputError(f"epoch {epoch}: the loss is not finite; lower --learning_rate{kept}")
+    return loss
 
 
 def model_of(trained):
@@ -218,6 +243,8 @@ def compile_if_possible(model, device):
 
 def check_start(args, run_dir, train_pairs, class_set):
     """Raise InputError for flags that would lose an earlier run or fail later."""
+    if args.logger:
+        import_logger(args.logger)
     if args.out_channels not in (None, len(class_set)):
         raise InputError(
             f"--out_channels {args.out_channels}: the class set has {len(class_set)} classes; --classes names another"
@@ -266,6 +293,18 @@ def read_last(args, path, class_set):
     return last
 
 
+def enter_epoch(args, last, model, evaluated):
+    """Give this process its own statistics back; return where in the epoch it continues: first_step and loss_sum."""
+    count = len(last["processes"])
+    if count != distributed.world_size() and distributed.rank() == 0:
+        print(f"{count} processes are now {distributed.world_size()}: the run differs from an uninterrupted one")
+    own = last["processes"][distributed.rank() % count]
+    model.load_state_dict(own["trained_buffers"], strict=False)
+    evaluated.load_state_dict(own["buffers"], strict=False)
+    steps_to_one = last["args"]["batch_size"] / args.batch_size  # the batch size may have changed
+    return {"first_step": int(last["step"] * steps_to_one), "loss_sum": own["loss_sum"] * steps_to_one}
+
+
 def main(args):
     keep_freed_memory()
     device = distributed.select_device(args.gpu_id)
@@ -286,7 +325,7 @@ def train(args, device):
     model, ema, optimizer = build_training(args, device, class_set)
     evaluated = model if ema is None else ema.module
 
-    first_epoch, log = 1, []
+    first_epoch, log, last = 1, [], {}
     if args.resume:
         last = read_last(args, run_dir / "last.pt", class_set)
         evaluated.load_state_dict(last["state_dict"])
@@ -304,6 +343,7 @@ def train(args, device):
             f"{args.model_type}: {count_parameters(model):,} parameters; {len(train_pairs)} + {len(val_pairs)} pairs; "
             f"epochs {first_epoch} to {args.epochs}"
         )
+        send_to_logger = open_logger(args.logger, run_dir, log, vars(args), class_set)
     if args.compile:
         compile_if_possible(model, device)
     trained = model
@@ -312,6 +352,8 @@ def train(args, device):
         # All processes start with equal weights; BatchNorm statistics are averaged once an epoch.
         trained = DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False)
 
+    # After the line above, which may give all processes the statistics of the first.
+    begin = enter_epoch(args, last, model, evaluated) if "step" in last else {}
     training_set = None
     for epoch in range(first_epoch, args.epochs + 1):
         start = time.perf_counter()
@@ -331,7 +373,9 @@ def train(args, device):
                 workers=args.workers,
                 seed=args.seed,
             )
-        trained_line = train_one_epoch(args, epoch, trained, ema, optimizer, training_set, device)
+        save = partial(save_within_epoch, args, run_dir, epoch, model, ema, optimizer)
+        trained_line = train_one_epoch(args, epoch, trained, ema, optimizer, training_set, device, save=save, **begin)
+        begin = {}
         distributed.average_buffers(model)
         if ema is not None:
             distributed.average_buffers(evaluated)
@@ -344,26 +388,49 @@ def train(args, device):
         log.append(line)
         if distributed.rank() == 0:
             save_epoch(args, run_dir, model, ema, optimizer, log)
+            send_to_logger(line)
     if distributed.rank() == 0:
         print(format_table(scores, class_set))
 
 
 def save_epoch(args, run_dir, model, ema, optimizer, log):
     """Write the files of an epoch. last.pt comes last, so that a run killed before it repeats the epoch."""
-    line, evaluated = log[-1], model if ema is None else ema.module
+    line = log[-1]
     print("  ".join(f"{key} {value:.4g}" for key, value in line.items() if key != "IoU"))
     write_log(run_dir / "log.jsonl", log)
-    content = checkpoints.describe(args.model_type, model.class_set, evaluated.state_dict())
-    content |= {"epoch": line["epoch"], "image_size": args.image_size}
+    content = checkpoint_content(args, line["epoch"], model, ema)
     if "mIoU" in line:
         save_plot(run_dir / "training_loss_plot.png", log)
         checkpoints.save(run_dir / f"Deeplab_checkpoint_epoch_{line['epoch']}.pt", content)
         if line["mIoU"] > max((earlier.get("mIoU") or -1 for earlier in log[:-1]), default=-1):
             checkpoints.save(run_dir / "best.pt", content | {"mIoU": line["mIoU"]})
-    # With --ema, state_dict holds the averaged weights here as in every checkpoint.
+    save_last(args, run_dir, line["epoch"], model, ema, optimizer)
+
+
+def save_within_epoch(args, run_dir, epoch, model, ema, optimizer, step, loss_sum):
+    """Write last.pt after a step. Within an epoch each process has its own losses and BatchNorm statistics."""
+    own = {"loss_sum": loss_sum}
+    for name, network in (("trained_buffers", model), ("buffers", model if ema is None else ema.module)):
+        own[name] = {key: buffer.cpu() for key, buffer in network.named_buffers()}
+    processes = distributed.from_all(own)
+    if distributed.rank() == 0:
+        save_last(args, run_dir, epoch - 1, model, ema, optimizer, step=step, processes=processes)
+
+
+def checkpoint_content(args, epoch, model, ema):
+    """Return what every checkpoint of a run holds. With --ema, state_dict holds the averaged weights."""
+    content = checkpoints.describe(
+        args.model_type, model.class_set, (model if ema is None else ema.module).state_dict()
+    )
+    return content | {"epoch": epoch, "image_size": args.image_size}
+
+
+def save_last(args, run_dir, epoch, model, ema, optimizer, **within_epoch):
+    """Write all that --resume needs; `epoch` is the last that is complete."""
     state = {"trained_state_dict": model.state_dict(), "optimizer": optimizer.state_dict(), "args": vars(args)}
     state["averaged_steps"] = 0 if ema is None else int(ema.n_averaged)
-    checkpoints.save(run_dir / "last.pt", content | state)
+    content = checkpoint_content(args, epoch, model, ema)
+    checkpoints.save(run_dir / "last.pt", content | state | within_epoch)
 
 
 if __name__ == "__main__":

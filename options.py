@@ -196,8 +196,16 @@ def train_parser(description):
     group = parser.add_argument_group("output")
     group.add_argument("--save_prefix", default="deeplab", help="the run's folder under checkpoints/")
     group.add_argument("--save_every", type=positive_int, default=5, help="epochs between validations and checkpoints")
+    group.add_argument(
+        "--save_steps",
+        type=non_negative_int,
+        default=0,
+        metavar="N",
+        help="write last.pt every N steps of an epoch too; 0 is off",
+    )
     group.add_argument("--save_visualizations", action="store_true", help="colour the last validation's predictions")
     group.add_argument("--resume", action="store_true", help="continue from checkpoints/SAVE_PREFIX/last.pt")
+    group.add_argument("--logger", choices=("tensorboard", "wandb"), help="send the log's lines there too")
 
     group = _add_hardware(parser)
     group.add_argument("--float32", action="store_true", help="no bf16 autocast on CUDA; TF32 stays")

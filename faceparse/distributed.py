@@ -65,6 +65,15 @@ def from_first(value):
     return values[0]
 
 
+def from_all(value):
+    """Return the values of all processes, a list in their order, on every process."""
+    values = [value]
+    if is_distributed():
+        values = [None] * world_size()
+        dist.all_gather_object(values, value)
+    return values
+
+
 def shared_bytes(size):
     """Return a uint8 tensor [size] that the processes of a host share: after a barrier all see what one has written."""
     if not is_distributed():

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import cases, plain_network, plain_scores
+from benchmarks import cases, plain_network, plain_scores, reading
 from benchmarks.__main__ import DEFAULT, Bench, differing_share, lay_out
 from benchmarks.measure import run_python
 from benchmarks.plain_network import mixed_loss
-from dataset_utils import find_pairs
+from dataset_utils import PairDataset, find_pairs
 from faceparse import checkpoints
 from faceparse.classes import CELEBAMASK
 from faceparse.images import list_images, read_mask, write_label_map
@@ -103,6 +103,19 @@ def test_training_runs_on_as_many_images_as_asked_for(work_dir, case, monkeypatc
 def test_both_ways_to_label_maps_are_timed(work_dir):
     for case in (cases.label_maps_plain, cases.label_maps_ours):
         assert case("-", work_dir, 64, 2)["seconds"] > 0
+
+
+def test_reading_is_measured_in_every_way(tmp_path):
+    reading.draw(tmp_path / "dataset", 24, 64)
+    assert len(list_images(tmp_path / "dataset/train/train_mask")) == 24
+    pairs = find_pairs(tmp_path / "dataset", "train")
+    args = SimpleNamespace(image_size=32, photo_size=64, steps=2, device=CPU)
+    rows = dict(reading.reading_rows(args, pairs, tmp_path))
+    assert len(rows) == 8 and min(rows.values()) > 0
+    draft, plain = (kind(pairs, 32, CELEBAMASK)[0] for kind in (reading.DraftPairs, PairDataset))
+    assert (draft[0].float() - plain[0].float()).abs().mean() < 5 and torch.equal(draft[1], plain[1])
+    trained = list(reading.training_rows(args, pairs, tmp_path))
+    assert len(trained) == 5 and all(rate > 0 and 0 <= wait < 1 for _, rate, wait in trained)
 
 
 def test_a_process_is_measured():

@@ -1,10 +1,12 @@
 """Training from start to end: a run writes its files, can be repeated, survives kills and works on two processes."""
 
+import io
 import json
 import math
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -249,8 +251,8 @@ def train_in_child(folder, flags, dies_before_file=None):
 class KilledRun:
     """A run of FULL in a folder, which can be started, killed and resumed."""
 
-    def __init__(self, forks, folder, dataset):
-        self.forks, self.folder, self.flags = forks, folder, ["--dataset_dir", dataset, *FULL]
+    def __init__(self, forks, folder, dataset, *flags):
+        self.forks, self.folder, self.flags = forks, folder, ["--dataset_dir", dataset, *FULL, *flags]
         self.run_dir = folder / "checkpoints/deeplab"
 
     def start(self, dies_before_file=None):
@@ -321,6 +323,25 @@ def test_killed_at_random_moments_and_resumed_equals_the_uninterrupted_run(forks
     assert_same_run(killed_run.run_dir, reference)
 
 
+@pytest.mark.slow
+def test_killed_within_epochs_and_resumed_there_equals_the_uninterrupted_run(
+    forks, sample_dataset, reference, tmp_path
+):
+    """Saving at every step changes nothing either, for the reference run does not do it."""
+    killed_run = KilledRun(forks, tmp_path, sample_dataset, "--save_steps", 1, "--cache", "off")
+    resumed_at, last_path = [], killed_run.run_dir / "last.pt"
+    # Files: last.pt at each of two steps; log; epochs 2 and 3 plot and checkpoint, epoch 2 best.pt; last.pt; labels.
+    for file in (2, 3, 3, 7, 11, 10, 4):
+        process = killed_run.start(dies_before_file=file)
+        process.join(120)
+        assert process.exitcode == -signal.SIGKILL
+        last = load(last_path)
+        resumed_at.append((last["epoch"] + 1, last.get("step", 0)))
+    assert resumed_at == [(1, 1), (1, 2), (2, 0), (2, 2), (3, 0), (3, 1), (3, 2)]
+    killed_run.finish()
+    assert_same_run(killed_run.run_dir, reference)
+
+
 # Tests of resuming and starting over.
 
 
@@ -371,7 +392,7 @@ def test_more_epochs_go_on_after_the_last(sample_dataset, copied, reference):
 def test_a_run_that_diverged_goes_on_with_a_lower_rate(sample_dataset, copied, capsys):
     flags, before = ["--dataset_dir", sample_dataset, *FULL, "--epochs", 4, "--resume"], contents(copied)
     message = refusal(capsys, copied, *flags, "--learning_rate", 1e30)
-    assert "epoch 4: the loss is not finite; lower --learning_rate; last.pt holds the epoch before" in message
+    assert "epoch 4: the loss is not finite; lower --learning_rate; last.pt holds the state before" in message
     assert contents(copied) == before
     run_dir = train(copied, *flags, "--learning_rate", 1e-4)
     assert "--learning_rate was 0.001, is 0.0001" in capsys.readouterr().out
@@ -407,11 +428,11 @@ def test_log_stays_json_where_a_class_has_no_score(sample_dataset, tmp_path):
 # Tests with two processes.
 
 
-def launch_two(folder, *flags):
+def launch_two(folder, *flags, script=SCRIPT, succeeds=True):
     """Train in two processes; return what they print."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     with subprocess.Popen(
-        [*command, SCRIPT, *map(str, flags)],
+        [*command, script, *map(str, flags)],
         cwd=folder,
         env=ONE_THREAD,
         stdout=subprocess.PIPE,
@@ -424,8 +445,47 @@ def launch_two(folder, *flags):
         except subprocess.TimeoutExpired:
             os.killpg(launcher.pid, signal.SIGKILL)  # the launcher alone would leave its processes
             raise
-    assert launcher.returncode == 0, err
+    assert (launcher.returncode == 0) == succeeds, err
     return out
+
+
+DIES_AFTER_THE_FIRST_STEP = """
+import os, signal, main_deeplab, options
+from faceparse import distributed
+def save(*args, within_epoch=main_deeplab.save_within_epoch):
+    within_epoch(*args)
+    distributed.barrier()
+    os.kill(os.getpid(), signal.SIGKILL)
+main_deeplab.save_within_epoch = save
+main_deeplab.main(options.train_parser("Train.").parse_args())
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_resume_within_an_epoch_with_their_own_statistics(sample_dataset, tmp_path):
+    flags = ["--dataset_dir", sample_dataset, *SMALL, *split("--ema 0.5 --epochs 1 --save_steps 1 --augment full")]
+    flags += ["--augment_from_epoch", 1]
+    (tmp_path / "whole").mkdir()
+    launch_two(tmp_path / "whole", *flags)
+    (tmp_path / "dies.py").write_text(DIES_AFTER_THE_FIRST_STEP)
+    launch_two(tmp_path, *flags, script=tmp_path / "dies.py", succeeds=False)
+    last = load(tmp_path / "checkpoints/deeplab/last.pt")
+    first, second = (each["trained_buffers"] for each in last["processes"])
+    name = next(name for name in first if "running_mean" in name)
+    assert last["step"] == 1 and not torch.equal(first[name], second[name])
+    launch_two(tmp_path, *flags, "--resume")
+    assert_same_run(tmp_path / "checkpoints/deeplab", tmp_path / "whole/checkpoints/deeplab")
+
+
+@pytest.mark.parametrize(("batch_size", "first_step", "loss_sum"), [(4, 3, 6.0), (8, 1, 3.0), (2, 6, 12.0)])
+def test_an_epoch_resumed_with_another_batch_size_continues_at_the_same_image(batch_size, first_step, loss_sum):
+    last = {
+        "step": 3,
+        "args": {"batch_size": 4},
+        "processes": [{"loss_sum": 6.0, "trained_buffers": {}, "buffers": {}}],
+    }
+    model, args = torch.nn.Linear(1, 1), parse("--batch_size", batch_size)
+    assert main_deeplab.enter_epoch(args, last, model, model) == {"first_step": first_step, "loss_sum": loss_sum}
 
 
 @pytest.mark.slow
@@ -587,6 +647,27 @@ def test_time_spent_on_waiting_for_batches_is_summed():
         time.sleep(0.1)  # what is done with a batch does not count
         assert item == expected
     assert 0.06 <= batches.waited < 0.3
+
+
+def test_progress_shows_loss_pace_and_time_left(sample_dataset, tmp_path, monkeypatch):
+    """One step an epoch: the loss shown is the epoch's. Of three epochs, two are left after the first step."""
+    shown = []
+
+    class Bar(main_deeplab.tqdm):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **(options | {"disable": False, "file": io.StringIO()}))
+
+        def set_postfix_str(self, text):
+            shown.append(text)
+
+        format_interval = staticmethod(lambda seconds: f"{seconds:.6f} s")
+
+    monkeypatch.setattr(main_deeplab, "tqdm", Bar)
+    run_dir = train(tmp_path, "--dataset_dir", sample_dataset, *SMALL, "--batch_size", 8, "--epochs", 3)
+    for epoch, (text, line) in enumerate(zip(shown, read_log(run_dir), strict=True), 1):
+        loss, pace, left = re.fullmatch(r"loss (\S+), (\S+) images/s, (\S+) s left for all epochs", text).groups()
+        assert loss == f"{line['train_loss']:.4f}"
+        assert float(pace) * float(left) == pytest.approx(8 * (3 - epoch), rel=0.05)
 
 
 @pytest.mark.slow
