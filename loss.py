@@ -2,10 +2,14 @@
 
 All take logits [N, C, H, W] of any float type and class ids [N, H, W]; pixels of id 255 count nowhere. The sums run in
 float32, also under bf16 or fp16 autocast. One log-softmax serves all terms, and no one-hot tensor is built.
+
+Where several processes train, the sums run over all of their shares of a batch, so that their number changes nothing:
+`total` is then `distributed.sum_with_gradient`, which turns a tensor of a process's sums into that of all.
 """
 
 import torch
 
+from faceparse import distributed
 from faceparse.classes import IGNORE_INDEX
 
 DICE_SMOOTH = 1e-6
@@ -21,14 +25,20 @@ def log_probabilities(logits, target):
     return log_probs, log_probs.gather(1, index).squeeze(1), valid
 
 
-def masked_mean(values, valid):
-    return (values * valid).sum() / valid.sum().clamp(min=1)
+def only_here(sums):
+    """The `total` of a batch that no other process has a share of."""
+    return sums
 
 
-def focal_from(log_pt, valid, gamma):
-    """Focal loss (Lin et al., 2017, https://arxiv.org/abs/1708.02002), alpha 1: mean of -(1 - p_t)^gamma log p_t."""
+def masked_mean(values, valid, total=only_here):
+    value, count = total(torch.stack([(values * valid).sum(), valid.sum()]))
+    return value / count.clamp(min=1)
+
+
+def focal_values(log_pt, gamma):
+    """Focal loss (Lin et al., 2017, https://arxiv.org/abs/1708.02002), alpha 1: -(1 - p_t)^gamma log p_t."""
     # The clamp keeps the gradient finite where p_t rounds to 1 and gamma is below 1.
-    return masked_mean(-((1 - log_pt.exp()).clamp(min=SMALLEST_BASE) ** gamma) * log_pt, valid)
+    return -((1 - log_pt.exp()).clamp(min=SMALLEST_BASE) ** gamma) * log_pt
 
 
 def sum_by_class(index, values, num_classes):
@@ -42,7 +52,7 @@ def sum_by_class(index, values, num_classes):
     return sums.view(n * height, num_classes).sum(dim=0)
 
 
-def dice_from(log_probs, log_pt, valid, target, present_only):
+def dice_from(log_probs, log_pt, valid, target, present_only, total=only_here):
     """Dice loss (Milletari et al., 2016, https://arxiv.org/abs/1606.04797): 1 - mean over classes of 2 I / (P + T).
 
     I, P and T are sums over the whole batch: of the true class's probability, of all probabilities, of true pixels.
@@ -53,6 +63,7 @@ def dice_from(log_probs, log_pt, valid, target, present_only):
     index = target.long().masked_fill(~valid, num_classes)
     true = sum_by_class(index, torch.ones_like(log_pt), num_classes + 1)[:num_classes]
     intersection = sum_by_class(index, log_pt.exp(), num_classes + 1)[:num_classes]
+    intersection, predicted, true = total(torch.stack([intersection, predicted, true]))
     dice = (2 * intersection + DICE_SMOOTH) / (predicted + true + DICE_SMOOTH)
     if present_only:
         present = true > 0
@@ -67,7 +78,7 @@ def cross_entropy_loss(logits, target):
 
 def focal_loss(logits, target, gamma=2.0):
     _, log_pt, valid = log_probabilities(logits, target)
-    return focal_from(log_pt, valid, gamma)
+    return masked_mean(focal_values(log_pt, gamma), valid)
 
 
 def dice_loss(logits, target, present_only=False):
@@ -76,23 +87,24 @@ def dice_loss(logits, target, present_only=False):
     return dice_from(log_probs, log_pt, valid, target, present_only)
 
 
-def mixed_loss(logits, target, *, focal_weight, focal_gamma, dice_weight, dice_present_only):
+def mixed_loss(logits, target, *, focal_weight, focal_gamma, dice_weight, dice_present_only, total=only_here):
     """(1 - dice_weight) * (focal_weight * focal + (1 - focal_weight) * cross-entropy) + dice_weight * Dice."""
     log_probs, log_pt, valid = log_probabilities(logits, target)
-    loss = (1 - focal_weight) * masked_mean(-log_pt, valid)
+    values = -log_pt
     if focal_weight:
-        loss = loss + focal_weight * focal_from(log_pt, valid, focal_gamma)
+        values = (1 - focal_weight) * values + focal_weight * focal_values(log_pt, focal_gamma)
+    loss = masked_mean(values, valid, total)
     if dice_weight:
-        dice = dice_from(log_probs, log_pt, valid, target, dice_present_only)
+        dice = dice_from(log_probs, log_pt, valid, target, dice_present_only, total)
         loss = (1 - dice_weight) * loss + dice_weight * dice
     return loss
 
 
-def loss_at_epoch(args, epoch, present_only=False):
+def loss_at_epoch(args, epoch, single_photographs=False):
     """Return loss(logits, target) of the 1-based epoch: Dice joins at `args.dice_from_epoch`.
 
-    `present_only` takes Dice over the classes that occur, whatever the flag says: for single photographs, where each
-    class that does not occur would count as missed.
+    It is that of a batch of which every process has a share. With `single_photographs` it is that of what it is given,
+    with Dice over the classes that occur, whatever the flag says: each class that does not would count as missed.
     """
     dice_weight = args.dice_weight if epoch >= args.dice_from_epoch else 0.0
 
@@ -103,7 +115,8 @@ def loss_at_epoch(args, epoch, present_only=False):
             focal_weight=args.focal_weight,
             focal_gamma=args.focal_gamma,
             dice_weight=dice_weight,
-            dice_present_only=present_only or args.dice_present_only,
+            dice_present_only=single_photographs or args.dice_present_only,
+            total=only_here if single_photographs else distributed.sum_with_gradient,
         )
 
     return loss

@@ -32,6 +32,7 @@ from faceparse.loggers import import_logger, open_logger
 from faceparse.memory import keep_freed_memory
 from faceparse.metrics import Scores, confusion_matrix, format_table
 from faceparse.optimisation import averaged_model, build_optimizer, learning_rate
+from faceparse.precision import Precision
 from faceparse.prediction import predict
 from faceparse.pseudo_labels import PartialMasks, format_changes, write_labels
 from faceparse.torch_network import TorchNetwork
@@ -79,7 +80,7 @@ class TimedBatches:
 
 
 def train_one_epoch(
-    args, epoch, trained, ema, optimizer, training_set, device, *, first_step=0, loss_sum=0.0, save=None
+    args, epoch, trained, ema, optimizer, precision, training_set, device, *, first_step=0, loss_sum=0.0, save=None
 ):
     """Train one epoch; return its entries for the log.
 
@@ -95,9 +96,6 @@ def train_one_epoch(
         group["lr"] = learning_rate(args, epoch)
     loss_function = loss_at_epoch(args, epoch)
     augmentation = args.augment if epoch >= args.augment_from_epoch else "none"
-    # Not used on CPUs, because oneDNN returns wrong bf16 weight gradients for dilated convolutions.
-    bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) and not args.float32
-    amp = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
     steps = training_set.steps(args.batch_size)
     total = torch.tensor(loss_sum, device=device)
     trained.train()
@@ -111,12 +109,10 @@ def train_one_epoch(
         generator = torch.Generator().manual_seed(seed)
         images += len(photos) * distributed.world_size()
         photos, masks = augment(photos, masks, augmentation, generator, model_of(trained).class_set)
-        with amp:
+        with precision.autocast():
             logits = trained(photos)
         loss = loss_function(logits, masks)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+        precision.step(loss, optimizer)
         total += loss.detach()
         if ema is not None:
             ema.update_parameters(model_of(trained))
@@ -146,6 +142,27 @@ def finite(loss, args, epoch, step):
     return loss
 
 
+def try_largest_step(args, trained, precision, training_set, device):
+    """Go forward and backward on a full batch with every loss term, so that too little memory shows before epoch 1.
+
+    Weights, BatchNorm statistics and random numbers stay as they are.
+    """
+    images = min(args.batch_size, int(training_set.repeats.sum()))
+    shape = (-(-images // distributed.world_size()), args.image_size, args.image_size)
+    masks = torch.zeros(shape, dtype=torch.uint8, device=device)
+    photos = masks[:, None].expand(-1, 3, -1, -1)
+    buffers = [(buffer, buffer.clone()) for buffer in model_of(trained).buffers()]
+    trained.train()
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        photos, masks = augment(photos, masks, args.augment, torch.Generator(), model_of(trained).class_set)
+        with precision.autocast():
+            logits = trained(photos)
+        loss_at_epoch(args, args.dice_from_epoch)(logits, masks).backward()
+    trained.zero_grad(set_to_none=True)
+    for buffer, before in buffers:
+        buffer.copy_(before)
+
+
 def model_of(trained):
     """Return the network itself, which several processes train through a DistributedDataParallel around it."""
     return trained.module if isinstance(trained, DistributedDataParallel) else trained
@@ -158,7 +175,7 @@ def validate_epoch(args, epoch, model, pairs, device, visualization_dir=None):
     Dice over the classes that occur in each.
     """
     mine = pairs[distributed.rank() :: distributed.world_size()]
-    loss_function = loss_at_epoch(args, epoch, present_only=True)
+    loss_function = loss_at_epoch(args, epoch, single_photographs=True)
     class_set = model.class_set
     matrix = np.zeros((len(class_set), len(class_set)), dtype=np.int64)
     loss_sum = torch.zeros((), dtype=torch.float64, device=device)
@@ -220,6 +237,8 @@ def build_training(args, device, class_set):
     """Return a new model, its average (None without --ema) and the optimiser."""
     torch.manual_seed(args.seed)
     model = build_model(args.model_type, num_classes=len(class_set))
+    if args.sync_batchnorm:
+        model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
     model.class_set, model.image_size = class_set, args.image_size
     model.to(device, memory_format=torch.channels_last)
     if args.load_model_path and not args.resume:
@@ -241,7 +260,7 @@ def compile_if_possible(model, device):
     model.compile()
 
 
-def check_start(args, run_dir, train_pairs, class_set):
+def check_start(args, run_dir, train_pairs, class_set, device):
     """Raise InputError for flags that would lose an earlier run or fail later."""
     if args.logger:
         import_logger(args.logger)
@@ -254,6 +273,8 @@ def check_start(args, run_dir, train_pairs, class_set):
         raise InputError(f"{last_path}: nothing to resume; start without --resume")
     if not args.resume and (last_path.exists() or (run_dir / "merged_labels").exists()):
         raise InputError(f"{run_dir}: holds a run; --resume continues it, another --save_prefix starts a new run")
+    if args.sync_batchnorm and device.type != "cuda":
+        raise InputError("--sync_batchnorm: PyTorch has this for GPUs alone; leave it out on the CPU")
     if args.self_distill_epoch >= args.epochs:
         raise InputError(
             f"--self_distill_epoch {args.self_distill_epoch}: leaves none of {args.epochs} epochs to train"
@@ -320,9 +341,10 @@ def train(args, device):
     unlabelled = find_unlabelled(args.unlabelled_dir, train_pairs) if args.self_distill_epoch else []
     val_pairs = find_pairs(args.dataset_dir, "val", args.truth_dir)
     partial_masks = [PartialMasks(each, class_set) for each in args.partial_masks]
-    check_start(args, run_dir, train_pairs, class_set)
+    check_start(args, run_dir, train_pairs, class_set, device)
     torch.backends.cudnn.benchmark = True  # all training batches are of one size
     model, ema, optimizer = build_training(args, device, class_set)
+    precision = Precision(device, args.float32)
     evaluated = model if ema is None else ema.module
 
     first_epoch, log, last = 1, [], {}
@@ -333,6 +355,7 @@ def train(args, device):
         if ema is not None:
             ema.n_averaged.fill_(last["averaged_steps"])
         optimizer.load_state_dict(last["optimizer"])
+        precision.load_state_dict(last.get("scaler"))
         first_epoch = last["epoch"] + 1
         log = read_log(run_dir / "log.jsonl", last["epoch"])
 
@@ -346,11 +369,7 @@ def train(args, device):
         send_to_logger = open_logger(args.logger, run_dir, log, vars(args), class_set)
     if args.compile:
         compile_if_possible(model, device)
-    trained = model
-    if distributed.is_distributed():
-        device_ids = [device.index] if device.type == "cuda" else None
-        # All processes start with equal weights; BatchNorm statistics are averaged once an epoch.
-        trained = DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False)
+    trained = distributed.data_parallel(model, device)  # BatchNorm statistics are averaged once an epoch
 
     # After the line above, which may give all processes the statistics of the first.
     begin = enter_epoch(args, last, model, evaluated) if "step" in last else {}
@@ -373,8 +392,12 @@ def train(args, device):
                 workers=args.workers,
                 seed=args.seed,
             )
-        save = partial(save_within_epoch, args, run_dir, epoch, model, ema, optimizer)
-        trained_line = train_one_epoch(args, epoch, trained, ema, optimizer, training_set, device, save=save, **begin)
+            if device.type == "cuda":
+                try_largest_step(args, trained, precision, training_set, device)
+        save = partial(save_within_epoch, args, run_dir, epoch, model, ema, optimizer, precision)
+        trained_line = train_one_epoch(
+            args, epoch, trained, ema, optimizer, precision, training_set, device, save=save, **begin
+        )
         begin = {}
         distributed.average_buffers(model)
         if ema is not None:
@@ -387,13 +410,13 @@ def train(args, device):
         line["seconds"] = round(time.perf_counter() - start, 2)
         log.append(line)
         if distributed.rank() == 0:
-            save_epoch(args, run_dir, model, ema, optimizer, log)
+            save_epoch(args, run_dir, model, ema, optimizer, precision, log)
             send_to_logger(line)
     if distributed.rank() == 0:
         print(format_table(scores, class_set))
 
 
-def save_epoch(args, run_dir, model, ema, optimizer, log):
+def save_epoch(args, run_dir, model, ema, optimizer, precision, log):
     """Write the files of an epoch. last.pt comes last, so that a run killed before it repeats the epoch."""
     line = log[-1]
     print("  ".join(f"{key} {value:.4g}" for key, value in line.items() if key != "IoU"))
@@ -404,17 +427,17 @@ def save_epoch(args, run_dir, model, ema, optimizer, log):
         checkpoints.save(run_dir / f"Deeplab_checkpoint_epoch_{line['epoch']}.pt", content)
         if line["mIoU"] > max((earlier.get("mIoU") or -1 for earlier in log[:-1]), default=-1):
             checkpoints.save(run_dir / "best.pt", content | {"mIoU": line["mIoU"]})
-    save_last(args, run_dir, line["epoch"], model, ema, optimizer)
+    save_last(args, run_dir, line["epoch"], model, ema, optimizer, precision)
 
 
-def save_within_epoch(args, run_dir, epoch, model, ema, optimizer, step, loss_sum):
+def save_within_epoch(args, run_dir, epoch, model, ema, optimizer, precision, step, loss_sum):
     """Write last.pt after a step. Within an epoch each process has its own losses and BatchNorm statistics."""
     own = {"loss_sum": loss_sum}
     for name, network in (("trained_buffers", model), ("buffers", model if ema is None else ema.module)):
         own[name] = {key: buffer.cpu() for key, buffer in network.named_buffers()}
     processes = distributed.from_all(own)
     if distributed.rank() == 0:
-        save_last(args, run_dir, epoch - 1, model, ema, optimizer, step=step, processes=processes)
+        save_last(args, run_dir, epoch - 1, model, ema, optimizer, precision, step=step, processes=processes)
 
 
 def checkpoint_content(args, epoch, model, ema):
@@ -425,9 +448,10 @@ def checkpoint_content(args, epoch, model, ema):
     return content | {"epoch": epoch, "image_size": args.image_size}
 
 
-def save_last(args, run_dir, epoch, model, ema, optimizer, **within_epoch):
+def save_last(args, run_dir, epoch, model, ema, optimizer, precision, **within_epoch):
     """Write all that --resume needs; `epoch` is the last that is complete."""
     state = {"trained_state_dict": model.state_dict(), "optimizer": optimizer.state_dict(), "args": vars(args)}
+    state["scaler"] = precision.state_dict()
     state["averaged_steps"] = 0 if ema is None else int(ema.n_averaged)
     content = checkpoint_content(args, epoch, model, ema)
     checkpoints.save(run_dir / "last.pt", content | state | within_epoch)

@@ -81,7 +81,7 @@ def _add_gpu(parser):
         "--gpus",
         type=non_negative_int,
         default=0,
-        help="number of the GPU (not how many); without CUDA the CPU",
+        help='number of the GPU (not how many); without CUDA, or with CUDA_VISIBLE_DEVICES="" set, the CPU',
     )
 
 
@@ -208,7 +208,10 @@ def train_parser(description):
     group.add_argument("--logger", choices=("tensorboard", "wandb"), help="send the log's lines there too")
 
     group = _add_hardware(parser)
-    group.add_argument("--float32", action="store_true", help="no bf16 autocast on CUDA; TF32 stays")
+    group.add_argument("--float32", action="store_true", help="no bf16 or fp16 autocast on CUDA; TF32 stays")
+    group.add_argument(
+        "--sync_batchnorm", action="store_true", help="BatchNorm over all processes' images; several GPUs only"
+    )
     group.add_argument("--compile", action="store_true", help="torch.compile the network; its first step is slow")
     return parser
 

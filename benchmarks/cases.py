@@ -22,6 +22,7 @@ from faceparse.distributed import select_device
 from faceparse.images import list_images
 from faceparse.memory import keep_freed_memory
 from faceparse.parallel import in_parallel
+from faceparse.precision import Precision
 from faceparse.prediction import load_network, predict
 from faceparse.upsampling import label_map
 from main_deeplab import build_training, train_one_epoch
@@ -98,7 +99,7 @@ def train_ours(model_type, work_dir, image_size, count):
             workers=2,
             seed=0,
         )
-        line = train_one_epoch(args, 21, model, ema, optimizer, training_set, device)
+        line = train_one_epoch(args, 21, model, ema, optimizer, Precision(device), training_set, device)
     flops = TRAINING_PASSES * count_flops(model_type, image_size) * line["images_per_second"]
     return {**line, "gflops_per_second": flops / 1e9}
 

@@ -1,16 +1,24 @@
 """Start-up under torchrun, and the few collective operations that training needs. One process needs none of it."""
 
+import inspect
 import os
 import shutil
 import tempfile
 import uuid
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
 from faceparse.errors import InputError
+
+
+def is_launched():
+    """Return whether torchrun has started this process. Others set WORLD_SIZE and RANK too, SLURM among them."""
+    return dist.is_available() and dist.is_torchelastic_launched()
 
 
 @contextmanager
@@ -18,16 +26,21 @@ def process_group(device):
     """Join torchrun's processes (NCCL on CUDA, gloo on CPUs) for the block; do nothing when started plainly.
 
     After an error the group is not taken down, because that may wait for the other processes, which wait for this one.
-    Instead this process ends, and torchrun ends the others.
+    Instead this process ends, and torchrun ends the others. InputError where another process has ended.
     """
-    if "WORLD_SIZE" not in os.environ:
+    if not is_launched():
         yield
         return
     if device.type == "cuda":
         dist.init_process_group("nccl", device_id=device)
     else:
         dist.init_process_group("gloo")
-    yield
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            raise
+        raise InputError(f"process {rank()}: lost the connection to another process, whose error tells why") from None
     dist.destroy_process_group()
 
 
@@ -97,6 +110,38 @@ def sum_over_processes(tensor):
     return tensor
 
 
+class _SumWithGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, tensor):
+        return sum_over_processes(tensor.clone())
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * world_size()
+
+
+def sum_with_gradient(tensor):
+    """Return the sum of the processes' tensors for a loss that all of them compute from it alike.
+
+    The gradient is that of the sum times the number of processes, because DistributedDataParallel then takes the mean
+    over them: its result is the gradient that one process would get for the whole batch.
+    """
+    return _SumWithGradient.apply(tensor) if is_distributed() else tensor
+
+
+def data_parallel(model, device):
+    """Return the model as several processes train it: they start with equal weights and average their gradients.
+
+    BatchNorm statistics stay each process's own. One process gets the model itself.
+    """
+    if not is_distributed():
+        return model
+    parameters = inspect.signature(DistributedDataParallel).parameters
+    # torch 2.14 gave the flag a new name and warns of the old one.
+    flag = "forward_sync_buffers" if "forward_sync_buffers" in parameters else "broadcast_buffers"
+    return DistributedDataParallel(model, [device.index] if device.type == "cuda" else None, **{flag: False})
+
+
 def average_buffers(model):
     """Give all processes the same BatchNorm statistics, the mean: each has seen its own images."""
     if not is_distributed():
@@ -109,14 +154,34 @@ def average_buffers(model):
 
 
 def select_device(gpu_id):
-    """Return the device to run on: torchrun's own GPU, else `gpu_id`, else, where CUDA is missing, the CPU."""
-    if not torch.cuda.is_available():
-        if os.environ.get("RANK", "0") == "0":
+    """Return the device to run on: torchrun's own GPU, else `gpu_id`, else, where CUDA is missing, the CPU.
+
+    Raises InputError for a GPU that does not exist, and for one whose driver does not work.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a driver that does not work raises below
+        available = torch.cuda.is_available()
+    if not available:
+        require_no_gpu()
+        if not is_launched() or os.environ["RANK"] == "0":
             print("no CUDA: running on the CPU")
         return torch.device("cpu")
-    index, count = int(os.environ.get("LOCAL_RANK", gpu_id)), torch.cuda.device_count()
+    index, count = int(os.environ["LOCAL_RANK"]) if is_launched() else gpu_id, torch.cuda.device_count()
     if index >= count:
-        flag = "--nproc_per_node" if "LOCAL_RANK" in os.environ else "--gpu_id"
+        flag = "--nproc_per_node" if is_launched() else "--gpu_id"
         raise InputError(f"{flag}: there is no GPU {index} here; there are {count}, numbered from 0")
     torch.cuda.set_device(index)
     return torch.device("cuda", index)
+
+
+def require_no_gpu():
+    """Raise InputError where CUDA does not work although there is an NVIDIA GPU that the user has not hidden."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    if torch.version.cuda is None or hidden or not any(Path("/dev").glob("nvidia[0-9]*")):
+        return
+    try:
+        torch.cuda.init()
+        reason = "no reason given"
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+    raise InputError(f'the GPU does not work ({reason}); repair the driver, or set CUDA_VISIBLE_DEVICES="" for the CPU')

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from PIL import Image
 import generate_labels
 import main_deeplab
 import validate
-from faceparse import checkpoints, errors
+from faceparse import checkpoints, distributed, errors
 from faceparse.classes import CELEBAMASK
 from faceparse.images import write_label_map
 from models import build_model
@@ -226,11 +227,35 @@ def test_values_that_no_run_can_have(flag, value, capsys):
 def test_gpu_that_does_not_exist(refusal, monkeypatch, script, flags):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.delenv("LOCAL_RANK", raising=False)
     assert (
         refusal(script, *flags, "--gpu_id", 2)
         == "error: --gpu_id: there is no GPU 2 here; there are 2, numbered from 0"
     )
+
+
+def test_gpu_whose_driver_does_not_work(refusal, monkeypatch):
+    """400 epochs on the CPU are not what its owner wants."""
+
+    def init():
+        raise RuntimeError("The NVIDIA driver on your system is too old\nUpdate it")
+
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "init", init)
+    monkeypatch.setattr(Path, "glob", lambda path, pattern: [path / "nvidia0"] if str(path) == "/dev" else [])
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    message = "error: the GPU does not work (The NVIDIA driver on your system is too old); repair the driver, or set "
+    assert refusal(main_deeplab, *TRAIN) == message + 'CUDA_VISIBLE_DEVICES="" for the CPU'
+    for hidden in ("", "-1"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+        assert distributed.select_device(0).type == "cpu"
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setattr(torch.version, "cuda", None)  # PyTorch for CPUs
+    assert distributed.select_device(0).type == "cpu"
+
+
+def test_synchronised_batchnorm_on_the_cpu(refusal):
+    assert refusal(main_deeplab, *TRAIN, "--sync_batchnorm").startswith("error: --sync_batchnorm: PyTorch has this for")
 
 
 def test_self_distillation_after_the_last_epoch(refusal):

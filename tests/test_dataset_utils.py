@@ -221,7 +221,7 @@ def test_processes_share_each_batch_without_overlap(pairs, monkeypatch, cache, w
 def fill_a_share(rank, pairs, port, out, cache):
     """Read the set as one of two processes; save what the cache holds then and which files were read."""
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "TORCHELASTIC_RUN_ID": "test"}
     stems_read, read_pair = [], dataset_utils.read_pair
     dataset_utils.read_pair = lambda *args: stems_read.append(args[0].stem) or read_pair(*args)
     with distributed.process_group(CPU):

@@ -15,6 +15,7 @@ import time
 from itertools import count
 from pathlib import Path
 from shlex import split
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,10 +24,11 @@ import torch
 import generate_labels
 import main_deeplab
 from dataset_utils import TrainingSet, find_pairs
-from faceparse import checkpoints, errors
+from faceparse import checkpoints, distributed, errors, precision
 from faceparse.classes import CELEBAMASK
 from faceparse.images import write_label_map
 from faceparse.optimisation import averaged_model, learning_rate
+from loss import loss_at_epoch
 from main_deeplab import validate_epoch
 from options import generate_labels_parser, train_parser
 
@@ -428,8 +430,8 @@ def test_log_stays_json_where_a_class_has_no_score(sample_dataset, tmp_path):
 # Tests with two processes.
 
 
-def launch_two(folder, *flags, script=SCRIPT, succeeds=True):
-    """Train in two processes; return what they print."""
+def launch_two(folder, *flags, script=SCRIPT, status=0):
+    """Train in two processes; return what they print: output, or errors where another `status` than 0 is expected."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     with subprocess.Popen(
         [*command, script, *map(str, flags)],
@@ -445,8 +447,9 @@ def launch_two(folder, *flags, script=SCRIPT, succeeds=True):
         except subprocess.TimeoutExpired:
             os.killpg(launcher.pid, signal.SIGKILL)  # the launcher alone would leave its processes
             raise
-    assert (launcher.returncode == 0) == succeeds, err
-    return out
+    assert launcher.returncode == status, err
+    assert "FutureWarning" not in err
+    return err if status else out
 
 
 DIES_AFTER_THE_FIRST_STEP = """
@@ -468,7 +471,7 @@ def test_two_processes_resume_within_an_epoch_with_their_own_statistics(sample_d
     (tmp_path / "whole").mkdir()
     launch_two(tmp_path / "whole", *flags)
     (tmp_path / "dies.py").write_text(DIES_AFTER_THE_FIRST_STEP)
-    launch_two(tmp_path, *flags, script=tmp_path / "dies.py", succeeds=False)
+    launch_two(tmp_path, *flags, script=tmp_path / "dies.py", status=1)
     last = load(tmp_path / "checkpoints/deeplab/last.pt")
     first, second = (each["trained_buffers"] for each in last["processes"])
     name = next(name for name in first if "running_mean" in name)
@@ -508,6 +511,42 @@ def test_two_processes_train_distil_resume_and_validate_as_one(sample_dataset, t
         )
         np.testing.assert_array_equal(scores.iou, line["IoU"])
         assert loss == pytest.approx(line["val_loss"], rel=1e-6)
+
+
+FAILING = """
+import main_deeplab
+from faceparse import distributed, errors
+from options import train_parser
+
+def augment(*args):
+    if distributed.rank() == 1:
+        raise errors.InputError("photograph 7 is damaged")
+    return given(*args)
+
+given, main_deeplab.augment = main_deeplab.augment, augment
+errors.run_script(lambda: main_deeplab.main(train_parser("Train.").parse_args()))
+"""
+
+
+@pytest.mark.slow
+def test_an_error_in_one_process_ends_all_and_is_one_line(sample_dataset, tmp_path):
+    """The other process waits for this one's gradients, and must neither wait for ever nor print a traceback."""
+    (tmp_path / "failing.py").write_text(FAILING)
+    flags = ["--dataset_dir", sample_dataset, *SMALL, "--epochs", 1]
+    err = launch_two(tmp_path, *flags, script=tmp_path / "failing.py", status=1)
+    errors_printed = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert errors_printed.count("error: photograph 7 is damaged") == 1
+    # The other process says that it lost the connection, if torchrun does not end it before that.
+    others = [line for line in errors_printed if "photograph" not in line]
+    assert all(line.startswith("error: process 0: lost the connection") for line in others) and len(others) <= 1
+    assert 'failing.py",' not in err  # no traceback but torchrun's own
+
+
+def test_slurms_variables_start_no_process_group(monkeypatch):
+    for name, value in {"WORLD_SIZE": "8", "RANK": "3", "LOCAL_RANK": "3", "MASTER_ADDR": "nowhere"}.items():
+        monkeypatch.setenv(name, value)
+    with distributed.process_group(torch.device("cpu")):
+        assert not distributed.is_distributed() and distributed.rank() == 0
 
 
 def test_a_process_without_photographs_of_its_own_validates(sample_dataset):
@@ -647,6 +686,58 @@ def test_time_spent_on_waiting_for_batches_is_summed():
         time.sleep(0.1)  # what is done with a batch does not count
         assert item == expected
     assert 0.06 <= batches.waited < 0.3
+
+
+@pytest.mark.slow
+def test_fp16_with_a_scaled_loss_resumes_bit_for_bit(sample_dataset, tmp_path, monkeypatch):
+    """On the CPU in place of a GPU without bf16. The first steps overflow, so the scale is part of the state."""
+    monkeypatch.setattr(precision, "autocast_dtype", lambda device, float32: torch.float16)
+    flags = ["--dataset_dir", sample_dataset, *SMALL, "--learning_rate", 1e-4, "--ema", 0.5]
+    whole = train(tmp_path, *flags, "--epochs", 2).rename(tmp_path / "whole")
+    train(tmp_path, *flags, "--epochs", 1)
+    resumed = train(tmp_path, *flags, "--epochs", 2, "--resume")
+    last = load(resumed / "last.pt")
+    assert_identical(last, load(whole / "last.pt"))
+    assert 1 <= last["scaler"]["scale"] < 65536 or last["scaler"]["_growth_tracker"] > 0
+    assert all(math.isfinite(line["train_loss"]) for line in read_log(resumed))
+
+
+def test_a_step_that_overflows_changes_no_weight():
+    stepping = precision.Precision(torch.device("cpu"))
+    stepping.scaler = torch.amp.GradScaler("cpu")
+    weight = torch.nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.Adam([weight], fused=True)
+    stepping.step((weight * float("inf")).sum(), optimizer)
+    assert weight.tolist() == [1, 1] and stepping.state_dict()["scale"] == 32768
+    stepping.step(weight.sum(), optimizer)
+    assert weight.tolist() == pytest.approx([0.999, 0.999])  # the first step of Adam is the learning rate
+
+
+@pytest.mark.parametrize("bf16", [True, False])
+def test_gpus_without_bf16_use_fp16_and_cpus_float32(monkeypatch, bf16):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bf16)
+    gpu = torch.device("cuda")
+    assert precision.autocast_dtype(gpu) is (torch.bfloat16 if bf16 else torch.float16)
+    assert precision.autocast_dtype(gpu, float32=True) is precision.autocast_dtype(torch.device("cpu")) is None
+
+
+def test_trying_the_largest_step_leaves_no_trace():
+    """Else runs on GPUs would depend on it. It reaches Dice, though the first epoch has none."""
+    args, device = parse(*SMALL, "--augment", "full"), torch.device("cpu")
+    model, _, _ = main_deeplab.build_training(args, device, CELEBAMASK)
+    before, random_state = {key: value.clone() for key, value in model.state_dict().items()}, torch.get_rng_state()
+    training_set = SimpleNamespace(repeats=torch.ones(8))
+    shapes, losses = [], []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            main_deeplab, "loss_at_epoch", lambda args, epoch: losses.append(epoch) or loss_at_epoch(args, epoch)
+        )
+        model.register_forward_hook(lambda module, inputs, output: shapes.append(output.shape))
+        main_deeplab.try_largest_step(args, model, precision.Precision(device), training_set, device)
+    assert shapes == [(4, 19, 32, 32)] and losses == [21]
+    assert_identical(dict(model.state_dict()), before)
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_progress_shows_loss_pace_and_time_left(sample_dataset, tmp_path, monkeypatch):
