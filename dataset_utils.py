@@ -170,10 +170,13 @@ class TrainingSet:
         else:
             # From a file, threads read ahead.
             threads = self.workers if self.cache == "disk" else 0
-            for photos, masks in in_threads(
-                lambda indices: (self.photos[indices], self.masks[indices]), share, threads
-            ):
+            for photos, masks in in_threads(self._pick, share, threads):
                 yield self._to_device(photos), self._to_device(masks)
+
+    def _pick(self, indices):
+        """Copy some pairs out of the cache. index_select copies rows, which is faster on CPUs than indexing."""
+        photos = self.photos.permute(0, 2, 3, 1).index_select(0, indices).permute(0, 3, 1, 2)
+        return photos, self.masks.index_select(0, indices)
 
     def _to_device(self, tensor):
         if self.device.type == "cuda" and self.cache != "gpu":
