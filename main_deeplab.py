@@ -147,7 +147,7 @@ def try_largest_step(args, trained, precision, training_set, device):
 
     Weights, BatchNorm statistics and random numbers stay as they are.
     """
-    images = min(args.batch_size, int(training_set.repeats.sum()))
+    images = min(args.batch_size, training_set.steps(batch_size=1))
     shape = (-(-images // distributed.world_size()), args.image_size, args.image_size)
     masks = torch.zeros(shape, dtype=torch.uint8, device=device)
     photos = masks[:, None].expand(-1, 3, -1, -1)

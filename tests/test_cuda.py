@@ -11,6 +11,8 @@ from shlex import split
 import numpy as np
 import pytest
 import torch
+from gradients import assert_close, assert_steps_follow
+from test_gradients import TOLERANCES
 
 from faceparse import SHIPPED_CHECKPOINT
 from faceparse.images import list_images, read_mask
@@ -23,11 +25,12 @@ ROOT = Path(__file__).parents[1]
 
 
 def run(folder, *command, gpus=GPUS):
-    variables = os.environ | {"CUDA_VISIBLE_DEVICES": gpus}
+    variables = os.environ | {"CUDA_VISIBLE_DEVICES": gpus, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, *map(str, command)], cwd=folder, env=variables, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def train(sample_dataset, folder, *flags, launcher=(), gpus=GPUS):
@@ -60,6 +63,15 @@ def test_trains_on_the_gpu_as_on_the_cpu(sample_dataset, tmp_path):
         for key in ("train_loss", "val_loss"):
             values = [line[key] for line in lines]
             assert values == pytest.approx([line[key] for line in expected], rel=0.1), (name, key)
+
+
+@pytest.mark.parametrize("size", TOLERANCES)
+def test_gradients_and_step_are_those_of_float64(tmp_path, size):
+    """In float32 without TF32 as close as on the CPU. Under autocast the steps still follow the gradient's signs."""
+    command = [ROOT / "tests/gradients.py", "cuda", size]
+    assert_close(*json.loads(run(tmp_path, *command, "--float32").splitlines()[-1]), TOLERANCES[size])
+    _, steps = json.loads(run(tmp_path, *command).splitlines()[-1])
+    assert_steps_follow(steps, 0.5)
 
 
 def test_predicts_on_the_gpu_what_the_cpu_predicts(sample_dataset, tmp_path):

@@ -726,7 +726,7 @@ def test_trying_the_largest_step_leaves_no_trace():
     args, device = parse(*SMALL, "--augment", "full"), torch.device("cpu")
     model, _, _ = main_deeplab.build_training(args, device, CELEBAMASK)
     before, random_state = {key: value.clone() for key, value in model.state_dict().items()}, torch.get_rng_state()
-    training_set = SimpleNamespace(repeats=torch.ones(8))
+    training_set = SimpleNamespace(steps=lambda batch_size: 8)
     shapes, losses = [], []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
