@@ -1,0 +1,197 @@
+"""The lines that run on CUDA, without a GPU: PyTorch's fake tensors have shape, type and device, but no values.
+
+They show where tensors of two devices meet, where types or shapes do not fit, and where the host would wait for a value
+from the GPU, which fake tensors do not have. What they cannot show is for tests/test_cuda.py, on a GPU: what the
+kernels compute, how long it takes, what memory it needs, the backward pass (autograd asks the driver for streams),
+pinned memory, random numbers, prediction, torch.compile and DistributedDataParallel.
+"""
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch.optim import swa_utils
+from torch.utils._pytree import tree_map
+
+import main_deeplab
+from dataset_utils import TrainingSet, find_pairs
+from faceparse import distributed
+from faceparse.augmentation import augment, constant
+from faceparse.classes import CELEBAMASK
+from faceparse.optimisation import averaged_model, build_optimizer
+from faceparse.precision import Precision
+from loss import loss_at_epoch
+from models import MODELS, build_model
+from options import train_parser
+
+CUDA = torch.device("cuda", 0)
+FLAGS = ["--image_size", "64", "--batch_size", "4", "--augment", "full", "--augment_from_epoch", "1"]
+FLAGS += ["--dice_from_epoch", "1", "--ema", "0.9", "--cache", "ram", "--workers", "0"]
+
+
+def with_values(function):
+    """Let a function that needs values, all of the CPU, compute with real tensors."""
+
+    def wrapped(*args, **kwargs):
+        with unset_fake_temporarily():
+            return function(*args, **kwargs)
+
+    return wrapped
+
+
+class FakeGenerator:
+    """Stands in for a generator on CUDA, which cannot be made without a GPU; those of the CPU are real."""
+
+    def __new__(cls, device="cpu"):
+        return REAL_GENERATOR(device) if torch.device(device).type == "cpu" else object.__new__(cls)
+
+    def manual_seed(self, seed):
+        return None  # normal_ takes None as well
+
+
+REAL_GENERATOR = torch.Generator
+
+
+@pytest.fixture(params=["bf16", "fp16"])
+def fake_cuda(request, monkeypatch):
+    """Computes with fake tensors; what asks the driver gets the answer of a GPU with or without bf16."""
+    nothing = lambda *args, **kwargs: None  # noqa: E731
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: request.param == "bf16")
+    monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", nothing)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 2**30)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", nothing)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", nothing)
+    monkeypatch.setattr(torch, "Generator", FakeGenerator)
+    monkeypatch.setattr(swa_utils, "deepcopy", rebuild)  # would copy the storages, which fakes do not have
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
+    monkeypatch.setattr(torch, "randint", lambda *args, **kwargs: 7)  # only a seed is drawn by it
+    monkeypatch.setattr(TrainingSet, "order", with_values(TrainingSet.order))
+    monkeypatch.setattr(TrainingSet, "steps", with_values(TrainingSet.steps))
+    constant.cache_clear()
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        try:
+            torch.zeros(1, device=CUDA) + 1
+        except RuntimeError as error:
+            pytest.skip(f"this build of PyTorch has no fake CUDA tensors ({error})")
+        yield request.param
+    constant.cache_clear()
+
+
+def fill_gradients(model):
+    """Return what stands in for Tensor.backward: it gives the parameters gradients, of the loss's device."""
+
+    def backward(loss):
+        assert loss.device == CUDA and loss.dtype == torch.float32 and loss.shape == ()
+        for parameter in model.parameters():
+            parameter.grad = torch.empty_like(parameter, device=loss.device)
+
+    return backward
+
+
+def rebuild(model):
+    with torch.device(CUDA):
+        return type(model)(num_classes=19)
+
+
+def training(args):
+    """Return model, average and optimiser on fake CUDA, as `build_training` does, whose `Module.to` fakes refuse."""
+    with torch.device(CUDA):
+        model = build_model(args.model_type, num_classes=19)
+    model.class_set, model.image_size = CELEBAMASK, args.image_size
+    ema = averaged_model(model, args.ema)
+    return model, ema, build_optimizer(args, model)
+
+
+def parse(*flags):
+    return train_parser("Train.").parse_args([*FLAGS, *map(str, flags)])
+
+
+def test_augmentation_and_losses_stay_on_the_gpu(fake_cuda):
+    photos = torch.zeros(4, 3, 64, 64, dtype=torch.uint8, device=CUDA)
+    masks = torch.zeros(4, 64, 64, dtype=torch.uint8, device=CUDA)
+    for mode in ("none", "color", "full"):
+        images, labels = augment(photos, masks, mode, torch.Generator())
+        assert images.device == labels.device == CUDA
+        assert images.dtype == torch.float32 and labels.dtype == torch.int64
+        assert images.shape == photos.shape and labels.shape == masks.shape
+        assert images.is_contiguous(memory_format=torch.channels_last)
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        logits = torch.zeros(4, 19, 64, 64, device=CUDA, dtype=dtype)
+        for single in (False, True):
+            loss = loss_at_epoch(parse("--focal_weight", 0.5), 1, single)(logits, labels)
+            assert loss.device == CUDA and loss.dtype == torch.float32 and loss.shape == ()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model_type", MODELS)
+@pytest.mark.parametrize("cache", ["ram", "gpu"])
+def test_an_epoch_of_training(fake_cuda, sample_dataset, monkeypatch, model_type, cache):
+    args = parse("--model_type", model_type, "--focal_weight", 0.5)
+    model, ema, optimizer = training(args)
+    precision = Precision(CUDA)
+    assert precision.scaler.is_enabled() == (fake_cuda == "fp16")
+    options = {"image_size": 64, "class_set": CELEBAMASK, "repeat_rare": 0.0, "workers": 0, "seed": 0}
+    with unset_fake_temporarily():
+        pairs = find_pairs(sample_dataset, "train")
+        training_set = TrainingSet(pairs, cache="ram", device=torch.device("cpu"), **options)
+    training_set.device = CUDA
+    if cache == "gpu":
+        training_set.cache, training_set.photos = cache, training_set.photos.to(CUDA)
+        training_set.masks = training_set.masks.to(CUDA)
+    for photos, masks in training_set.batches(1, 4):
+        assert photos.device == masks.device == CUDA
+    monkeypatch.setattr(torch.Tensor, "backward", fill_gradients(model))
+    main_deeplab.try_largest_step(args, model, precision, training_set, CUDA)
+
+    class Sum(Exception):
+        """Raised where the epoch reads its loss, the one value it takes from the GPU."""
+
+    with pytest.MonkeyPatch.context() as patch:
+
+        def read(total):
+            assert total.device == CUDA and total.dtype == torch.float32
+            raise Sum
+
+        patch.setattr(distributed, "sum_over_processes", read)
+        with pytest.raises(Sum):
+            main_deeplab.train_one_epoch(args, 1, model, ema, optimizer, precision, training_set, CUDA)
+    for module in (model, ema.module):
+        for tensor in module.state_dict().values():
+            assert isinstance(tensor, FakeTensor) and tensor.device == CUDA
+            assert tensor.dtype in (torch.float32, torch.int64)
+    assert len(optimizer.state) == len(list(model.parameters()))
+    for parameter, state in optimizer.state.items():
+        assert parameter.grad.dtype == torch.float32
+        assert state["exp_avg"].device == CUDA and state["exp_avg"].shape == parameter.shape
+
+
+@pytest.mark.slow
+def test_resume_from_a_file_that_was_read_to_the_cpu(fake_cuda, monkeypatch):
+    args = parse("--optimizer", "adamw")
+    model, ema, optimizer = training(args)
+    precision, loss = Precision(CUDA), torch.zeros((), device=CUDA)
+    monkeypatch.setattr(torch.Tensor, "backward", fill_gradients(model))
+    precision.step(loss, optimizer)
+    states = [each.state_dict() for each in (model, ema.module, optimizer)]
+    scale = {"scale": 1024.0, "growth_factor": 2.0, "backoff_factor": 0.5, "growth_interval": 2000}
+    model, ema, optimizer = training(args)
+    for each, state in zip((model, ema.module, optimizer), states, strict=True):
+        each.load_state_dict(tree_map(lambda leaf: leaf.cpu() if isinstance(leaf, torch.Tensor) else leaf, state))
+    precision = Precision(CUDA)
+    precision.load_state_dict({**scale, "_growth_tracker": 3} if fake_cuda == "fp16" else {})
+    monkeypatch.setattr(torch.Tensor, "backward", fill_gradients(model))
+    precision.step(loss, optimizer)
+    ema.update_parameters(model)
+    tensors = [*model.state_dict().values(), *ema.module.state_dict().values()]
+    tensors += [tensor for state in optimizer.state.values() for tensor in state.values()]
+    assert all(tensor.device == CUDA for tensor in tensors)
+
+
+def test_mean_of_batchnorm_statistics(fake_cuda, monkeypatch):
+    model, _, _ = training(parse())
+    monkeypatch.setattr(distributed, "is_distributed", lambda: True)
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    summed = []
+    monkeypatch.setattr(distributed, "sum_over_processes", lambda tensor: summed.append(tensor.device) or tensor)
+    distributed.average_buffers(model)
+    assert summed == [CUDA]
