@@ -74,7 +74,7 @@ def compare(device, size, flags=()):
     model = model.to(device)
     optimizer = build_optimizer(args, model)
     training_set = SimpleNamespace(
-        steps=lambda batch_size: 1, batches=lambda epoch, batch_size: [(photos.to(device), masks.to(device))]
+        steps=lambda batch_size: 1, batches=lambda *_: [(photos.to(device), masks.to(device))]
     )
     precision = Precision(device, args.float32)
     scale = precision.scaler.get_scale()
