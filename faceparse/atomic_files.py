@@ -1,56 +1,147 @@
 """Write files and folders whole or not at all, and never over files that are read."""
 
 import os
+import shutil
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-from faceparse.errors import InputError
+from faceparse.errors import InputError, is_of_a_path
+from faceparse.locking import NO_LOCK, hold, release
 
 UNFINISHED = ".unfinished_"
 
 
 @contextmanager
-def atomic_path(path):
-    """Yield a temporary path beside `path`. If the block succeeds the file replaces `path`, otherwise it is removed."""
+def parents_of(path):
+    """Make the folders that `path` will lie in. If the block fails those of them that are empty are removed again."""
+    new = [folder for folder in Path(path).parents if not folder.exists()]
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for folder in new:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+@contextmanager
+def writing(path, *, is_file=False):
+    """Turn what a disk or a path refuses into an InputError that names `path`, or the file in it where that is known.
+
+    An error of another kind is a bug and stays what it is.
+    """
+    try:
+        yield
+    except OSError as error:
+        if not is_of_a_path(error):
+            raise
+        file = path if is_file else error.filename2 or error.filename or path
+        raise InputError(f"{file}: cannot be written ({error.strerror or error})") from error
+
+
+def sync(path):
+    """Wait until a file, or the names in a folder, are on the disk and survive a power cut."""
+    if Path(path).is_dir() and os.name == "nt":  # Windows cannot open folders
+        return
+    handle = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def atomic_path(path, durable=False, keep=None):
+    """Yield a temporary path beside `path`. If the block succeeds the file replaces `path`, otherwise it is removed.
+
+    With `durable` it has reached the disk when the block ends, which a power cut right after cannot undo. The file that
+    it replaces is kept as the path `keep`; killed between the two, only that one is there.
+    """
     path = Path(path)
     # The suffix stays last, because Pillow and matplotlib choose the format by it.
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        temporary.replace(path)
-    except OSError as error:  # the error does not always name the file
-        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from None
+        with writing(path, is_file=True), parents_of(path):
+            yield temporary
+            if durable:
+                sync(temporary)
+            if keep and path.exists():
+                path.replace(keep)
+            temporary.replace(path)
+            if durable:
+                sync(path.parent)
     finally:
         with suppress(OSError):
             temporary.unlink()
 
 
 @contextmanager
-def atomic_folder(path):
-    """Yield a temporary folder inside `path`. If the block succeeds its files move to `path`, otherwise none does."""
+def atomic_folder(path, durable=False):
+    """Yield a temporary folder. If the block succeeds its files move to `path`, otherwise none does.
+
+    A new folder appears whole, by one renaming. Into a folder that exists the files move one after the other; killed
+    among them, the same command completes it. What a killed process left unfinished is removed. `durable` as in
+    `atomic_path`.
+    """
     path = Path(path)
     is_new = not path.exists()
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=UNFINISHED, dir=path) as temporary:
-            yield Path(temporary)
-            for file in sorted(Path(temporary).rglob("*")):
-                target = path / file.relative_to(temporary)
-                if file.is_dir():
-                    target.mkdir(exist_ok=True)
-                else:
-                    file.replace(target)
-            is_new = False
-    except OSError as error:
-        raise InputError(
-            f"{error.filename2 or error.filename or path}: cannot be written ({error.strerror or error})"
-        ) from None
-    finally:
-        if is_new:
-            with suppress(OSError):
-                path.rmdir()
+    place, prefix = (path.parent, f"{UNFINISHED}{path.name}_") if is_new else (path, UNFINISHED)
+    with writing(path), parents_of(place / "any"):
+        remove_unfinished(place, prefix)
+        temporary = place / f"{prefix}{os.getpid()}"
+        temporary.mkdir()
+        handle = hold(temporary)
+        try:
+            yield temporary
+            files = sorted(temporary.rglob("*"))
+            for file in files if durable else []:
+                sync(file)
+            if is_new:
+                temporary.rename(path)
+            else:
+                move_all(files, temporary, path)
+            if durable:
+                sync(path)
+                sync(path.parent)
+        finally:
+            release(handle)
+            if temporary.exists():
+                shutil.rmtree(temporary, ignore_errors=True)
+
+
+def move_all(files, source, target):
+    for file in files:
+        place = target / file.relative_to(source)
+        if file.is_dir():
+            place.mkdir(exist_ok=True)
+        else:
+            file.replace(place)
+
+
+def remove_unfinished(folder, prefix):
+    """Remove the unfinished folders of killed processes; those that a living one holds stay."""
+    for left_over in folder.glob(f"{prefix}*"):
+        if left_over.is_dir() and (handle := hold(left_over)) not in (None, NO_LOCK):
+            release(handle)
+            shutil.rmtree(left_over, ignore_errors=True)
+
+
+@contextmanager
+def only_writer(path, otherwise):
+    """Hold a folder, which is made where it is missing, for this process alone, and remove it if it stays empty.
+
+    Raises InputError, which ends in what to do, `otherwise`, where another process holds it.
+    """
+    path = Path(path)
+    with writing(path), parents_of(path / "any"):
+        handle = hold(path)
+        if handle is None:
+            raise InputError(f"{path}: another run is writing there; {otherwise}")
+        try:
+            yield
+        finally:
+            release(handle)
 
 
 def check_new_folder(flag, path):

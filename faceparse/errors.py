@@ -1,28 +1,129 @@
-"""Every script ends on bad input with one clear line and exit status 2, without a traceback."""
+"""Every script ends on bad input or a stop with one clear line and its own exit status, without a traceback."""
 
+import errno
+import os
+import signal
 import sys
+import threading
+import traceback
+from contextlib import contextmanager
+
+# What reading or writing a user's paths meets. An OSError of another kind is a bug and shows its traceback.
+OF_A_PATH = {
+    getattr(errno, name)
+    for name in (
+        *("ENOENT", "EACCES", "EPERM", "EISDIR", "ENOTDIR", "EEXIST", "ENOTEMPTY", "EROFS", "ENOSPC", "EDQUOT"),
+        *("EFBIG", "EIO", "ENAMETOOLONG", "ELOOP", "ENXIO", "ENODEV", "ESTALE", "EXDEV", "EINVAL", "EMFILE", "EPIPE"),
+    )
+    if hasattr(errno, name)
+}
+TOO_LITTLE_MEMORY = {  # by name or text, because not every script imports torch
+    "OutOfMemoryError": "the GPU has too little memory; lower --batch_size or --image_size",
+    "MemoryError": "there is too little memory; lower --batch_size, --image_size or --workers",
+    "DefaultCPUAllocator": "there is too little memory; lower --batch_size, --image_size or --workers",
+    "DataLoader worker": "a process that reads files died, perhaps for lack of memory; lower --workers",
+    "BrokenProcessPool": "a process that reads files died, perhaps for lack of memory; run the same command again",
+}
 
 
 class InputError(Exception):
     """Bad input. The message names the file or flag, says what is wrong with it and what to do."""
 
 
-def run_script(main):
-    """Call `main()`; turn bad input into one line on stderr and exit status 2, Ctrl-C into status 130.
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM; `number` is the signal's."""
 
-    An OSError counts as bad input, for example an output folder that cannot be written or a full disk; its message
-    names the file. So does a batch that does not fit into the GPU's memory.
-    """
+    def __init__(self, number):
+        super().__init__(number)
+        self.number = number
+
+
+class _Stops:
+    """The handler of both signals. Within `unbroken` the first one waits for the end of the block."""
+
+    depth, pending = 0, None
+
+    def handle(self, number, _frame):
+        if self.depth and self.pending is None:
+            self.pending = number
+        else:
+            self.pending = None
+            raise Stopped(number)
+
+
+_stops = _Stops()
+
+
+@contextmanager
+def unbroken():
+    """Let the block finish before Ctrl-C or SIGTERM takes effect. A second signal does not wait."""
+    _stops.depth += 1
     try:
-        main()
-    except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":  # torch's, by name because not every script imports torch
+        yield
+    finally:
+        _stops.depth -= 1
+        if not _stops.depth and _stops.pending is not None:
+            number, _stops.pending = _stops.pending, None
+            raise Stopped(number)
+
+
+@contextmanager
+def _signals_caught():
+    """Turn Ctrl-C and SIGTERM into Stopped. Under torchrun SIGTERM kills at once: a process may wait for a dead one."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = [signal.SIGINT, *([] if "LOCAL_RANK" in os.environ else [signal.SIGTERM])]
+    before = {number: signal.signal(number, _stops.handle) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def is_of_a_path(error):
+    """Tell whether an OSError comes from a path, a disk or a device that the user gave, and not from a bug."""
+    return error.errno in OF_A_PATH
+
+
+def too_little_memory(error):
+    """Return what to say about an error that means too little memory, None for any other."""
+    what = f"{type(error).__name__} {error}"
+    return next((line for sign, line in TOO_LITTLE_MEMORY.items() if sign in what), None)
+
+
+def end(status, line):
+    """Print one line to stderr, in whatever encoding, and exit; FACEPARSE_DEBUG=1 prints the traceback before it."""
+    if os.environ.get("FACEPARSE_DEBUG") == "1":
+        traceback.print_exc()
+    print(" ".join(line.splitlines()), file=sys.stderr)
+    sys.exit(status)
+
+
+def run_script(main):
+    """Call `main()`; turn bad input into one line on stderr and exit status 2, Ctrl-C into 130, SIGTERM into 143.
+
+    An OSError of a path counts as bad input, for example a folder that cannot be read or a full disk; another one is a
+    bug, whose traceback shows. Too little memory is one line too.
+    """
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be UTF-8
+    try:
+        with _signals_caught():
+            main()
+    except InputError as error:
+        end(2, f"error: {error}")
+    except OSError as error:
+        if not is_of_a_path(error):
             raise
-        print("error: the GPU has too little memory; lower --batch_size or --image_size", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        end(2, f"error: {error}")
+    except (MemoryError, RuntimeError) as error:
+        line = too_little_memory(error)
+        if line is None:
+            raise
+        end(2, f"error: {line}")
+    except KeyboardInterrupt as error:
+        number = getattr(error, "number", signal.SIGINT)
+        word = "terminated" if number == signal.SIGTERM else "interrupted"
+        end(128 + number, f"{word}: files are whole; run the same command again, a training with --resume")

@@ -1,5 +1,6 @@
 """Checkpoints: what is saved comes back, what does not fit is reported, no file runs code or ends in a traceback."""
 
+import errno
 import io
 import os
 import pickle
@@ -232,7 +233,12 @@ def test_bare_state_dict_of_the_slim_network_is_not_taken_for_the_challenges(tmp
 @pytest.mark.parametrize(
     ("interruption", "seen"),
     # torch tells of a full disk by a RuntimeError
-    [(KeyboardInterrupt, KeyboardInterrupt), (OSError, InputError), (RuntimeError("unexpected pos 64"), InputError)],
+    [
+        (KeyboardInterrupt, KeyboardInterrupt),
+        (OSError(errno.ENOSPC, "full"), InputError),
+        (OSError("a bug"), OSError),
+        (RuntimeError("unexpected pos 64"), InputError),
+    ],
 )
 def test_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch, interruption, seen):
     path = tmp_path / "last.pt"
