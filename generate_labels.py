@@ -17,8 +17,9 @@ from dataset_utils import find_unlabelled
 from faceparse.atomic_files import atomic_folder, refuse_overwriting
 from faceparse.classes import find_class_set
 from faceparse.errors import run_script
-from faceparse.images import match_pairs
+from faceparse.images import match_pairs, refuse_overwriting_masks
 from faceparse.prediction import load_network
+from faceparse.provenance import provenance
 from faceparse.pseudo_labels import PartialMasks, format_changes, write_labels
 from options import generate_labels_parser
 
@@ -29,8 +30,10 @@ def main(args):
     read_dirs = [args.image_dir, args.label_dir, *args.unlabelled_dir]
     refuse_overwriting("--output_dir", args.output_dir, *read_dirs)
     refuse_overwriting("--colored_dir", args.colored_dir, *read_dirs, args.output_dir)
+    refuse_overwriting_masks("--output_dir", args.output_dir, [stem for stem, _, _ in pairs])
     network = load_network(args.checkpoint, args.gpu_id, args.classes and find_class_set(args.classes))
     partial_masks = [PartialMasks(each, network.class_set) for each in args.partial_masks]
+    image_size = args.image_size or network.image_size
     with atomic_folder(args.output_dir) as labels_dir, atomic_folder(args.colored_dir) as colored_dir:
         changes = write_labels(
             network,
@@ -40,7 +43,8 @@ def main(args):
             unlabelled_threshold=args.unlabelled_threshold,
             partial_masks=partial_masks,
             colored_dir=colored_dir,
-            image_size=args.image_size or network.image_size,
+            made_by=provenance(args.checkpoint, image_size, args.tta, relabelling=f"above {args.threshold:g}"),
+            image_size=image_size,
             batch_size=args.batch_size or network.batch_size,
             workers=args.workers,
             tta=args.tta,

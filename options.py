@@ -4,20 +4,35 @@ import argparse
 import re
 
 from faceparse import SHIPPED_CHECKPOINT
+from faceparse.network_size import LARGEST_SIDE, SMALLEST_SIDE
+
+LARGEST_NUMBER = 2**31 - 1  # of what counts; what is larger overflows in one library or another
+MOST_WORKERS = 256  # more processes or threads read no faster, and thousands stop the machine
+
+
+def whole_number(text, least, most, reason):
+    value = int(text)
+    if value < least:
+        raise argparse.ArgumentTypeError(f"{value} is {'negative' if least == 0 else f'not at least {least}'}")
+    if value > most:
+        raise argparse.ArgumentTypeError(f"{value} is more than {most}: {reason}")
+    return value
 
 
 def positive_int(text):
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
-    return value
+    return whole_number(text, 1, LARGEST_NUMBER, "a typing error?")
 
 
 def non_negative_int(text):
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{value} is negative")
-    return value
+    return whole_number(text, 0, LARGEST_NUMBER, "a typing error?")
+
+
+def worker_count(text):
+    return whole_number(text, 0, MOST_WORKERS, "more read no faster")
+
+
+def picture_side(text):
+    return whole_number(text, 1, LARGEST_SIDE, "the memory that it takes grows with its square")
 
 
 def non_negative_float(text):
@@ -43,10 +58,15 @@ def recolouring(text):
 
 
 def network_input_size(text):
-    value = int(text)
-    if value < 32:
-        raise argparse.ArgumentTypeError(f"{value} is too small: the network takes 32 px and more")
-    return value
+    if int(text) < SMALLEST_SIDE:
+        raise argparse.ArgumentTypeError(f"{int(text)} is too small: the network takes {SMALLEST_SIDE} px and more")
+    return picture_side(text)
+
+
+def folder_name(text):
+    if not text.strip("./"):
+        raise argparse.ArgumentTypeError(f"{text!r} names no folder of its own")
+    return text
 
 
 def split_counts(text):
@@ -88,9 +108,7 @@ def _add_gpu(parser):
 def _add_hardware(parser):
     group = parser.add_argument_group("hardware")
     _add_gpu(group)
-    group.add_argument(
-        "--workers", type=non_negative_int, default=2, help="processes that read files; 0 reads in this one"
-    )
+    group.add_argument("--workers", type=worker_count, default=2, help="processes that read files; 0 reads in this one")
     return group
 
 
@@ -194,7 +212,7 @@ def train_parser(description):
     _add_unlabelled(group)
 
     group = parser.add_argument_group("output")
-    group.add_argument("--save_prefix", default="deeplab", help="the run's folder under checkpoints/")
+    group.add_argument("--save_prefix", type=folder_name, default="deeplab", help="the run's folder under checkpoints/")
     group.add_argument("--save_every", type=positive_int, default=5, help="epochs between validations and checkpoints")
     group.add_argument(
         "--save_steps",
@@ -321,11 +339,11 @@ def sample_dataset_parser(description):
     parser.add_argument("--train", type=positive_int, default=48, help="training pairs")
     parser.add_argument("--val", type=positive_int, default=13, help="validation pairs")
     parser.add_argument("--test", type=positive_int, default=4, help="photographs without masks")
-    parser.add_argument("--image_size", type=positive_int, default=512, help="side of the pictures, px")
+    parser.add_argument("--image_size", type=picture_side, default=512, help="side of the pictures, px")
     parser.add_argument(
         "--scenes", type=non_negative_int, default=0, help="larger pictures of a person among other things, with masks"
     )
-    parser.add_argument("--seed", type=non_negative_int, default=0, help="of everything drawn")
+    parser.add_argument("--seed", type=non_negative_int, default=0, help="seed of everything drawn")
     _add_classes(parser)
     return parser
 
@@ -334,7 +352,7 @@ def _preparation_parser(description, source):
     parser = _parser(description)
     parser.add_argument("--source", default=source, help="folder of the official download")
     parser.add_argument("--output_dir", default="dataset", help="receives train/, val/, test_image/ and test_mask/")
-    parser.add_argument("--image_size", type=positive_int, default=512, help="side of photographs and masks, px")
+    parser.add_argument("--image_size", type=picture_side, default=512, help="side of photographs and masks, px")
     parser.add_argument("--photo_format", choices=("jpg", "png"), default="jpg", help="jpg of quality 95, or png")
     parser.add_argument(
         "--split",

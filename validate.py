@@ -16,18 +16,22 @@ from faceparse.errors import run_script
 from faceparse.images import list_images, refuse_overwriting_masks, write_label_map
 from faceparse.parallel import in_threads
 from faceparse.prediction import load_network, predict
+from faceparse.provenance import provenance
 from faceparse.upsampling import label_map
 from options import validate_parser
 
 
-def write_predictions(network, photos, output_dir, *, save_visualizations=False, **prediction_options):
-    """Predict on {stem: path} and write OUTPUT_DIR/<stem>.png, all or none; `prediction_options` go to `predict`."""
+def write_predictions(network, photos, output_dir, *, made_by="", save_visualizations=False, **prediction_options):
+    """Predict on {stem: path} and write OUTPUT_DIR/<stem>.png, all or none.
+
+    `made_by` is the text of write_label_map; `prediction_options` go to `predict`.
+    """
     stems, paths = list(photos), list(photos.values())
 
     def write(prediction):
         index, logits, size = prediction
         labels = label_map(logits, size)
-        write_label_map(unfinished / f"{stems[index]}.png", labels)
+        write_label_map(unfinished / f"{stems[index]}.png", labels, made_by=made_by)
         if save_visualizations:
             save_overlay(unfinished / f"overlays/{stems[index]}.png", paths[index], labels, network.class_set)
 
@@ -41,12 +45,14 @@ def main(args):
     refuse_overwriting("--output_dir", args.output_dir, args.image_dir)
     refuse_overwriting_masks("--output_dir", args.output_dir, photos)
     network = load_network(args.checkpoint, args.gpu_id, args.classes and find_class_set(args.classes))
+    image_size = args.image_size or network.image_size
     write_predictions(
         network,
         photos,
         Path(args.output_dir),
         save_visualizations=args.save_visualizations,
-        image_size=args.image_size or network.image_size,
+        made_by=provenance(args.checkpoint, image_size, args.tta),
+        image_size=image_size,
         batch_size=args.batch_size or network.batch_size,
         workers=args.workers,
         tta=args.tta,

@@ -10,6 +10,7 @@ from faceparse import distributed
 from faceparse.atomic_files import atomic_path
 from faceparse.classes import CELEBAMASK, class_set_from_dict, require_class_set
 from faceparse.errors import InputError
+from faceparse.network_size import checked_image_size
 from models import MODELS, build_model
 
 CHALLENGE_MODEL_TYPE = "deeplabv3plus_mobilenet"
@@ -17,9 +18,12 @@ CHALLENGE_IMAGE_SIZE = 512
 LISTED = 20  # number of misfits that an error names; a wrong network has hundreds
 
 
-def save(path, content):
-    """Write `content` by torch.save, whole or not at all. Raises InputError where the file cannot be written."""
-    with atomic_path(path) as temporary:
+def save(path, content, keep=None):
+    """Write `content` by torch.save, whole or not at all, and so that a power cut right after does not undo it.
+
+    With the path `keep` the file that it replaces stays under that name. Raises InputError where it cannot be written.
+    """
+    with atomic_path(path, durable=True, keep=keep) as temporary:
         try:
             torch.save(content, temporary)
         except RuntimeError as error:  # torch's error for a full disk
@@ -70,6 +74,7 @@ def read_checkpoint(path, class_set=None):
         raise InputError(f"{path}: its state_dict holds something else than tensors")
     if content["model_type"] not in MODELS:
         raise InputError(f"{path}: holds model {content['model_type']!r}; known are {', '.join(MODELS)}")
+    checked_image_size(content.get("image_size", CHALLENGE_IMAGE_SIZE), path)
     return content | {"class_set": class_set_of(content, path, class_set)}
 
 
@@ -114,12 +119,31 @@ def without_module_prefix(state_dict):
     return {key.removeprefix("module."): value for key, value in state_dict.items()}
 
 
+def require_sound(state_dict, like, path):
+    """Raise InputError that names the first tensor which is not dense, not finite, or of another kind than `like`'s."""
+    for key, value in state_dict.items():
+        problem = None
+        if value.layout != torch.strided or value.is_meta or value.is_quantized:
+            problem = "is not dense: sparse, quantised or without values"
+        elif key in like and (
+            value.is_complex()
+            or value.is_floating_point() != like[key].is_floating_point()
+            or value.dtype == torch.bool
+        ):
+            problem = f"is {value.dtype}, the model's is {like[key].dtype}"
+        elif value.is_floating_point() and not value.float().isfinite().all():
+            problem = "holds NaN or infinite values; the training diverged, or the file is damaged"
+        if problem:
+            raise InputError(f"{path}: its tensor {key} {problem}; give another checkpoint")
+
+
 def load_weights(model, state_dict, path, strict=True):
-    """Copy weights into a model.
+    """Copy weights into a model. Raises InputError as `require_sound` does.
 
     With `strict` raises an InputError that lists what differs; otherwise copies what fits and prints what was left out.
     """
     state_dict, own = without_module_prefix(state_dict), model.state_dict()
+    require_sound(state_dict, own, path)
     misfits = [f"{key} is missing" for key in own if key not in state_dict]
     misfits += [f"{key} is not in the model" for key in state_dict if key not in own]
     fitting = {key: value for key, value in state_dict.items() if key in own and value.shape == own[key].shape}
@@ -137,6 +161,22 @@ def load_weights(model, state_dict, path, strict=True):
         print(f"{path}: loaded {len(fitting)} of {len(own)} tensors; left out:")
         print("\n".join(f"  {misfit}" for misfit in misfits))
     model.load_state_dict(fitting, strict=False)
+
+
+def load_optimizer(optimizer, state, path):
+    """Load an optimiser's state; InputError where it does not fit or is damaged."""
+    try:
+        optimizer.load_state_dict(state)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise InputError(
+            f"{path}: its optimiser's state does not fit ({error}); give another state to resume"
+        ) from None
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            kept = optimizer.state.get(parameter, {})
+            shaped = [kept.get(name) for name in ("exp_avg", "exp_avg_sq")]
+            if any(not isinstance(each, torch.Tensor) or each.shape != parameter.shape for each in shaped):
+                raise InputError(f"{path}: its optimiser's state is damaged; give another state to resume")
 
 
 def load_start(model, path, strict):

@@ -1,16 +1,19 @@
 """Read photographs and masks, write label maps and pictures. Needs no torch."""
 
-from contextlib import contextmanager, suppress
+import struct
+import zlib
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 
 from faceparse.atomic_files import atomic_path
 from faceparse.classes import CELEBAMASK, IGNORE_INDEX
 from faceparse.errors import InputError
 
 IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+MADE_BY = "Made by"  # the text in a label map's PNG that says what made it
 
 
 def list_images(*paths):
@@ -31,7 +34,7 @@ def images_of(path):
     if path.is_file():
         return [path]
     if not path.is_dir():
-        raise InputError(f"{path}: no such file or folder")
+        raise InputError(f"{path}: {'not a regular file' if path.exists() else 'no such file or folder'}")
     files = [file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and file.name[0] != "."]
     if not files:
         raise InputError(f"{path}: holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
@@ -57,15 +60,24 @@ def require_partners(files, partners, kind, folder):
             raise InputError(f"{file}: has no {kind} {stem}.* in {folder}")
 
 
+# Whatever Pillow raises for damaged files, some of it from the depth of a decoder.
+READING_ERRORS = (
+    *(OSError, SyntaxError, ValueError, EOFError, OverflowError, struct.error, zlib.error),
+    Image.DecompressionBombError,
+)
+
+
 @contextmanager
 def open_image(path):
     """Open an image with Pillow; whatever is wrong with the file becomes an InputError that names it."""
+    if Path(path).exists() and not Path(path).is_file():  # a named pipe or a device would be read for ever
+        raise InputError(f"{path}: not a regular file; remove it from its folder")
     try:
         with Image.open(path) as image:
             yield image
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except READING_ERRORS as error:
         raise InputError(f"{path}: not a readable image, truncated or of an unknown format ({error})") from None
 
 
@@ -148,19 +160,28 @@ def read_pair(photo_path, mask_path, class_set=CELEBAMASK):
     return photo, read_mask_of(mask_path, photo.shape, class_set)
 
 
+def made_by(path):
+    """Return the text that says what made a label map; "" where the file has none, as a data set's masks."""
+    with open_image(path) as image:
+        return str(image.info.get(MADE_BY, ""))
+
+
 def refuse_overwriting_masks(flag, output_dir, stems):
-    """Raise InputError if a label map would replace a data set's mask. Masks have a palette, predictions have none."""
+    """Raise InputError if a file that is no label map of ours would be replaced, such as a data set's mask."""
     for path in (Path(output_dir) / f"{stem}.png" for stem in stems):
-        with suppress(OSError), Image.open(path) as image:
-            if image.mode == "P":
-                raise InputError(f"{flag} {output_dir}: {path.name} is a data set's mask; choose another folder")
+        if path.exists() and not made_by(path):
+            raise InputError(
+                f"{flag} {output_dir}: {path.name} is a data set's mask, or does not say what made it; "
+                "choose another folder"
+            )
 
 
-def write_label_map(path, label_map, palette_of=None):
+def write_label_map(path, label_map, palette_of=None, made_by=""):
     """Write uint8 class ids [H, W] as a single-channel PNG, atomically.
 
     The mode is L by default, which every reader returns as class ids. With the ClassSet `palette_of` it is P in the
-    colours of that set, as in the data set's own masks; OpenCV turns such files into colours.
+    colours of that set, as in the data set's own masks; OpenCV turns such files into colours. The text `made_by` is
+    kept in the file for the function of that name.
     """
     image = Image.fromarray(label_map)
     if palette_of:
@@ -168,8 +189,11 @@ def write_label_map(path, label_map, palette_of=None):
         # All 256 colours, because Pillow writes a palette of 16 and fewer in 4 bits, which turns 255 into 15.
         colours = [*palette_of.colours, *[(128, 128, 128)] * (256 - len(palette_of))]
         image.putpalette([channel for colour in colours for channel in colour])
+    text = PngImagePlugin.PngInfo()
+    if made_by:
+        text.add_text(MADE_BY, made_by)
     with atomic_path(path) as temporary:
-        image.save(temporary, compress_level=1)
+        image.save(temporary, compress_level=1, pnginfo=text)
 
 
 def write_picture(path, picture):

@@ -10,6 +10,7 @@ Macro precision, recall and F1 are means over classes; macro F1 is the mean of t
 """
 
 import sys
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -18,8 +19,9 @@ import numpy as np
 from faceparse.atomic_files import atomic_path
 from faceparse.classes import CELEBAMASK, IGNORE_INDEX, find_class_set
 from faceparse.errors import InputError
-from faceparse.images import list_images, read_mask, read_mask_of, require_partners
+from faceparse.images import list_images, made_by, read_mask, read_mask_of, require_partners
 from faceparse.parallel import in_parallel
+from faceparse.provenance import describe_makers
 
 
 def confusion_matrix(truth, prediction, num_classes):
@@ -112,7 +114,7 @@ def match_predictions(submit_dir, truth_dir):
 
 
 def score_pair(pair, class_set):
-    """Return the confusion matrix and the F1 of one (prediction path, truth path).
+    """Return the confusion matrix, the F1 and what made the prediction, of one (prediction path, truth path).
 
     Raises InputError for a pair that cannot be scored.
     """
@@ -122,22 +124,30 @@ def score_pair(pair, class_set):
     if prediction.max() >= len(class_set):  # read_mask allows 255, which only a truth may hold
         raise InputError(f"{prediction_file}: holds id {prediction.max()}; predict a class 0 to {len(class_set) - 1}")
     matrix = confusion_matrix(truth, prediction, len(class_set))
-    return matrix, per_image_f1(matrix)
+    return matrix, per_image_f1(matrix), made_by(prediction_file)
 
 
 def score_folders(submit_dir, truth_dir, class_set=CELEBAMASK):
     """Score the label maps of two folders: the summed confusion matrix, int64 [C, C], and the mean per-image F1.
 
-    Reads each file once, in constant memory. Raises InputError, naming the file, for a missing prediction, an
+    Says what made the label maps, where they tell it, and warns on stderr where not all are of one maker.
+
+    Constant memory. Raises InputError, naming the file, for a missing prediction, an
     unreadable or wrongly sized file, a wrong id, or when no pixel of the truth counts.
     """
-    total, f1_of_images = 0, []
+    total, f1_of_images, makers = 0, [], Counter()
     pairs = match_predictions(submit_dir, truth_dir)
-    for matrix, f1 in in_parallel(partial(score_pair, class_set=class_set), pairs, "scoring"):
+    for matrix, f1, maker in in_parallel(partial(score_pair, class_set=class_set), pairs, "scoring"):
         total = total + matrix
         f1_of_images.append(f1)
+        makers[maker] += 1
     if not total.any():
         raise InputError(f"{truth_dir}: every pixel is 255, ignored; there is nothing to score")
+    said, warning = describe_makers(submit_dir, makers)
+    if said:
+        print(said)
+    if warning:
+        print(warning, file=sys.stderr)
     return total, mean(f1_of_images)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from faceparse.classes import class_set_from_dict, require_class_set
 from faceparse.errors import InputError
+from faceparse.network_size import checked_image_size
 
 
 class OnnxNetwork:
@@ -34,10 +35,23 @@ class OnnxNetwork:
         names = [each.name for each in [*self.session.get_inputs(), *self.session.get_outputs()]]
         if names != ["photos", "logits"] or not {"image_size", "classes"} <= metadata.keys():
             raise InputError(f"{path}: not a network that this version of export_onnx.py wrote; export it again")
-        self.class_set = class_set_from_dict(json.loads(metadata["classes"]), path)
+        try:
+            description, image_size = json.loads(metadata["classes"]), int(metadata["image_size"])
+        except ValueError:
+            raise InputError(f"{path}: its metadata are damaged; export it again") from None
+        self.class_set = class_set_from_dict(description, path)
         require_class_set(self.class_set, class_set, path)
-        self.image_size = int(metadata["image_size"])
+        self.image_size = checked_image_size(image_size, path)
+        self.path = path
 
     def coarse_logits(self, photos):
         """Return logits [N, C, h, w] at the decoder's stride for photographs [N, 3, H, W] in [0, 1], both float32."""
-        return self.session.run(["logits"], {"photos": np.ascontiguousarray(photos)})[0]
+        try:
+            logits = self.session.run(["logits"], {"photos": np.ascontiguousarray(photos)})[0]
+        except Exception as error:  # as above
+            raise InputError(f"{self.path}: cannot be run ({str(error).splitlines()[0]}); export it again") from None
+        if logits.ndim != 4 or logits.shape[:2] != (len(photos), len(self.class_set)):
+            raise InputError(f"{self.path}: returns {list(logits.shape)}, no logits of its classes; export it again")
+        if not np.isfinite(logits).all():
+            raise InputError(f"{self.path}: returns values that are not finite; export it again")
+        return logits

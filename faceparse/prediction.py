@@ -7,10 +7,9 @@ from tqdm import tqdm
 
 from faceparse.errors import InputError
 from faceparse.images import read_photo, resize_photo
+from faceparse.network_size import SMALLEST_SIDE
 from faceparse.onnx_network import OnnxNetwork
 from faceparse.parallel import in_threads
-
-SMALLEST_SIDE = 32  # px, the least that the networks take
 
 
 def load_network(path, gpu_id=0, class_set=None):

@@ -57,13 +57,22 @@ def most_probable(logits):
 
 
 def write_labels(
-    network, pairs, output_dir, *, threshold, unlabelled_threshold, partial_masks=(), colored_dir=None, **options
+    network,
+    pairs,
+    output_dir,
+    *,
+    threshold,
+    unlabelled_threshold,
+    partial_masks=(),
+    colored_dir=None,
+    made_by="",
+    **options,
 ):
     """Write a mask for every (stem, photograph, mask) into `output_dir`, as P-mode PNGs.
 
     Where a photograph has a mask it is merged with the predictions above `threshold`; where that is None, the mask
     holds the predictions above `unlabelled_threshold` and 255 elsewhere, and agrees with all `partial_masks`.
-    `colored_dir` receives the same in colours. `options` go to `predict`.
+    `colored_dir` receives the same in colours. `made_by` is the text of write_label_map, `options` go to `predict`.
     Returns int64 [C, C]: pixels of the given masks by old id (row) and new id (column).
     """
     class_set = network.class_set
@@ -79,7 +88,7 @@ def write_labels(
             for masks in partial_masks:
                 logits = masks.apply(logits, stem)
             labels = pseudo_label(logits, unlabelled_threshold)
-        write_label_map(Path(output_dir) / f"{stem}.png", labels, palette_of=class_set)
+        write_label_map(Path(output_dir) / f"{stem}.png", labels, palette_of=class_set, made_by=made_by)
         if colored_dir:
             write_picture(Path(colored_dir) / f"{stem}.png", colorize(labels, class_set))
     return changes

@@ -52,5 +52,5 @@ def without_nan(value):
 
 
 def write_log(path, log):
-    with atomic_path(path) as temporary:
+    with atomic_path(path, durable=True) as temporary:
         temporary.write_text("".join(json.dumps(without_nan(line)) + "\n" for line in log))

@@ -1,0 +1,13 @@
+"""The sides of the photographs that a network may be given, in px. Needs no torch."""
+
+from faceparse.errors import InputError
+
+SMALLEST_SIDE = 32  # the least that the networks take
+LARGEST_SIDE = 4096  # memory grows with the square, and here a single photograph takes several GB
+
+
+def checked_image_size(value, path):
+    """Return the image size that a file's metadata give; InputError where it is none."""
+    if type(value) is not int or not SMALLEST_SIDE <= value <= LARGEST_SIDE:
+        raise InputError(f"{path}: its image_size is {value!r:.50}; it must be from {SMALLEST_SIDE} to {LARGEST_SIDE}")
+    return value
