@@ -7,11 +7,12 @@
     python main_deeplab.py ... --self_distill_epoch 30 --unlabelled_dir dataset/test_image   # also without masks
 
 Writes under checkpoints/<save_prefix>/: Deeplab_checkpoint_epoch_<N>.pt, best.pt (by validation mIoU), last.pt (all
-that resuming needs), log.jsonl (a line an epoch) and training_loss_plot.png.
+that resuming needs), previous.pt (the last.pt before it), log.jsonl (a line an epoch) and training_loss_plot.png.
 """
 
 import math
 import time
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -23,10 +24,11 @@ from tqdm import tqdm
 
 from dataset_utils import TrainingSet, epoch_seed, find_pairs, find_unlabelled
 from faceparse import checkpoints, distributed
+from faceparse.atomic_files import atomic_folder, only_writer
 from faceparse.augmentation import augment
 from faceparse.classes import find_class_set
 from faceparse.drawing import save_overlay
-from faceparse.errors import InputError, run_script
+from faceparse.errors import InputError, run_script, unbroken
 from faceparse.images import read_mask_of
 from faceparse.loggers import import_logger, open_logger
 from faceparse.memory import keep_freed_memory
@@ -63,6 +65,8 @@ FREE_ON_RESUME = {
     "load_model_path",
     "load_not_strict",
 }
+STATES = ("last.pt", "previous.pt")  # what --resume reads: the first of them, or the second where that is damaged
+STATE_FIELDS = {"args": dict, "epoch": int, "optimizer": dict, "trained_state_dict": dict, "averaged_steps": int}
 
 
 class TimedBatches:
@@ -207,27 +211,28 @@ def self_distil(args, epoch, run_dir, model, pairs, partial_masks, device):
 
     Photographs whose mask is None get the predictions alone.
 
-    This is done once, before the `epoch` that first trains on them. If the folder exists it is complete and was made
+    This is done once, before the `epoch` that first trains on them. The folder appears whole: if it exists it was made
     by this model, so a resumed run uses it.
     """
     merged_dir = run_dir / "merged_labels"
     if not merged_dir.is_dir():
         if epoch > args.self_distill_epoch + 1:
             raise InputError(f"{merged_dir}: missing, and the model that made it is gone; put it back to --resume")
-        unfinished = run_dir / "merged_labels.tmp"
         mine = pairs[distributed.rank() :: distributed.world_size()]
-        changes = write_labels(
-            TorchNetwork(model.eval(), device),
-            mine,
-            unfinished,
-            threshold=args.distill_threshold,
-            unlabelled_threshold=args.unlabelled_threshold,
-            partial_masks=partial_masks,
-            **prediction_options(args, "relabelling"),
-        )
-        changes = distributed.sum_over_processes(torch.from_numpy(changes).to(device)).cpu().numpy()
+        with atomic_folder(merged_dir, durable=True) if distributed.rank() == 0 else nullcontext() as unfinished:
+            changes = write_labels(
+                TorchNetwork(model.eval(), device),
+                mine,
+                distributed.from_first(unfinished),
+                threshold=args.distill_threshold,
+                unlabelled_threshold=args.unlabelled_threshold,
+                partial_masks=partial_masks,
+                made_by=f"self-distillation after epoch {args.self_distill_epoch}",
+                **prediction_options(args, "relabelling"),
+            )
+            # The sum waits for all processes, so the folder is complete.
+            changes = distributed.sum_over_processes(torch.from_numpy(changes).to(device)).cpu().numpy()
         if distributed.rank() == 0:
-            unfinished.rename(merged_dir)
             print(format_changes(changes, model.class_set))
     distributed.barrier()
     return [(stem, photo, merged_dir / f"{stem}.png") for stem, photo, _ in pairs]
@@ -268,10 +273,10 @@ def check_start(args, run_dir, train_pairs, class_set, device):
         raise InputError(
             f"--out_channels {args.out_channels}: the class set has {len(class_set)} classes; --classes names another"
         )
-    last_path = run_dir / "last.pt"
-    if args.resume and not last_path.exists():
-        raise InputError(f"{last_path}: nothing to resume; start without --resume")
-    if not args.resume and (last_path.exists() or (run_dir / "merged_labels").exists()):
+    states = [run_dir / name for name in STATES if (run_dir / name).exists()]
+    if args.resume and not states:
+        raise InputError(f"{run_dir / STATES[0]}: nothing to resume; start without --resume")
+    if not args.resume and (states or (run_dir / "merged_labels").exists()):
         raise InputError(f"{run_dir}: holds a run; --resume continues it, another --save_prefix starts a new run")
     if args.sync_batchnorm and device.type != "cuda":
         raise InputError("--sync_batchnorm: PyTorch has this for GPUs alone; leave it out on the CPU")
@@ -292,12 +297,26 @@ def prepare_run_dir(run_dir):
         unfinished.unlink()
 
 
+def read_newest(args, run_dir, class_set):
+    """Return (path, state) of the newest whole state of a run; InputError as `read_last`, where none is whole."""
+    path, before = (run_dir / name for name in STATES)
+    try:
+        checkpoints.unpickle(path)
+    except InputError as error:
+        if not before.exists():
+            raise
+        if distributed.rank() == 0:
+            print(f"{error}; resuming from {before}, an epoch earlier")
+        path = before
+    return path, read_last(args, path, class_set)
+
+
 def read_last(args, path, class_set):
     """Return the state to resume from; InputError where the flags would make it another run, or it is complete."""
     last = checkpoints.read_checkpoint(path, class_set)
-    missing = {"args", "epoch", "optimizer", "trained_state_dict", "averaged_steps"} - last.keys()
-    if missing:
-        raise InputError(f"{path}: not written by this version of main_deeplab.py, lacks {', '.join(sorted(missing))}")
+    wrong = [key for key, kind in STATE_FIELDS.items() if not isinstance(last.get(key), kind)]
+    if wrong:
+        raise InputError(f"{path}: not written by this version of main_deeplab.py, lacks {', '.join(sorted(wrong))}")
     changed = [
         f"--{name} {value} (now {getattr(args, name, None)})"
         for name, value in last["args"].items()
@@ -305,6 +324,15 @@ def read_last(args, path, class_set):
     ]
     if changed:
         raise InputError(f"{path}: the run began with {', '.join(changed)}; --resume takes the same flags")
+    if 0 < args.self_distill_epoch <= last["epoch"] and not same_folder(args.label_dir, last["args"].get("label_dir")):
+        raise InputError(
+            f"--label_dir {args.label_dir}: self-distillation has merged the labels of {last['args'].get('label_dir')} "
+            "already; give the same, or start a new run by another --save_prefix"
+        )
+    if not same_folder(args.truth_dir, last["args"].get("truth_dir")):
+        last["best_since"] = last["epoch"] + 1
+        if distributed.rank() == 0:
+            print(f"--truth_dir was {last['args'].get('truth_dir')}, is {args.truth_dir}: best.pt starts anew")
     if last["epoch"] >= args.epochs:
         raise InputError(f"{path}: has {last['epoch']} epochs already; give more --epochs to continue")
     for name in ("learning_rate", "batch_size", *(["epochs"] if args.schedule == "cosine" else [])):
@@ -326,15 +354,22 @@ def enter_epoch(args, last, model, evaluated):
     return {"first_step": int(last["step"] * steps_to_one), "loss_sum": own["loss_sum"] * steps_to_one}
 
 
+def same_folder(one, other):
+    return one == other or (one and other and Path(one).resolve() == Path(other).resolve())
+
+
 def main(args):
     keep_freed_memory()
     device = distributed.select_device(args.gpu_id)
+    run_dir = Path("checkpoints") / args.save_prefix
     with distributed.process_group(device):
-        train(args, device)
+        alone = only_writer(run_dir, "wait for its end, or give another --save_prefix")
+        with alone if distributed.rank() == 0 else nullcontext():
+            train(args, device, run_dir)
 
 
-def train(args, device):
-    run_dir, class_set = Path("checkpoints") / args.save_prefix, find_class_set(args.classes)
+def train(args, device, run_dir):
+    class_set = find_class_set(args.classes)
     # Without self-distillation, the label folder holds masks for the unlabelled photographs, by generate_labels.py.
     labelled_by_hand = [] if args.self_distill_epoch else args.unlabelled_dir
     train_pairs = find_pairs(args.dataset_dir, "train", args.label_dir, labelled_by_hand)
@@ -347,21 +382,23 @@ def train(args, device):
     precision = Precision(device, args.float32)
     evaluated = model if ema is None else ema.module
 
-    first_epoch, log, last = 1, [], {}
+    first_epoch, log, last, best_since = 1, [], {}, 1
     if args.resume:
-        last = read_last(args, run_dir / "last.pt", class_set)
-        evaluated.load_state_dict(last["state_dict"])
-        model.load_state_dict(last["trained_state_dict"])
+        state_path, last = read_newest(args, run_dir, class_set)
+        checkpoints.load_weights(evaluated, last["state_dict"], state_path)
+        checkpoints.load_weights(model, last["trained_state_dict"], state_path)
         if ema is not None:
             ema.n_averaged.fill_(last["averaged_steps"])
-        optimizer.load_state_dict(last["optimizer"])
+        checkpoints.load_optimizer(optimizer, last["optimizer"], state_path)
         precision.load_state_dict(last.get("scaler"))
-        first_epoch = last["epoch"] + 1
+        first_epoch, best_since = last["epoch"] + 1, last.get("best_since", 1)
         log = read_log(run_dir / "log.jsonl", last["epoch"])
 
     distributed.barrier()  # all have checked before the first one writes
     if distributed.rank() == 0:
         prepare_run_dir(run_dir)
+        if args.resume and state_path.name != STATES[0]:
+            state_path.replace(run_dir / STATES[0])  # it takes the place of the damaged one
         print(
             f"{args.model_type}: {count_parameters(model):,} parameters; {len(train_pairs)} + {len(val_pairs)} pairs; "
             f"epochs {first_epoch} to {args.epochs}"
@@ -394,7 +431,7 @@ def train(args, device):
             )
             if device.type == "cuda":
                 try_largest_step(args, trained, precision, training_set, device)
-        save = partial(save_within_epoch, args, run_dir, epoch, model, ema, optimizer, precision)
+        save = partial(save_within_epoch, args, run_dir, epoch, model, ema, optimizer, precision, best_since)
         trained_line = train_one_epoch(
             args, epoch, trained, ema, optimizer, precision, training_set, device, save=save, **begin
         )
@@ -410,14 +447,18 @@ def train(args, device):
         line["seconds"] = round(time.perf_counter() - start, 2)
         log.append(line)
         if distributed.rank() == 0:
-            save_epoch(args, run_dir, model, ema, optimizer, precision, log)
+            with unbroken():
+                save_epoch(args, run_dir, model, ema, optimizer, precision, best_since, log)
             send_to_logger(line)
     if distributed.rank() == 0:
         print(format_table(scores, class_set))
 
 
-def save_epoch(args, run_dir, model, ema, optimizer, precision, log):
-    """Write the files of an epoch. last.pt comes last, so that a run killed before it repeats the epoch."""
+def save_epoch(args, run_dir, model, ema, optimizer, precision, best_since, log):
+    """Write the files of an epoch. last.pt comes last, so that a run killed before it repeats the epoch.
+
+    best.pt is the best since the epoch `best_since`, from which on one truth was scored on.
+    """
     line = log[-1]
     print("  ".join(f"{key} {value:.4g}" for key, value in line.items() if key != "IoU"))
     write_log(run_dir / "log.jsonl", log)
@@ -425,19 +466,22 @@ def save_epoch(args, run_dir, model, ema, optimizer, precision, log):
     if "mIoU" in line:
         save_plot(run_dir / "training_loss_plot.png", log)
         checkpoints.save(run_dir / f"Deeplab_checkpoint_epoch_{line['epoch']}.pt", content)
-        if line["mIoU"] > max((earlier.get("mIoU") or -1 for earlier in log[:-1]), default=-1):
+        earlier = [each.get("mIoU") or -1 for each in log[:-1] if each["epoch"] >= best_since]
+        if line["mIoU"] > max(earlier, default=-1):
             checkpoints.save(run_dir / "best.pt", content | {"mIoU": line["mIoU"]})
-    save_last(args, run_dir, line["epoch"], model, ema, optimizer, precision)
+    save_last(args, run_dir, line["epoch"], model, ema, optimizer, precision, best_since)
 
 
-def save_within_epoch(args, run_dir, epoch, model, ema, optimizer, precision, step, loss_sum):
+def save_within_epoch(args, run_dir, epoch, model, ema, optimizer, precision, best_since, step, loss_sum):
     """Write last.pt after a step. Within an epoch each process has its own losses and BatchNorm statistics."""
     own = {"loss_sum": loss_sum}
     for name, network in (("trained_buffers", model), ("buffers", model if ema is None else ema.module)):
         own[name] = {key: buffer.cpu() for key, buffer in network.named_buffers()}
     processes = distributed.from_all(own)
     if distributed.rank() == 0:
-        save_last(args, run_dir, epoch - 1, model, ema, optimizer, precision, step=step, processes=processes)
+        within_epoch = {"step": step, "processes": processes}
+        with unbroken():
+            save_last(args, run_dir, epoch - 1, model, ema, optimizer, precision, best_since, **within_epoch)
 
 
 def checkpoint_content(args, epoch, model, ema):
@@ -448,13 +492,14 @@ def checkpoint_content(args, epoch, model, ema):
     return content | {"epoch": epoch, "image_size": args.image_size}
 
 
-def save_last(args, run_dir, epoch, model, ema, optimizer, precision, **within_epoch):
+def save_last(args, run_dir, epoch, model, ema, optimizer, precision, best_since, **within_epoch):
     """Write all that --resume needs; `epoch` is the last that is complete."""
     state = {"trained_state_dict": model.state_dict(), "optimizer": optimizer.state_dict(), "args": vars(args)}
     state["scaler"] = precision.state_dict()
     state["averaged_steps"] = 0 if ema is None else int(ema.n_averaged)
-    content = checkpoint_content(args, epoch, model, ema)
-    checkpoints.save(run_dir / "last.pt", content | state | within_epoch)
+    state["best_since"] = best_since
+    content = checkpoint_content(args, epoch, model, ema) | state | within_epoch
+    checkpoints.save(run_dir / STATES[0], content, keep=run_dir / STATES[1])
 
 
 if __name__ == "__main__":

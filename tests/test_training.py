@@ -26,7 +26,7 @@ import main_deeplab
 from dataset_utils import TrainingSet, find_pairs
 from faceparse import checkpoints, distributed, errors, precision
 from faceparse.classes import CELEBAMASK
-from faceparse.images import write_label_map
+from faceparse.images import read_mask, write_label_map
 from faceparse.optimisation import averaged_model, learning_rate
 from loss import loss_at_epoch
 from main_deeplab import validate_epoch
@@ -88,6 +88,11 @@ def contents(folder):
     return {name: (folder / name).read_bytes() for name in files(folder)}
 
 
+def masks(folder):
+    """Return {stem: pixels as bytes}; the files also say what made them."""
+    return {path.stem: read_mask(path).tobytes() for path in folder.iterdir()}
+
+
 def read_log(run_dir):
     return [json.loads(line) for line in (run_dir / "log.jsonl").read_text().splitlines()]
 
@@ -132,7 +137,7 @@ def assert_same_run(run_dir, reference):
 
 def test_a_run_writes_the_documented_files_and_no_other(reference):
     expected = [f"Deeplab_checkpoint_epoch_{epoch}.pt" for epoch in VALIDATED]
-    expected += ["best.pt", "last.pt", "log.jsonl", "training_loss_plot.png"]
+    expected += ["best.pt", "last.pt", "previous.pt", "log.jsonl", "training_loss_plot.png"]
     expected += [f"merged_labels/train_{index:04d}.png" for index in range(8)]
     assert files(reference) == sorted(expected)
 
@@ -198,9 +203,9 @@ def assert_merged_by(checkpoint_path, merged_dir, sample_dataset, out):
     flags += ["--colored_dir", out / "colored", "--threshold", 0.01, "--image_size", 32, "--batch_size", 4]
     parser = generate_labels_parser("Merge.")
     generate_labels.main(parser.parse_args([str(flag) for flag in [*flags, "--workers", 0]]))
-    merged = contents(out / "merged")
-    assert contents(merged_dir) == merged
-    given = contents(sample_dataset / "train/train_mask")
+    merged = masks(out / "merged")
+    assert masks(merged_dir) == merged
+    given = masks(sample_dataset / "train/train_mask")
     assert set(given) == set(merged) and given != merged
 
 
@@ -258,7 +263,7 @@ class KilledRun:
         self.run_dir = folder / "checkpoints/deeplab"
 
     def start(self, dies_before_file=None):
-        resume = ["--resume"] if (self.run_dir / "last.pt").exists() else []
+        resume = ["--resume"] if any((self.run_dir / name).exists() for name in main_deeplab.STATES) else []
         process = self.forks.Process(
             target=train_in_child, args=(self.folder, [*self.flags, *resume], dies_before_file)
         )
@@ -281,7 +286,8 @@ def killed_between_files(forks, sample_dataset, tmp_path_factory):
     moments = (
         2,  # epoch 1 is logged without last.pt, so the run starts again
         6,  # epoch 2 is logged and plotted and has its checkpoint, but no best.pt
-        9,  # epoch 2 is complete, three of eight labels are merged
+        6,  # the last.pt of epoch 1 became previous.pt, and there is no new one
+        9,  # epoch 2 is complete, two of eight labels are merged
         10,  # all labels are merged, epoch 3 is logged, but nothing more
         4,  # epoch 3 has its checkpoint, but neither best.pt nor last.pt holds it
     )
@@ -290,8 +296,10 @@ def killed_between_files(forks, sample_dataset, tmp_path_factory):
         process = killed_run.start(dies_before_file=file)
         process.join(120)
         assert process.exitcode == -signal.SIGKILL
+        if file == 6 and len(epochs) == 2:
+            assert not (killed_run.run_dir / "last.pt").exists()
         epochs.append(killed_run.epochs())
-    assert epochs == [1, 2, 2, 3, 3]
+    assert epochs == [1, 2, 2, 2, 3, 3]
     killed_run.finish()
     return killed_run.run_dir
 
@@ -637,7 +645,7 @@ def test_unlabelled_photographs_join_after_self_distillation(sample_dataset, tmp
         (tmp_path / folder).mkdir()
     start = ["--dataset_dir", sample_dataset, *flags]
     alone = train(tmp_path / "alone", *start, "--epochs", 2, "--self_distill_epoch", 1, "--unlabelled_threshold", 0.05)
-    labels = {path.stem: path.read_bytes() for path in (alone / "merged_labels").iterdir()}
+    labels = masks(alone / "merged_labels")
     assert len(labels) == 8 + len(unlabelled) and labels.keys() > set(unlabelled)
 
     shutil.copy(alone / "Deeplab_checkpoint_epoch_1.pt", tmp_path / "a.pt")
@@ -646,7 +654,7 @@ def test_unlabelled_photographs_join_after_self_distillation(sample_dataset, tmp
     command += ["--colored_dir", tmp_path / "colored", *flags[-2:], "--unlabelled_threshold", 0.05]
     command += ["--batch_size", 4, "--workers", 0]
     generate_labels.main(generate_labels_parser("G.").parse_args([str(each) for each in command]))
-    assert {path.stem: path.read_bytes() for path in (tmp_path / "merged").iterdir()} == labels
+    assert masks(tmp_path / "merged") == labels
 
     by_hand = ["--epochs", 1, "--load_model_path", tmp_path / "a.pt", "--label_dir", tmp_path / "merged"]
     run_dir = train(tmp_path / "by_hand", *start, *by_hand)
