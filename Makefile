@@ -1,10 +1,11 @@
 # make demo: see it work.  make test: lint and all tests.  make bench: ours beside the plain versions.
 # make web: the page that parses faces in the browser, served on this machine; needs npm.
+# make fuzz: 200 hostile inputs.  make kills: kills at random moments, and full disks.
 # All set up a virtual environment in .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test bench web clean
+.PHONY: demo test bench web fuzz kills clean
 
 .venv/installed: $(wildcard requirements*.txt)
 	$(PYTHON) -m venv .venv
@@ -40,6 +41,12 @@ web/vendor: web/package-lock.json
 		dist/ort-wasm-simd-threaded.jspi.mjs dist/ort-wasm-simd-threaded.jspi.wasm \
 		dist/ort-wasm-simd-threaded.asyncify.mjs dist/ort-wasm-simd-threaded.asyncify.wasm ../../vendor
 	rm -rf web/node_modules
+
+fuzz: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m fuzz tests/fuzz/test_fuzz.py
+
+kills: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m fuzz tests/fuzz/test_kills.py
 
 clean:
 	rm -rf web/vendor web/node_modules web/face_parser.onnx web/sample.jpg

@@ -9,7 +9,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from faceparse.atomic_files import refuse_overwriting
+from faceparse.atomic_files import atomic_folder, refuse_overwriting
 from faceparse.classes import find_class_set
 from faceparse.drawing import contact_sheet, render
 from faceparse.errors import InputError, run_script
@@ -50,9 +50,10 @@ def main(args):
         print(f"{args.sheet}: written, {len(items)} of {len(pairs)} label maps")
         return
     refuse_overwriting("--output_dir", args.output_dir, *[file for file in pairs[0] if file])
-    write = partial(write_rendered, alpha=args.alpha, output_dir=args.output_dir, class_set=class_set)
-    for _ in in_parallel(write, pairs, "colouring"):
-        pass
+    with atomic_folder(args.output_dir) as unfinished:
+        write = partial(write_rendered, alpha=args.alpha, output_dir=unfinished, class_set=class_set)
+        for _ in in_parallel(write, pairs, "colouring"):
+            pass
     print(f"{args.output_dir}: {len(pairs)} pictures written")
 
 

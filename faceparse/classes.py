@@ -97,7 +97,7 @@ def find_class_set(name):
         raise InputError(f"--classes {name}: neither {' nor '.join(CLASS_SETS)}, and no such JSON file")
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise InputError(f"{path}: not a readable JSON file ({error})") from None
     return class_set_from_dict(description, path)
 

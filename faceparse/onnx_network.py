@@ -37,7 +37,7 @@ class OnnxNetwork:
             raise InputError(f"{path}: not a network that this version of export_onnx.py wrote; export it again")
         try:
             description, image_size = json.loads(metadata["classes"]), int(metadata["image_size"])
-        except ValueError:
+        except (ValueError, RecursionError):
             raise InputError(f"{path}: its metadata are damaged; export it again") from None
         self.class_set = class_set_from_dict(description, path)
         require_class_set(self.class_set, class_set, path)

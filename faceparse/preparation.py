@@ -120,7 +120,7 @@ def refuse_mixing(output_dir, flags):
         return
     try:
         known = dict(json.loads(record.read_text(encoding="utf-8")))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         raise InputError(f"{record}: is not as it was written; choose another --output_dir") from None
     changed = [f"{name} {known.get(name)}, now {flags[name]}" for name in flags if known.get(name) != flags[name]]
     if changed:

@@ -4,6 +4,7 @@ import json
 import math
 
 from faceparse.atomic_files import atomic_path
+from faceparse.errors import InputError
 
 
 def save_plot(path, log):
@@ -29,17 +30,41 @@ def save_plot(path, log):
     plt.close(figure)
 
 
+def is_epoch(line):
+    """Tell whether a value from a log has the numbers of an epoch; None stands for NaN."""
+    if not isinstance(line, dict) or type(line.get("epoch")) is not int:
+        return False
+    names = ("train_loss", "mIoU", "val_loss") if "mIoU" in line else ("train_loss",)
+    return all(name in line and isinstance(line[name], int | float | None) for name in names)
+
+
 def read_log(path, last_epoch):
-    """Return the lines up to `last_epoch`. An interrupted run may have logged an epoch that it did not save."""
+    """Return the lines up to `last_epoch`. An interrupted run may have logged an epoch that it did not save.
+
+    A file that is missing has none. Raises InputError for a file of which lines up to there are damaged or missing;
+    with an infinite `last_epoch` the last line may be cut off.
+    """
     if not path.exists():
         return []
-    lines = []
-    for text in path.read_text().splitlines():
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:  # the line was cut off while it was written
+    lines, texts = [], path.read_text(encoding="utf-8", errors="replace").splitlines()
+    for number, text in enumerate(texts, start=1):
+        if lines and lines[-1]["epoch"] == last_epoch:
             break
-    return [line for line in lines if line["epoch"] <= last_epoch]
+        try:
+            line = json.loads(text)
+        except (ValueError, RecursionError):
+            if math.isinf(last_epoch) and number == len(texts):
+                break
+            line = None
+        if not is_epoch(line):
+            raise InputError(
+                f"{path}: line {number} is no log of a training's epoch; put back the file, or resume without it"
+            )
+        if line["epoch"] <= last_epoch:
+            lines.append(line)
+    if not math.isinf(last_epoch) and (not lines or lines[-1]["epoch"] < last_epoch):
+        raise InputError(f"{path}: lacks epoch {last_epoch}; put back the file, or resume without it")
+    return lines
 
 
 def without_nan(value):

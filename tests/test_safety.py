@@ -369,3 +369,32 @@ def test_label_maps_keep_their_pixels_beside_the_text(tmp_path):
     write_label_map(tmp_path / "a.png", labels, made_by="checkpoint 0, TTA no")
     assert np.array_equal(np.array(Image.open(tmp_path / "a.png")), labels)
     assert made_by(tmp_path / "a.png") == "checkpoint 0, TTA no"
+
+
+@pytest.mark.parametrize("damage", [lambda text: "", lambda text: text[: len(text) // 3], lambda text: "\0" + text[1:]])
+def test_a_damaged_log_is_refused_and_no_line_of_it_lost(place, damage):
+    call(main_deeplab, *TRAIN, "--epochs", 2)
+    log = place / "checkpoints/deeplab/log.jsonl"
+    log.write_text(damage(log.read_text()))
+    before = log.read_bytes()
+    with pytest.raises(InputError, match=r"log\.jsonl: .*put back the file, or resume without it"):
+        call(main_deeplab, *TRAIN, "--epochs", 3, "--resume")
+    assert log.read_bytes() == before
+
+
+@pytest.mark.parametrize("external", ["../secret", "/etc/passwd"])
+def test_a_network_that_names_data_outside_its_folder(tmp_path, external):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    from faceparse.onnx_network import OnnxNetwork
+
+    weights = onnx.TensorProto(name="w", dims=[1], data_type=1, data_location=1)
+    weights.external_data.add(key="location", value=external)
+    values = [onnx.helper.make_tensor_value_info(name, 1, [1]) for name in ("photos", "logits")]
+    node = onnx.helper.make_node("Add", ["photos", "w"], ["logits"])
+    model = onnx.helper.make_model(onnx.helper.make_graph([node], "g", values[:1], values[1:], [weights]))
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "secret").write_bytes(bytes(4))
+    (tmp_path / "folder/model.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(InputError, match=r"model\.onnx: not a readable ONNX file"):
+        OnnxNetwork(tmp_path / "folder/model.onnx")
