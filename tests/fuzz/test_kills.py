@@ -99,8 +99,8 @@ def test_killed_trainings(sample_dataset, reference, tmp_path, capfd):
         assert not [path for path in folder.rglob("*") if ".tmp." in path.name or ".unfinished" in path.name]
         shutil.rmtree(folder)
         runs += 1
-    with capfd.disabled():
-        print(f"\n{kills} kills over {runs} trainings, seed {SEED}: 0 lost, 0 differing")
+        with capfd.disabled():
+            print(f"{kills} kills over {runs} trainings, seed {SEED}: 0 lost, 0 differing", flush=True)
 
 
 def test_killed_predictions_relabellings_and_preparations(sample_dataset, tmp_path, capfd):
