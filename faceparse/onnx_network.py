@@ -29,9 +29,9 @@ class OnnxNetwork:
             raise InputError(f"{path}: no such file; write one with export_onnx.py")
         try:
             self.session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+            metadata = self.session.get_modelmeta().custom_metadata_map
         except Exception as error:  # ONNX Runtime's own exception types have no common public base
             raise InputError(f"{path}: not a readable ONNX file ({str(error).splitlines()[0]})") from None
-        metadata = self.session.get_modelmeta().custom_metadata_map
         names = [each.name for each in [*self.session.get_inputs(), *self.session.get_outputs()]]
         if names != ["photos", "logits"] or not {"image_size", "classes"} <= metadata.keys():
             raise InputError(f"{path}: not a network that this version of export_onnx.py wrote; export it again")

@@ -245,7 +245,9 @@ def test_a_child_does_not_keep_its_parent_s_lock(tmp_path):
         time.sleep(30)
         os._exit(0)
     locking.release(handle)
-    handle = locking.hold(tmp_path)
+    deadline = time.monotonic() + 10  # the child needs a moment
+    while (handle := locking.hold(tmp_path)) is None and time.monotonic() < deadline:
+        time.sleep(0.01)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     assert handle is not None
