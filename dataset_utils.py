@@ -21,7 +21,7 @@ from faceparse.loading import (
 )
 from faceparse.parallel import in_threads
 
-LAYOUT = "train/train_image, train/train_mask, val/val_image and val/val_mask"
+LAYOUT = "train/train_image, train/train_mask, val/val_image and val/val_mask; dataset/README.md says how to get one"
 
 
 def find_pairs(dataset_dir, split, label_dir=None, more_photos=()):

@@ -21,7 +21,7 @@ done
 python color_visualization.py --label_dir demo/predictions --image_dir demo/dataset/val/val_image --sheet demo/sheet.png
 python class_imbalance_fig.py --label_dir demo/dataset/train/train_mask --output_dir demo --log
 
-# A real portrait, with the shipped checkpoint: the demo's own training knows drawn faces alone.
+# A real portrait, with the shipped checkpoint: the demo's own training has seen only drawn faces.
 python validate.py --image_dir assets/astronaut.jpg --output_dir demo/portrait
 python color_visualization.py --label_dir demo/portrait --image_dir assets/astronaut.jpg --sheet demo/portrait.png
 

@@ -40,6 +40,7 @@ from models.folding import fold_batchnorm
 from options import export_parser
 
 CPU = torch.device("cpu")
+FLOAT16_TOLERANCE = 1  # weights rounded to 11 bits
 TOLERANCE = 1e-3  # of logits whose range is some tens
 CALIBRATION_PHOTOS = 32  # and as many others to compare labels on
 LABELS_HOLD = 0.02  # largest share of labels that int8 may change
@@ -164,7 +165,7 @@ def main(args):
         export(CoarseLogits(model), temporary, "logits", metadata)
         network = TorchNetwork(model, CPU)
         difference = largest_difference(network, OnnxNetwork(temporary))
-        if difference > TOLERANCE:
+        if not difference <= TOLERANCE:  # NaN too
             raise InputError(f"{args.output}: not written, its logits differ from PyTorch's by {difference:.2g}")
         outcome = f"its logits differ from PyTorch's by at most {difference:.1g}"
         if args.int8:
@@ -176,6 +177,8 @@ def main(args):
         elif args.float16:
             store_as_float16(temporary)
             difference = largest_difference(network, OnnxNetwork(temporary))
+            if not difference <= FLOAT16_TOLERANCE:
+                raise InputError(f"{args.output}: not written, logits differ by {difference:.2g}; leave out --float16")
             outcome = f"with float16 weights its logits differ from PyTorch's by at most {difference:.1g}"
         elif args.labels:
             export(Labels(model), temporary, "labels", metadata)

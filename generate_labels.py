@@ -16,7 +16,7 @@ Photographs of --unlabelled_dir have no masks; they get the predictions, and 255
 from dataset_utils import find_unlabelled
 from faceparse.atomic_files import atomic_folder, refuse_overwriting
 from faceparse.classes import find_class_set
-from faceparse.errors import run_script
+from faceparse.errors import InputError, run_script
 from faceparse.images import match_pairs, refuse_overwriting_masks
 from faceparse.prediction import load_network
 from faceparse.provenance import provenance
@@ -25,6 +25,8 @@ from options import generate_labels_parser
 
 
 def main(args):
+    if args.partial_masks and not args.unlabelled_dir:
+        raise InputError("--partial_masks: needs --unlabelled_dir, whose labels it corrects")
     pairs = match_pairs(args.image_dir, args.label_dir)
     pairs += find_unlabelled(args.unlabelled_dir, pairs)
     read_dirs = [args.image_dir, args.label_dir, *args.unlabelled_dir]

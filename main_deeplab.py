@@ -269,6 +269,8 @@ def check_start(args, run_dir, train_pairs, class_set, device):
     """Raise InputError for flags that would lose an earlier run or fail later."""
     if args.logger:
         import_logger(args.logger)
+    if args.partial_masks and not (args.unlabelled_dir and args.self_distill_epoch):
+        raise InputError("--partial_masks: needs --unlabelled_dir and --self_distill_epoch, whose labels it corrects")
     if args.out_channels not in (None, len(class_set)):
         raise InputError(
             f"--out_channels {args.out_channels}: the class set has {len(class_set)} classes; --classes names another"

@@ -50,8 +50,8 @@ def fraction(text):
 
 
 def recolouring(text):
-    """NAME=#RRGGBB to (name, (red, green, blue))."""
-    match = re.fullmatch("(\\w+)=#?([0-9a-fA-F]{6})", text)
+    """Turn NAME=#RRGGBB into (name, (red, green, blue))."""
+    match = re.fullmatch("(.+)=#?([0-9a-fA-F]{6})", text)
     if not match:
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form hair=#a02020")
     return match[1], tuple(bytes.fromhex(match[2]))
@@ -272,10 +272,10 @@ def parse_faces_parser(description):
     parser.add_argument(
         "--colors",
         type=recolouring,
-        nargs="+",
+        action="append",
         default=[],
         metavar="NAME=#RRGGBB",
-        help="also write <stem>_colored.jpg with these classes in other colours",
+        help="also write <stem>_colored.jpg with a class in another colour; may be given several times",
     )
     parser.add_argument("--whole", action="store_true", help="take each photograph for a portrait; no search")
     parser.add_argument("--webcam", type=non_negative_int, metavar="NUMBER", help="show a camera in a window instead")

@@ -7,9 +7,10 @@
     python parse_faces.py holiday/ clip.mp4 --output_dir parsed     # folders and videos: clip_overlay.mp4, no sound
     python parse_faces.py --webcam 0
 
-<stem>.png has one channel of class ids at the photograph's own size, <stem>.json the box, angle and certainty of each
-face and the share of each class. A photograph without a face is named, nothing is written for it and the others go on.
-The exit status is 0 when all went well, 1 when no face was found in some input, 2 when some could not be read.
+<stem>.png has one channel of class ids at the photograph's own size, <stem>.json the box, angle and confidence of each
+face and the share of each class. A photograph without a face is named, nothing is written for it, and the other files
+are still parsed. The exit status is 0 when all went well, 1 when no face was found in some input, 2 when some could not
+be read.
 """
 
 import json
@@ -74,7 +75,7 @@ def refuse_same_outputs(names_of):
 def cutout_classes(text, class_set):
     """Return the class names that an argument of --cutout stands for. Raises InputError for an unknown name."""
     names = []
-    for name in text.split(","):
+    for name in map(str.strip, text.split(",")):
         if name == "person":
             names += class_set.names[1:]
         elif name == "face":
@@ -105,7 +106,7 @@ def describe(file, parsed):
         {
             "box": [round(side, 1) for side in face.box] if face.box else None,
             "angle": round(face.angle, 1),
-            "certainty": round(face.confidence, 4),
+            "confidence": round(face.confidence, 4),
             "shares_of_crop": shares(face.labels),
         }
         for face in parsed.faces
@@ -130,9 +131,14 @@ def write_parsed(file, parsed, output_dir, cutouts, recoloured):
 
 
 def main(args):
-    from faceparse.face_parser import FaceParser  # here, so that --help need not wait for torch
-    from faceparse.images import read_photo
-    from faceparse.video import VIDEO_SUFFIXES, parse_video, show_webcam
+    try:  # here, so that --help need not wait for these
+        from faceparse.face_parser import FaceParser
+        from faceparse.images import read_photo
+        from faceparse.video import VIDEO_SUFFIXES, parse_video, show_webcam
+    except ImportError as error:
+        raise InputError(
+            f"parse_faces.py needs more packages ({error}); pip install -r requirements-faces.txt"
+        ) from None
 
     if bool(args.inputs) == (args.webcam is not None):
         raise InputError("give photographs, videos or folders to parse, or else --webcam 0")
@@ -154,8 +160,8 @@ def main(args):
         show_webcam(parser, args.webcam)
         return
 
-    if videos and (args.cutout or args.colors):
-        say("--cutout and --colors are for photographs; of a video the overlay is written")
+    if videos and (args.cutout or args.colors or args.whole):
+        say("--cutout, --colors and --whole are for photographs; of a video the overlay of the faces found is written")
     output_dir, without_face, faces = Path(args.output_dir), 0, 0
     for problem in problems:
         say(f"error: {problem}")

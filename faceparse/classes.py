@@ -9,8 +9,8 @@ CelebAMask-HQ's 19 classes are the default and LaPa's 11 are built in. A JSON fi
       "ignored_id": 255
     }
 
-The position of a name is its class id. Only the names are required. Without the other fields, colours are chosen
-automatically, no pair is swapped, and pixels of id 255 are ignored.
+The position of a name is its class id; the first, 0, is the background. Only the names are required: colours are made
+up, no pair is swapped, and pixels of id 255 are ignored.
 """
 
 import colorsys
@@ -121,7 +121,8 @@ def class_set_from_dict(description, source):
 
     names = description.get("names")
     require(
-        isinstance(names, list) and all(isinstance(name, str) and name for name in names), "names is no list of names"
+        isinstance(names, list) and all(isinstance(name, str) and name and not {*"/\\"} & {*name} for name in names),
+        "names is no list of names without slashes",
     )
     require(2 <= len(names) <= 255, f"names has {len(names)} classes; 2 to 255 fit a mask, and 255 is ignored")
     require(len(set(names)) == len(names), f"names holds {max(names, key=names.count)!r} twice")
@@ -150,7 +151,7 @@ def class_set_from_dict(description, source):
     ignored_id = description.get("ignored_id", IGNORE_INDEX)
     require(
         type(ignored_id) is int and len(names) <= ignored_id <= 255,
-        f"ignored_id is {ignored_id}; it must lie between {len(names)}, behind the classes, and 255",
+        f"ignored_id is {ignored_id}; it must lie between {len(names)}, the first id after the classes, and 255",
     )
     return ClassSet(
         names=tuple(names),

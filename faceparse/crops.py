@@ -79,6 +79,8 @@ def whole_picture(shape):
 def cut(photo, crop, size):
     """Return the crop of a photograph, uint8 RGB [H, W, 3], as [size, size, 3]; outside, the border is repeated."""
     left, top, right, bottom = crop.region(photo.shape)
+    if left >= right or top >= bottom:
+        raise ValueError(f"{crop} lies outside the photograph")
     photo, crop = photo[top:bottom, left:right], replace(crop, x=crop.x - left, y=crop.y - top)
     scale = size / crop.width
     if scale < 1:  # the warp takes single pixels, so what is made smaller must be averaged first

@@ -34,8 +34,12 @@ def overlay(photo, label_map, alpha=0.5, class_set=CELEBAMASK):
 
 
 def cut_out(photo, opacity):
-    """Return a photograph, uint8 RGB [H, W, 3], as RGBA [H, W, 4] of which float [H, W] in 0..1 is the opacity."""
-    return np.dstack([photo, np.rint(255 * opacity).astype(np.uint8)])
+    """Return a photograph, uint8 RGB [H, W, 3], as RGBA [H, W, 4] of which float [H, W] in 0..1 is the opacity.
+
+    What is fully transparent is black, so that the cut-out does not hold the rest of the photograph.
+    """
+    alpha = np.rint(255 * opacity).astype(np.uint8)
+    return np.dstack([photo * (alpha > 0)[..., None], alpha])
 
 
 def recolour(photo, colour, opacity):

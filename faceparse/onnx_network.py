@@ -33,6 +33,8 @@ class OnnxNetwork:
         except Exception as error:  # ONNX Runtime's own exception types have no common public base
             raise InputError(f"{path}: not a readable ONNX file ({str(error).splitlines()[0]})") from None
         names = [each.name for each in [*self.session.get_inputs(), *self.session.get_outputs()]]
+        if names == ["photos", "labels"]:
+            raise InputError(f"{path}: gives label maps, and the scripts need logits; export it without --labels")
         if names != ["photos", "logits"] or not {"image_size", "classes"} <= metadata.keys():
             raise InputError(f"{path}: not a network that this version of export_onnx.py wrote; export it again")
         try:

@@ -13,7 +13,7 @@ class TorchNetwork:
 
     image_size: the side of the photographs that it was trained on, in px.
     class_set: its ClassSet.
-    batch_size: how many photographs at a time are fastest. More than one gain nothing on a CPU.
+    batch_size: how many photographs at a time are fastest. Larger batches are no faster on a CPU.
     """
 
     def __init__(self, model, device):

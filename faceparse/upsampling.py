@@ -26,8 +26,8 @@ def source_positions(size, target_size):
 def label_map(logits, size):
     """Class ids, uint8 [height, width]: the argmax of `upsample(logits, size)` of logits [C, h, w].
 
-    Where the four logits around a pixel have the same largest class, so has every weighted mean of them. Only the
-    other pixels, those along the outlines, are interpolated.
+    Where the four logits around a pixel have the same largest class, every weighted mean has it too. Only the other
+    pixels, those along the outlines, are interpolated.
     """
     (channels, h, w), (height, width) = logits.shape, size
     by_pixel = logits.transpose(1, 2, 0).reshape(h * w, channels)  # The argmax over adjacent numbers is far faster.

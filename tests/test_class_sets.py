@@ -113,7 +113,7 @@ def test_a_mix_of_class_sets_is_refused():
         ({"left_right_pairs": [["l_eye", "r_ear"]]}, "'r_ear', which is not among the names"),
         ({"left_right_pairs": [["l_eye", "l_eye"]]}, "'l_eye' twice"),
         ({"left_right_pairs": "l_eye"}, "must be a list of pairs of names"),
-        ({"ignored_id": 4}, "it must lie between 5, behind the classes, and 255"),
+        ({"ignored_id": 4}, "it must lie between 5, the first id after the classes, and 255"),
         ({"colors": []}, "unknown field 'colors'"),
     ],
 )

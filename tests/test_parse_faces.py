@@ -71,7 +71,7 @@ def test_a_path_with_spaces_and_umlauts_and_all_outputs(run, tmp_path):
     description = json.loads(Path(f"parsed/{stem}.json").read_text(encoding="utf-8"))
     (face,) = description["faces"]
     assert description["width"] == description["height"] == 448 and len(face["box"]) == 4
-    assert abs(face["angle"]) < 10 and 0.5 < face["certainty"] <= 1
+    assert abs(face["angle"]) < 10 and 0.5 < face["confidence"] <= 1
     assert description["shares"]["hair"] == pytest.approx(hair.mean(), abs=1e-4)
 
 
