@@ -24,6 +24,7 @@ from faceparse.errors import run_script
 from faceparse.images import list_images, read_mask, read_photo, resize_mask, resize_photo, write_picture
 from faceparse.loading import one_by_one, to_tensor
 from faceparse.memory import keep_freed_memory
+from faceparse.precision import Precision
 from main_deeplab import build_training, train_one_epoch
 from make_sample_dataset import make_sample_dataset
 from options import non_negative_int, positive_int, train_parser
@@ -89,9 +90,8 @@ def training_rows(args, pairs, folder):
     pairs = pairs[: args.steps * batch_size]
 
     def epoch(pairs, *how):
-        line = train_one_epoch(
-            train_args, 21, model, ema, optimizer, training_set(args, pairs, folder, *how), args.device
-        )
+        data, precision = training_set(args, pairs, folder, *how), Precision(args.device)
+        line = train_one_epoch(train_args, 21, model, ema, optimizer, precision, data, args.device)
         return line["images_per_second"], line["data_wait"]
 
     epoch(pairs[: 2 * batch_size], "ram", 0)  # this is the warm-up

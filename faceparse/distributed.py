@@ -3,7 +3,6 @@
 import inspect
 import os
 import shutil
-import sys
 import tempfile
 import uuid
 import warnings
@@ -165,7 +164,7 @@ def select_device(gpu_id):
     if not available:
         require_no_gpu()
         if not is_launched() or os.environ["RANK"] == "0":
-            print("no CUDA: running on the CPU", file=sys.stderr)
+            print("no CUDA: running on the CPU")
         return torch.device("cpu")
     index, count = int(os.environ["LOCAL_RANK"]) if is_launched() else gpu_id, torch.cuda.device_count()
     if index >= count:
