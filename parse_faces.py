@@ -25,6 +25,7 @@ from faceparse.classes import find_class_set
 from faceparse.drawing import cut_out, overlay, recolour
 from faceparse.errors import InputError, run_script
 from faceparse.images import IMAGE_SUFFIXES, refuse_overwriting_masks, write_label_map, write_picture
+from faceparse.provenance import provenance
 from options import parse_faces_parser
 
 NO_FACE, UNREADABLE = 1, 2  # exit statuses
@@ -115,10 +116,13 @@ def describe(file, parsed):
     return {"file": file.name, "width": width, "height": height, "faces": faces, "shares": shares(parsed.labels)}
 
 
-def write_parsed(file, parsed, output_dir, cutouts, recoloured):
-    """Write all files of a photograph; `cutouts` is {suffix: class names}, `recoloured` a list of (name, RGB)."""
+def write_parsed(file, parsed, output_dir, cutouts, recoloured, made_by):
+    """Write all files of a photograph; `cutouts` is {suffix: class names}, `recoloured` a list of (name, RGB).
+
+    `made_by` is the text of write_label_map.
+    """
     photo, labels = parsed.photo, parsed.labels
-    write_label_map(output_dir / f"{file.stem}.png", labels)
+    write_label_map(output_dir / f"{file.stem}.png", labels, made_by=made_by)
     write_picture(output_dir / f"{file.stem}_overlay.jpg", overlay(photo, labels, class_set=parsed.class_set))
     for suffix, names in cutouts.items():
         write_picture(output_dir / f"{file.stem}_{suffix}.png", cut_out(photo, parsed.probability(*names)))
@@ -142,7 +146,7 @@ def main(args):
 
     if bool(args.inputs) == (args.webcam is not None):
         raise InputError("give photographs, videos or folders to parse, or else --webcam 0")
-    suffixes = {text.replace(",", "_"): text for text in args.cutout}
+    suffixes = {"_".join(map(str.strip, text.split(","))): text for text in args.cutout}
     files, problems = find_inputs(args.inputs, IMAGE_SUFFIXES | VIDEO_SUFFIXES)
     videos = {file for file in files if file.suffix.lower() in VIDEO_SUFFIXES}
     refuse_same_outputs({file: output_names(file, file in videos, suffixes, args.colors) for file in files})
@@ -162,6 +166,7 @@ def main(args):
 
     if videos and (args.cutout or args.colors or args.whole):
         say("--cutout, --colors and --whole are for photographs; of a video the overlay of the faces found is written")
+    made_by = provenance(args.checkpoint, parser.image_size, tta=False, faces="not searched" if args.whole else "found")
     output_dir, without_face, faces = Path(args.output_dir), 0, 0
     for problem in problems:
         say(f"error: {problem}")
@@ -186,7 +191,7 @@ def main(args):
             found = len(parsed.faces)
             faces += found
             if found:
-                write_parsed(file, parsed, output_dir, cutouts, args.colors)
+                write_parsed(file, parsed, output_dir, cutouts, args.colors, made_by)
         if not found:
             without_face += 1
             say(f"{file}: no face found; --whole parses a portrait without a search")

@@ -43,6 +43,8 @@ def write_predictions(network, photos, output_dir, *, made_by="", save_visualiza
 def main(args):
     photos = list_images(args.image_dir)
     refuse_overwriting("--output_dir", args.output_dir, args.image_dir)
+    if args.save_visualizations:
+        refuse_overwriting("--output_dir", Path(args.output_dir) / "overlays", args.image_dir)
     refuse_overwriting_masks("--output_dir", args.output_dir, photos)
     network = load_network(args.checkpoint, args.gpu_id, args.classes and find_class_set(args.classes))
     image_size = args.image_size or network.image_size

@@ -154,6 +154,8 @@ def parse_video(parser, path, output_path):
                     writer.release()
             if writer is None:
                 raise InputError(f"{path}: holds no frame that can be read")
+            if not cv2.VideoCapture(str(temporary)).read()[0]:  # OpenCV does not say that a disk is full
+                raise InputError(f"{output_path}: cannot be written whole; is the disk full?")
     finally:
         capture.release()
     seconds = time.perf_counter() - start

@@ -76,6 +76,15 @@ def test_a_path_with_spaces_and_umlauts_and_all_outputs(run, tmp_path):
     assert description["shares"]["hair"] == pytest.approx(hair.mean(), abs=1e-4)
 
 
+def test_a_second_run_replaces_what_the_first_wrote_but_no_mask(run, tmp_path):
+    shutil.copy(ASTRONAUT, "me.jpg")
+    for _ in range(2):
+        assert run("me.jpg", "--whole")[0] == 0
+    Image.new("L", (448, 448)).save("parsed/me.png")  # a mask that somebody drew
+    status, message = run("me.jpg", "--whole")
+    assert status == 2 and "me.png is a data set's mask, or does not say what made it" in message
+
+
 def test_the_others_go_on_and_the_status_says_what_was_wrong(run, tmp_path):
     pytest.importorskip("dlib")
     with Image.open(ASTRONAUT) as image:  # a transparent PNG
