@@ -278,7 +278,7 @@ def check_start(args, run_dir, train_pairs, class_set, device):
     states = [run_dir / name for name in STATES if (run_dir / name).exists()]
     if args.resume and not states:
         raise InputError(f"{run_dir / STATES[0]}: nothing to resume; start without --resume")
-    if not args.resume and (any(run_dir.glob("*.pt")) or (run_dir / "merged_labels").exists()):
+    if not args.resume and (any(run_dir.glob("[!.]*.pt")) or (run_dir / "merged_labels").exists()):
         raise InputError(f"{run_dir}: holds a run; --resume continues it, another --save_prefix starts a new run")
     if args.sync_batchnorm and device.type != "cuda":
         raise InputError("--sync_batchnorm: PyTorch has this for GPUs alone; leave it out on the CPU")
