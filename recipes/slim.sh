@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The recipe of the default network, from random weights: 60 epochs at 256 px on photographs with masks, 28 more together
 # with photographs without masks, 20 at 512 px. Each time the network so far labels the photographs without masks.
-# 1.1 and 1.3 hours on one CPU core for the first two stages with 700 and 1,157 photographs; the third takes 5 hours.
+# 1.1 and 1.3 hours on one CPU core for the first two stages with 700 and 1,157 photographs; the third has not been run.
 #
 #   bash recipes/slim.sh [--workers 4 ...]     # further flags go to every training; called again, it continues
 #
