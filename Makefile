@@ -43,10 +43,10 @@ web/vendor: web/package-lock.json
 	rm -rf web/node_modules
 
 fuzz: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m fuzz tests/fuzz/test_fuzz.py
+	$(BIN)/python -m pytest -n 0 -m fuzz tests/fuzz/test_fuzz.py
 
 kills: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m fuzz tests/fuzz/test_kills.py
+	$(BIN)/python -m pytest -n 0 -m fuzz tests/fuzz/test_kills.py
 
 clean:
 	rm -rf web/vendor web/node_modules web/face_parser.onnx web/sample.jpg

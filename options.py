@@ -168,7 +168,11 @@ def train_parser(description):
         help="show images of classes that fewer than this share of the images hold more often; 0 is off",
     )
     group.add_argument(
-        "--augment", choices=("none", "color", "full"), default="color", help="full adds flip, geometry, blur, noise"
+        "--augment",
+        choices=("none", "color", "full", "wide"),
+        default="color",
+        help="full adds flip, geometry, blur, noise; wide adds faces off-centre, tilted, half and twice as large, and "
+        "people before other photographs",
     )
     group.add_argument("--augment_from_epoch", type=positive_int, default=15, help="first epoch that is augmented")
 

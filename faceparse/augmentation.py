@@ -8,9 +8,11 @@ from torch.nn import functional as F
 
 from faceparse.classes import CELEBAMASK, IGNORE_INDEX
 
-ROTATION = 25.0  # degrees, either way
-SCALE = 1.3  # largest enlargement; the largest reduction is its inverse
-SHIFT = 0.1  # of the side, either way
+# Degrees of rotation either way; largest enlargement, whose inverse is the largest reduction; shift, as a share of the
+# side, either way. In mode "wide", half of the samples get the wider ranges.
+GEOMETRY = {"rotation": 25.0, "scale": 1.3, "shift": 0.1}
+WIDE_GEOMETRY = {"rotation": 45.0, "scale": 2.0, "shift": 0.25}
+SURROUNDED = 0.3  # share of samples in mode "wide" that stand before another photograph
 BRIGHTNESS = CONTRAST = SATURATION = 0.2  # factors 1 +- this
 HUE = 0.03  # turns of the colour circle, either way
 BLUR = 0.3  # share of samples that are blurred
@@ -22,16 +24,19 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 def augment(images, masks, mode, generator, class_set=CELEBAMASK):
     """Turn a uint8 batch into the network's input and target.
 
-    images: uint8 [N, 3, S, S]; masks: uint8 [N, S, S]; mode: "none", "color" or "full"; generator: of the CPU, all
-    random numbers come from it, so that a seed gives the same batch on every device, noise excepted.
+    images: uint8 [N, 3, S, S]; masks: uint8 [N, S, S]; mode: "none", "color", "full" or "wide"; generator: of the CPU,
+    all random numbers come from it, so that a seed gives the same batch on every device, noise excepted.
     Returns float32 images [N, 3, S, S] in [0, 1], channels last, and int64 masks [N, S, S].
     """
     images, masks = images.float() / 255, masks.long()
     if mode == "full":
         images, masks = random_geometry(images, masks, generator, class_set)
-    if mode in ("color", "full"):
+    if mode == "wide":
+        images, masks = wide_geometry(images, masks, generator, class_set)
+        images, masks = random_surroundings(images, masks, generator)
+    if mode != "none":
         images = random_color(images, generator)
-    if mode == "full":
+    if mode in ("full", "wide"):
         images = random_noise(random_blur(images, generator), generator)
     if mode != "none":
         images = images.clamp(0, 1)
@@ -49,14 +54,15 @@ def constant(values, device):
     return torch.tensor(values, device=device)
 
 
-def random_geometry(images, masks, generator, class_set=CELEBAMASK):
+def random_geometry(images, masks, generator, class_set=CELEBAMASK, ranges=GEOMETRY):
     """Flip, rotate, scale and shift with one resampling grid. Outside, photographs reflect and masks are ignored."""
     n, device = len(images), images.device
+    rotation, scale, shift = ranges["rotation"], math.log(ranges["scale"]), 2 * ranges["shift"]  # the grid's side is 2
     flipped = uniform(n, 0, 1, generator) < 0.5
-    angle = uniform(n, -ROTATION, ROTATION, generator) * (math.pi / 180)
-    zoom = uniform(n, -math.log(SCALE), math.log(SCALE), generator).exp()
-    shift_x = uniform(n, -2 * SHIFT, 2 * SHIFT, generator)  # the grid's side is 2
-    shift_y = uniform(n, -2 * SHIFT, 2 * SHIFT, generator)
+    angle = uniform(n, -rotation, rotation, generator) * (math.pi / 180)
+    zoom = uniform(n, -scale, scale, generator).exp()
+    shift_x = uniform(n, -shift, shift, generator)
+    shift_y = uniform(n, -shift, shift, generator)
     # affine_grid maps output to input positions, so this is the inverse transform; the flip comes first of all.
     cos, sin = angle.cos() / zoom, angle.sin() / zoom
     mirror = torch.where(flipped, -1.0, 1.0)
@@ -67,6 +73,26 @@ def random_geometry(images, masks, generator, class_set=CELEBAMASK):
     masks = resample_masks(masks, grid)
     swap = constant(tuple(class_set.flipped_ids()), device)
     return images, torch.where(flipped[:, None, None], swap[masks], masks)
+
+
+def wide_geometry(images, masks, generator, class_set=CELEBAMASK):
+    """random_geometry with the wider ranges for every second sample."""
+    parts = [
+        random_geometry(images[first::2], masks[first::2], generator, class_set, ranges)
+        for first, ranges in enumerate((WIDE_GEOMETRY, GEOMETRY)[: len(images)])
+    ]
+    return torch.cat([each for each, _ in parts]), torch.cat([each for _, each in parts])
+
+
+def random_surroundings(images, masks, generator):
+    """In a share of the samples, put the photograph and the mask of another one where the background, id 0, is.
+
+    So there are other backgrounds, and other people, who keep their labels.
+    """
+    chosen = (uniform(len(images), 0, 1, generator) < SURROUNDED).to(images.device, non_blocking=True)
+    replaced = (masks == 0) & chosen[:, None, None]
+    images = torch.where(replaced[:, None], images.roll(1, dims=0), images)
+    return images, torch.where(replaced, masks.roll(1, dims=0), masks)
 
 
 def resample_masks(masks, grid):

@@ -1,11 +1,17 @@
-"""Fixtures that several test files share. All tests but those of test_cuda.py run on the CPU, to get equal bits."""
+"""Fixtures that several test files share.
+
+All tests but those of test_cuda.py run on the CPU, and in one thread, because the number of threads may change the last
+bits. Their pictures are so small that more threads would only wait for each other.
+"""
 
 import os
 
 import pytest
 
+# Before anything imports torch. Processes that the tests start inherit these.
 os.environ["TEST_GPUS"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0")  # for test_cuda.py
-os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before anything imports torch
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+os.environ["OMP_NUM_THREADS"] = "1"
 
 from make_sample_dataset import make_sample_dataset
 

@@ -9,7 +9,16 @@ import torch
 from torchvision.transforms.v2 import functional as reference
 
 import faceparse.augmentation as augment_module
-from faceparse.augmentation import apply_color, augment, random_blur, random_color, random_geometry, random_noise
+from faceparse.augmentation import (
+    apply_color,
+    augment,
+    random_blur,
+    random_color,
+    random_geometry,
+    random_noise,
+    random_surroundings,
+    wide_geometry,
+)
 from faceparse.classes import CELEBAMASK
 from make_sample_dataset import draw_face
 
@@ -93,7 +102,7 @@ def test_mode_none_only_scales(photos):
     assert torch.equal(target, labels.long())
 
 
-@pytest.mark.parametrize("mode", ["none", "color", "full"])
+@pytest.mark.parametrize("mode", ["none", "color", "full", "wide"])
 def test_output_types_range_and_layout(photos, masks, mode):
     images, target = augment(photos, masks.repeat(3, 1, 1), mode, rng())
     assert images.dtype == torch.float32 and images.shape == photos.shape
@@ -102,7 +111,7 @@ def test_output_types_range_and_layout(photos, masks, mode):
     assert target.dtype == torch.int64 and target.shape == (6, SIZE, SIZE)
 
 
-@pytest.mark.parametrize("mode", ["color", "full"])
+@pytest.mark.parametrize("mode", ["color", "full", "wide"])
 def test_generator_alone_decides(photos, masks, mode):
     labels = masks.repeat(3, 1, 1)
     torch.manual_seed(1)
@@ -113,7 +122,7 @@ def test_generator_alone_decides(photos, masks, mode):
     assert not torch.equal(first[0], other[0])
 
 
-@pytest.mark.parametrize("mode", ["color", "full"])
+@pytest.mark.parametrize("mode", ["color", "full", "wide"])
 def test_every_sample_draws_its_own_parameters(photos, masks, mode):
     images, target = augment(photos[:1].repeat(8, 1, 1, 1), masks[:1].repeat(8, 1, 1), mode, rng())
     for i in range(8):
@@ -137,13 +146,12 @@ def test_input_is_not_changed(photos, masks):
     assert torch.equal(photos, photos_before) and torch.equal(labels, labels_before)
 
 
-def test_flip_mirrors_the_picture_and_swaps_left_and_right(masks, monkeypatch):
+def test_flip_mirrors_the_picture_and_swaps_left_and_right(masks):
     """Without rotation, zoom and shift each sample is itself or its exact mirror image, each about half of the time."""
-    for name, value in {"ROTATION": 0.0, "SCALE": 1.0, "SHIFT": 0.0}.items():
-        monkeypatch.setattr(augment_module, name, value)
     mask = masks[1]
     photo = torch.rand(3, SIZE, SIZE, generator=rng())
-    images, labels = random_geometry(photo.repeat(64, 1, 1, 1), mask.long().repeat(64, 1, 1), rng())
+    still = {"rotation": 0.0, "scale": 1.0, "shift": 0.0}
+    images, labels = random_geometry(photo.repeat(64, 1, 1, 1), mask.long().repeat(64, 1, 1), rng(), CELEBAMASK, still)
     mirrored = {False: (photo.numpy(), mask.numpy()), True: (photo.numpy()[..., ::-1], MIRRORED[mask.numpy()[:, ::-1]])}
     flips = 0
     for image, label in zip(images.numpy(), labels.numpy(), strict=True):
@@ -209,27 +217,64 @@ def check_colours(images, own, labels):
         assert (error < 1e-3).float().mean() > 0.995
 
 
-def test_random_geometry_covers_its_ranges_and_no_more():
-    """A photograph whose colours are its coordinates shows where each pixel came from: angle, zoom, shift and flip."""
-    ramp = torch.linspace(-1 + 1 / SIZE, 1 - 1 / SIZE, SIZE)  # pixel centres on a side of length 2
-    photo = torch.stack([ramp.expand(SIZE, SIZE), ramp[:, None].expand(SIZE, SIZE), torch.zeros(SIZE, SIZE)])
-    images, _ = random_geometry(photo.repeat(400, 1, 1, 1), torch.zeros(400, SIZE, SIZE, dtype=torch.long), rng())
+def geometry_of(images):
+    """Return degrees, zoom, shift [N, 2] and mirror sign of samples of `ramps`, read from the pixels in the middle."""
     middle = images[:, :2, 31:33, 31:33]
-    along_x = (middle[..., 0, 1] - middle[..., 0, 0]) / (2 / SIZE)  # [400, 2]: change of x and y of the source
+    along_x = (middle[..., 0, 1] - middle[..., 0, 0]) / (2 / SIZE)  # [N, 2]: change of x and y of the source
     along_y = (middle[..., 1, 0] - middle[..., 0, 0]) / (2 / SIZE)
     determinant = along_x[:, 0] * along_y[:, 1] - along_x[:, 1] * along_y[:, 0]
     mirror = determinant.sign()
     degrees = torch.rad2deg(torch.atan2(mirror * along_y[:, 0], mirror * along_x[:, 0]))
-    shift = middle.mean(dim=(2, 3)) / 2  # as a share of the side
-    assert 150 < (mirror < 0).sum() < 250
+    return degrees, determinant.abs().rsqrt(), middle.mean(dim=(2, 3)) / 2, mirror  # the shift as a share of the side
+
+
+def ramps(n):
+    """Return n photographs [n, 3, S, S] whose colours are the coordinates, and masks of one class."""
+    ramp = torch.linspace(-1 + 1 / SIZE, 1 - 1 / SIZE, SIZE)  # pixel centres on a side of length 2
+    photo = torch.stack([ramp.expand(SIZE, SIZE), ramp[:, None].expand(SIZE, SIZE), torch.zeros(SIZE, SIZE)])
+    return photo.repeat(n, 1, 1, 1), torch.ones(n, SIZE, SIZE, dtype=torch.long)
+
+
+def check_ranges(degrees, zoom, shift, rotation, scale, largest_shift):
     for values, least, most in (
-        (degrees, -25, 25),
-        (determinant.abs().rsqrt(), 1 / 1.3, 1.3),
-        (shift[:, 0], -0.1, 0.1),
-        (shift[:, 1], -0.1, 0.1),
+        (degrees, -rotation, rotation),
+        (zoom, 1 / scale, scale),
+        (shift[:, 0], -largest_shift, largest_shift),
+        (shift[:, 1], -largest_shift, largest_shift),
     ):
         margin = (most - least) / 50
         assert least - 1e-3 <= values.min() < least + margin and most - margin < values.max() <= most + 1e-3
+
+
+def test_random_geometry_covers_its_ranges_and_no_more():
+    degrees, zoom, shift, mirror = geometry_of(random_geometry(*ramps(400), rng())[0])
+    assert 150 < (mirror < 0).sum() < 250
+    check_ranges(degrees, zoom, shift, 25, 1.3, 0.1)
+
+
+def test_wide_geometry_is_wider_for_half_of_the_samples():
+    """Also for a batch of one and of three."""
+    degrees, zoom, shift, _ = geometry_of(wide_geometry(*ramps(800), rng())[0])
+    check_ranges(degrees[:400], zoom[:400], shift[:400], 45, 2, 0.25)
+    check_ranges(degrees[400:], zoom[400:], shift[400:], 25, 1.3, 0.1)
+    for n in (1, 3):
+        images, labels = wide_geometry(*ramps(n), rng())
+        assert images.shape == (n, 3, SIZE, SIZE) and labels.shape == (n, SIZE, SIZE)
+
+
+def test_surroundings_are_those_of_another_sample_with_its_mask(masks):
+    """Pixel by pixel: what is not background stays, and where it is, either all or nothing comes from one neighbour."""
+    labels = torch.cat([masks, masks.flip(2)]).long().repeat(16, 1, 1)
+    photos = torch.rand(64, 3, SIZE, SIZE, generator=rng())
+    images, found = random_surroundings(photos, labels, rng())
+    replaced = 0
+    for i in range(64):
+        here = labels[i] == 0
+        source = i - 1 if not torch.equal(images[i], photos[i]) else i
+        assert torch.equal(images[i], torch.where(here, photos[source], photos[i]))
+        assert torch.equal(found[i], torch.where(here, labels[source], labels[i]))
+        replaced += source != i
+    assert 8 <= replaced <= 30  # within 3 standard deviations of 0.3 * 64
 
 
 def test_outside_is_ignored_in_the_mask_and_reflected_in_the_photograph(transform):

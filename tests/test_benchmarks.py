@@ -105,6 +105,7 @@ def test_both_ways_to_label_maps_are_timed(work_dir):
         assert case("-", work_dir, 64, 2)["seconds"] > 0
 
 
+@pytest.mark.slow
 def test_reading_is_measured_in_every_way(tmp_path):
     reading.draw(tmp_path / "dataset", 24, 64)
     assert len(list_images(tmp_path / "dataset/train/train_mask")) == 24
@@ -119,7 +120,9 @@ def test_reading_is_measured_in_every_way(tmp_path):
 
 
 def test_a_process_is_measured():
-    measured = run_python("-c", "print('text'); print('{\"answer\": 42}')", prints_json=True)
+    # Long enough to be seen by a kernel that counts processor time in ticks.
+    program = """sum(range(10**7)); print('text'); print('{"answer": 42}')"""
+    measured = run_python("-c", program, prints_json=True)
     assert measured["answer"] == 42 and measured["seconds"] > 0 and measured["processor_seconds"] > 0
     with pytest.raises(SystemExit, match="status 1"):
         run_python("-c", "raise SystemExit(1)")

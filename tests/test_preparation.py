@@ -118,6 +118,7 @@ def test_the_next_command_of_the_readme_trains(download, tmp_path, monkeypatch):
     assert line["epoch"] == 1 and "mIoU" in line
 
 
+@pytest.mark.slow
 def test_a_rerun_writes_nothing_but_what_is_missing(download, tmp_path, capsys):
     prepare(download[0], tmp_path / "out", "--image_size", 64)
     before = contents(tmp_path / "out")
@@ -198,6 +199,7 @@ def test_a_part_damaged_within_is_named(own_download, tmp_path, capsys):
     assert "00001_hair.png: not a readable image" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_photograph_that_cannot_be_decoded_is_named_and_the_others_are_kept(own_download, download, tmp_path, capsys):
     photo = own_download / "CelebA-HQ-img/1.jpg"
     whole = photo.read_bytes()

@@ -176,6 +176,7 @@ def test_scores_tell_what_made_the_label_maps_and_warn_of_a_mixture(place, capsy
 # Resuming.
 
 
+@pytest.mark.slow
 def test_another_truth_starts_best_anew(place, capsys):
     call(main_deeplab, *TRAIN, "--epochs", 2)
     run_dir = place / "checkpoints/deeplab"
@@ -200,6 +201,7 @@ def test_other_labels_after_self_distillation(place):
         call(main_deeplab, *TRAIN, "--epochs", 3, *distil, "--resume", "--label_dir", "labels")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["missing", "empty", "cut"])
 def test_the_newest_whole_state_is_resumed(place, capsys, damage):
     call(main_deeplab, *TRAIN, "--epochs", 2)

@@ -33,7 +33,7 @@ from main_deeplab import validate_epoch
 from options import generate_labels_parser, train_parser
 
 SCRIPT = Path(main_deeplab.__file__)
-ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parent)}
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(SCRIPT.parent)}
 SMALL = split("--image_size 32 --batch_size 4 --workers 0")
 # These flags turn on everything that a run keeps from epoch to epoch: the optimiser's state, averaged weights,
 # augmentation, repeats, merged labels, Dice.
@@ -45,15 +45,6 @@ FULL = [
 ]
 LAST_BIAS = "classifier.bias"
 VALIDATED = (2, 3)  # the epochs that FULL validates: every second and the last
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Use one thread, as the processes started here do, because the number of threads may change the last bits."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def parse(*flags):
@@ -73,7 +64,7 @@ def reference(sample_dataset, tmp_path_factory):
     """The folder of an uninterrupted run of FULL by the script, seed 0. Tests must not change it."""
     folder = tmp_path_factory.mktemp("reference")
     command = [sys.executable, SCRIPT, "--dataset_dir", sample_dataset, *FULL]
-    done = subprocess.run(command, cwd=folder, env=ONE_THREAD, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "deeplabv3plus_mobilenet_slim: 1,345,059 parameters" in done.stdout and "8 + 5 pairs" in done.stdout
     assert [path.name for path in folder.iterdir()] == ["checkpoints"]
@@ -175,6 +166,7 @@ def test_every_checkpoint_predicts_with_the_averaged_weights(reference):
     assert not torch.equal(last["state_dict"][LAST_BIAS], last["trained_state_dict"][LAST_BIAS])
 
 
+@pytest.mark.slow
 def test_same_seed_same_bits_and_visualizations_change_nothing(sample_dataset, reference, tmp_path):
     run_dir = train(tmp_path, "--dataset_dir", sample_dataset, *FULL, "--save_visualizations")
     overlays = run_dir / "visualizations"
@@ -189,6 +181,7 @@ def test_another_seed_gives_another_run(sample_dataset, reference, tmp_path):
     assert read_log(run_dir)[0]["train_loss"] != read_log(reference)[0]["train_loss"]
 
 
+@pytest.mark.slow
 def test_reading_from_disk_in_every_epoch_trains_the_same_weights(sample_dataset, tmp_path):
     flags = ["--dataset_dir", sample_dataset, *SMALL, "--epochs", 2]
     in_memory = train(tmp_path, *flags, "--cache", "ram").rename(tmp_path / "ram")
@@ -233,8 +226,7 @@ def forks():
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["main_deeplab"])
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("OMP_NUM_THREADS", "PYTHONPATH"):
-            patch.setenv(name, ONE_THREAD[name])
+        patch.setenv("PYTHONPATH", ENVIRONMENT["PYTHONPATH"])
         process = context.Process(target=print)  # starts the server, with this environment
         process.start()
         process.join()
@@ -309,6 +301,7 @@ def test_killed_between_files_and_resumed_equals_the_uninterrupted_run(killed_be
     assert_same_run(killed_between_files, reference)
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_no_temporary_files(killed_between_files, reference):
     assert files(killed_between_files) == files(reference)
 
@@ -401,6 +394,7 @@ def test_more_epochs_go_on_after_the_last(sample_dataset, copied, reference):
     assert {"Deeplab_checkpoint_epoch_4.pt"} == set(files(run_dir)) - set(files(reference))
 
 
+@pytest.mark.slow
 def test_a_run_that_diverged_goes_on_with_a_lower_rate(sample_dataset, copied, capsys):
     flags, before = ["--dataset_dir", sample_dataset, *FULL, "--epochs", 4, "--resume"], contents(copied)
     message = refusal(capsys, copied, *flags, "--learning_rate", 1e30)
@@ -446,7 +440,7 @@ def launch_two(folder, *flags, script=SCRIPT, status=0):
     with subprocess.Popen(
         [*command, script, *map(str, flags)],
         cwd=folder,
-        env=ONE_THREAD,
+        env=ENVIRONMENT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

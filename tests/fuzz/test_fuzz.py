@@ -150,7 +150,6 @@ def find_fault(outcome, before, after, damaged):
 
 
 def test_hostile_input(template, tmp_path, capfd):
-    torch.set_num_threads(1)
     chance, rows, faults = random.Random(SEED), Counter(), []
     for number, (name, script_name, more, damages) in enumerate(cases(chance)):
         place = tmp_path / f"case{number}"

@@ -16,7 +16,7 @@ import pytest
 import torch
 from hostile import model_content
 from sandbox import run, tree
-from test_training import FULL, ONE_THREAD, assert_same_run
+from test_training import FULL, assert_same_run
 
 import generate_labels
 import main_deeplab
@@ -66,12 +66,6 @@ def killed_after(seconds, *arguments):
 def train_flags(folder, dataset):
     states = [folder / "checkpoints/deeplab" / name for name in main_deeplab.STATES]
     return ["--dataset_dir", dataset, *FULL, *(["--resume"] if any(map(Path.exists, states)) else [])]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    os.environ.update(OMP_NUM_THREADS=ONE_THREAD["OMP_NUM_THREADS"])
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")
