@@ -20,6 +20,8 @@ from faceparse.errors import InputError, run_script
 from faceparse.images import read_mask, write_label_map, write_picture
 from options import check_dataset_parser
 
+SHEET_COUNT = 60  # pairs on a sheet; the full CelebAMask-HQ has about 1,800 such masks
+
 
 def check_out(out, mask_dirs):
     """Raise InputError if `out` is not a new folder outside the folders of the masks."""
@@ -55,10 +57,11 @@ def main(args):
         print(f"{args.sheet}: not written, there are no suspects to show")
     elif args.sheet:
         items = [
-            (f"{split} {p.stem}", render((p.mask_file, p.photo_file), class_set=class_set)[:2]) for split, p in suspects
+            (f"{split} {pair.stem}", render((pair.mask_file, pair.photo_file), class_set=class_set)[:2])
+            for split, pair in suspects[:SHEET_COUNT]
         ]
         write_picture(args.sheet, contact_sheet(items, class_set=class_set))
-        print(f"{args.sheet}: written, {len(items)} masks with left and right reversed")
+        print(f"{args.sheet}: written, {len(items)} of {len(suspects)} masks with left and right reversed")
     if out:
         write_corrected(splits, out, class_set)
         print(f"{out}: all masks written, {len(suspects)} of them corrected")

@@ -387,7 +387,9 @@ def plot_runs_parser(description):
 def check_dataset_parser(description):
     parser = _parser(description)
     parser.add_argument("--dataset_dir", default="dataset", help="holds train/ and val/")
-    parser.add_argument("--sheet", metavar="FILE", help="write a contact sheet of the suspected left/right swaps")
+    parser.add_argument(
+        "--sheet", metavar="FILE", help="write a contact sheet of suspected left/right swaps, at most 60"
+    )
     parser.add_argument("--fix_left_right", metavar="OUT", help="write corrected copies of all masks under OUT")
     _add_classes(parser)
     return parser

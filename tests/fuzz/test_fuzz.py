@@ -11,21 +11,39 @@ import random
 import shutil
 from collections import Counter
 
+import cv2
+import numpy as np
 import pytest
 import torch
-from hostile import CHECKPOINTS, IMAGES, ONNX, cut, device, empty, flip_bits, folder, loop, model_content, noise, pipe
+from hostile import (
+    CHECKPOINTS,
+    IMAGES,
+    ONNX,
+    cut,
+    device,
+    empty,
+    flip_bits,
+    folder,
+    loop,
+    model_content,
+    noise,
+    picture,
+    pipe,
+)
 from sandbox import error_lines, run, tree
 
 import check_dataset
 import class_imbalance_fig
 import color_visualization
 import evaluate
+import export_onnx
 import f1score
 import generate_labels
 import iouclass
 import main_deeplab
 import make_sample_dataset
 import options
+import parse_faces
 import plot_runs
 import prepare_celebamask
 import prepare_lapa
@@ -34,6 +52,7 @@ from faceparse.errors import InputError
 
 pytestmark = [pytest.mark.fuzz, pytest.mark.slow]  # so that -m "not slow" leaves them out too
 SEED = int(os.environ.get("FUZZ_SEED", "0"))
+PHOTO, MASK = "dataset/val/val_image/val_0002.jpg", "dataset/val/val_mask/val_0002.png"
 SMALL = "--image_size 32 --workers 0"
 TRAIN = f"--dataset_dir dataset --batch_size 4 --epochs 1 {SMALL}"
 SCRIPTS = {  # name: (script, parser, flags that work)
@@ -50,6 +69,9 @@ SCRIPTS = {  # name: (script, parser, flags that work)
         f"--checkpoint model.pt --image_dir dataset/val/val_image --label_dir dataset/val/val_mask {SMALL} "
         "--output_dir merged --colored_dir colored",
     ),
+    "export": (export_onnx, options.export_parser, "--checkpoint model.pt --output out.onnx"),
+    "faces": (parse_faces, options.parse_faces_parser, f"--checkpoint model.pt --image_size 32 {PHOTO}"),
+    "video": (parse_faces, options.parse_faces_parser, "--checkpoint model.pt --image_size 32 --whole clip.mp4"),
     "evaluate": (evaluate, options.score_parser, "--submit_dir predicted --truth_dir dataset/val/val_mask"),
     "iou": (iouclass, options.score_parser, "--submit_dir predicted --truth_dir dataset/val/val_mask"),
     "f1": (f1score, options.f1score_parser, "--submit_dir predicted --truth_dir dataset/val/val_mask"),
@@ -69,7 +91,6 @@ SCRIPTS = {  # name: (script, parser, flags that work)
     "celebamask": (prepare_celebamask, options.prepare_celebamask_parser, "--source nowhere --output_dir prepared"),
     "lapa": (prepare_lapa, options.prepare_lapa_parser, "--source nowhere --output_dir prepared"),
 }
-PHOTO, MASK = "dataset/val/val_image/val_0002.jpg", "dataset/val/val_mask/val_0002.png"
 NUMBERS = ("0", "-1", "nan", "inf", "-inf", "1e308", "99999999999999999999", "", "1.5", "0x10", "abc")
 
 
@@ -94,6 +115,18 @@ def cases(chance):
         yield f"checkpoint {name}", chance.choice(("validate", "relabel")), "", {"model.pt": make}
     for name, make in ONNX.items():
         yield f"onnx {name}", "validate", "--checkpoint model.onnx", {"model.onnx": make}
+    for name in ("nan", "cut 0", "bits 0", "pipe", "shape", "image_size huge", "classes dict"):
+        yield f"export checkpoint {name}", "export", "", {"model.pt": CHECKPOINTS[name]}
+    for name in ("bomb", "pipe", "cut 0", "noise 0"):
+        yield f"export photo {name}", "export", "--int8 dataset/val/val_image", {PHOTO: IMAGES[name]}
+    for output in ("dataset", "nowhere/out.onnx", "model.pt/out.onnx"):
+        yield f"export to {output}", "export", f"--output {output}", {}
+    for name, make in IMAGES.items():
+        yield f"faces {name}", "faces", chance.choice(("", "--whole", "--cutout person")), {PHOTO: make}
+    for name in ("nan", "cut 1", "bits 1", "pipe", "meta"):
+        yield f"faces checkpoint {name}", "faces", "", {"model.pt": CHECKPOINTS[name]}
+    for number, make in enumerate((cut, cut, cut, flip_bits, flip_bits, flip_bits, noise, empty, pipe, loop, device)):
+        yield f"video {number} {make.__name__}", "video", "", {"clip.mp4": make}
     for file, makes in {
         "last.pt": (cut, flip_bits, flip_bits, noise, empty, pipe, loop, device, folder),
         "log.jsonl": (cut, flip_bits, flip_bits, noise, empty, loop, folder),
@@ -124,6 +157,10 @@ def template(sample_dataset, tmp_path_factory):
     place = tmp_path_factory.mktemp("fuzz") / "template"
     shutil.copytree(sample_dataset, place / "dataset")
     torch.save(model_content(), place / "model.pt")
+    clip = cv2.VideoWriter(str(place / "clip.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 10, (64, 64))
+    for _ in range(5):
+        clip.write(np.array(picture()))
+    clip.release()
     for name in ("train", "validate"):
         script, parser, flags = SCRIPTS[name]
         done = run(script, parser, [*flags.split(), *(["--output_dir", "predicted"] * (name == "validate"))], place)
@@ -131,9 +168,10 @@ def template(sample_dataset, tmp_path_factory):
     return place
 
 
-def find_fault(outcome, before, after, damaged):
+def find_fault(outcome, before, after, script_name=""):
     """Return what is wrong with an outcome, "" where nothing is."""
-    if outcome.status not in (0, 2):
+    no_face = script_name in ("faces", "video") and outcome.status == 1
+    if outcome.status not in (0, 2) and not no_face:
         return f"status {outcome.status}"
     lines = error_lines(outcome.err)
     if "Traceback" in outcome.err:
@@ -162,7 +200,7 @@ def test_hostile_input(template, tmp_path, capfd):
         script, parser, flags = SCRIPTS[script_name]
         before = tree(place)
         outcome = run(script, parser, [*flags.split(), *more.split()], place)
-        fault = find_fault(outcome, before, tree(place), damages)
+        fault = find_fault(outcome, before, tree(place), script_name)
         rows[script_name, "fault" if fault else f"status {outcome.status}"] += 1
         if fault:
             faults.append(f"{name} ({script_name}): {fault}\n{outcome.err[-1500:]}")
@@ -203,10 +241,10 @@ def test_the_sandbox_sees_hangs_tracebacks_and_changes(tmp_path, monkeypatch):
 
     monkeypatch.setattr(sandbox, "TIME", 1)
     (tmp_path / "a").mkdir()
-    assert find_fault(run(Script, Parser(bug), [], tmp_path / "a"), {}, {}, {}) == "status 1"
-    assert find_fault(run(Script, Parser(lambda: __import__("time").sleep(9)), [], tmp_path / "a"), {}, {}, {}) == (
+    assert find_fault(run(Script, Parser(bug), [], tmp_path / "a"), {}, {}) == "status 1"
+    assert find_fault(run(Script, Parser(lambda: __import__("time").sleep(9)), [], tmp_path / "a"), {}, {}) == (
         "status hang"
     )
     outcome = run(Script, Parser(bad), [], tmp_path / "a")
-    assert outcome.status == 2 and find_fault(outcome, {}, {}, {}) == ""
-    assert find_fault(outcome, {"a": "1"}, {"a": "2"}, {}).startswith("changed")
+    assert outcome.status == 2 and find_fault(outcome, {}, {}) == ""
+    assert find_fault(outcome, {"a": "1"}, {"a": "2"}).startswith("changed")
