@@ -13,13 +13,11 @@ that resuming needs), previous.pt (the last.pt before it), log.jsonl (a line an 
 import math
 import time
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch.nn import functional as F
-from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from dataset_utils import TrainingSet, epoch_seed, find_pairs, find_unlabelled
@@ -39,34 +37,12 @@ from faceparse.prediction import predict
 from faceparse.pseudo_labels import PartialMasks, format_changes, write_labels
 from faceparse.torch_network import TorchNetwork
 from faceparse.training_log import read_log, save_plot, write_log
+from faceparse.training_state import STATES, TrainingState, read_newest
 from faceparse.upsampling import label_map
 from loss import loss_at_epoch
 from models import build_model
 from models.cost import count_parameters
 from options import train_parser
-
-# The flags that may differ between a run and its --resume.
-FREE_ON_RESUME = {
-    "resume",
-    "epochs",
-    "learning_rate",
-    "batch_size",
-    "dataset_dir",
-    "label_dir",
-    "truth_dir",
-    "cache",
-    "gpu_id",
-    "workers",
-    "compile",
-    "save_every",
-    "save_steps",
-    "save_visualizations",
-    "logger",
-    "load_model_path",
-    "load_not_strict",
-}
-STATES = ("last.pt", "previous.pt")  # what --resume reads: the first of them, or the second where that is damaged
-STATE_FIELDS = {"args": dict, "epoch": int, "optimizer": dict, "trained_state_dict": dict, "averaged_steps": int}
 
 
 class TimedBatches:
@@ -83,20 +59,19 @@ class TimedBatches:
             start = time.perf_counter()
 
 
-def train_one_epoch(
-    args, epoch, trained, ema, optimizer, precision, training_set, device, *, first_step=0, loss_sum=0.0, save=None
-):
-    """Train one epoch; return its entries for the log.
+def train_one_epoch(state, epoch, trained, training_set, device, *, first_step=0, loss_sum=0.0, run_dir=None):
+    """Train one epoch of a TrainingState, `trained` its network or what wraps it; return the entries for the log.
 
     train_loss is the mean over steps and processes, images_per_second counts all processes; data_wait is this process's
     share of time spent waiting for data, and peak_gib its peak of GPU memory. Only the progress bar waits for the GPU,
-    every 20 steps. An interrupted epoch continues after `first_step` steps, whose losses had the sum `loss_sum`;
-    `save(step, loss_sum)` keeps these two every --save_steps steps.
+    every 20 steps. An interrupted epoch continues after `first_step` steps, whose losses had the sum `loss_sum`; the
+    states of --save_steps go to `run_dir`.
     """
+    args = state.args
     start, images = time.perf_counter(), 0
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    for group in optimizer.param_groups:
+    for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(args, epoch)
     loss_function = loss_at_epoch(args, epoch)
     augmentation = args.augment if epoch >= args.augment_from_epoch else "none"
@@ -112,14 +87,14 @@ def train_one_epoch(
         torch.manual_seed(seed)  # for dropout
         generator = torch.Generator().manual_seed(seed)
         images += len(photos) * distributed.world_size()
-        photos, masks = augment(photos, masks, augmentation, generator, model_of(trained).class_set)
-        with precision.autocast():
+        photos, masks = augment(photos, masks, augmentation, generator, state.model.class_set)
+        with state.precision.autocast():
             logits = trained(photos)
         loss = loss_function(logits, masks)
-        precision.step(loss, optimizer)
+        state.precision.step(loss, state.optimizer)
         total += loss.detach()
-        if ema is not None:
-            ema.update_parameters(model_of(trained))
+        if state.ema is not None:
+            state.ema.update_parameters(state.model)
         if not progress.disable and (step - first_step) % 20 == 1:
             pace = (time.perf_counter() - start) / images
             images_left = images / (step - first_step) * ((args.epochs - epoch + 1) * steps - step)
@@ -128,7 +103,7 @@ def train_one_epoch(
                 f"{tqdm.format_interval(pace * images_left)} left for all epochs"
             )
         if args.save_steps and step % args.save_steps == 0:
-            save(step, finite(total.item(), args, epoch, step))
+            state.save_within_epoch(run_dir, epoch, step, finite(total.item(), args, epoch, step))
     mean_loss = distributed.sum_over_processes(total).item() / (steps * distributed.world_size())
     finite(mean_loss, args, epoch, steps)
     seconds = time.perf_counter() - start
@@ -146,30 +121,26 @@ def finite(loss, args, epoch, step):
     return loss
 
 
-def try_largest_step(args, trained, precision, training_set, device):
+def try_largest_step(state, trained, training_set, device):
     """Go forward and backward on a full batch with every loss term, so that too little memory shows before epoch 1.
 
     Weights, BatchNorm statistics and random numbers stay as they are.
     """
+    args, model = state.args, state.model
     images = min(args.batch_size, training_set.steps(batch_size=1))
     shape = (-(-images // distributed.world_size()), args.image_size, args.image_size)
     masks = torch.zeros(shape, dtype=torch.uint8, device=device)
     photos = masks[:, None].expand(-1, 3, -1, -1)
-    buffers = [(buffer, buffer.clone()) for buffer in model_of(trained).buffers()]
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     trained.train()
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        photos, masks = augment(photos, masks, args.augment, torch.Generator(), model_of(trained).class_set)
-        with precision.autocast():
+        photos, masks = augment(photos, masks, args.augment, torch.Generator(), model.class_set)
+        with state.precision.autocast():
             logits = trained(photos)
         loss_at_epoch(args, args.dice_from_epoch)(logits, masks).backward()
     trained.zero_grad(set_to_none=True)
     for buffer, before in buffers:
         buffer.copy_(before)
-
-
-def model_of(trained):
-    """Return the network itself, which several processes train through a DistributedDataParallel around it."""
-    return trained.module if isinstance(trained, DistributedDataParallel) else trained
 
 
 def validate_epoch(args, epoch, model, pairs, device, visualization_dir=None):
@@ -239,7 +210,7 @@ def self_distil(args, epoch, run_dir, model, pairs, partial_masks, device):
 
 
 def build_training(args, device, class_set):
-    """Return a new model, its average (None without --ema) and the optimiser."""
+    """Return the TrainingState of a new run."""
     torch.manual_seed(args.seed)
     model = build_model(args.model_type, num_classes=len(class_set))
     if args.sync_batchnorm:
@@ -249,7 +220,7 @@ def build_training(args, device, class_set):
     if args.load_model_path and not args.resume:
         checkpoints.load_start(model, args.load_model_path, strict=not args.load_not_strict)
     ema = averaged_model(model, args.ema) if args.ema else None
-    return model, ema, build_optimizer(args, model)
+    return TrainingState(args, model, ema, build_optimizer(args, model), Precision(device, args.float32))
 
 
 def compile_if_possible(model, device):
@@ -299,67 +270,6 @@ def prepare_run_dir(run_dir):
         unfinished.unlink()
 
 
-def read_newest(args, run_dir, class_set):
-    """Return (path, state) of the newest whole state of a run; InputError as `read_last`, where none is whole."""
-    path, before = (run_dir / name for name in STATES)
-    try:
-        checkpoints.unpickle(path)
-    except InputError as error:
-        if not before.exists():
-            raise
-        if distributed.rank() == 0:
-            print(f"{error}; resuming from {before}, an epoch earlier")
-        path = before
-    return path, read_last(args, path, class_set)
-
-
-def read_last(args, path, class_set):
-    """Return the state to resume from; InputError where the flags would make it another run, or it is complete."""
-    last = checkpoints.read_checkpoint(path, class_set)
-    wrong = [key for key, kind in STATE_FIELDS.items() if not isinstance(last.get(key), kind)]
-    if wrong:
-        raise InputError(f"{path}: not written by this version of main_deeplab.py, lacks {', '.join(sorted(wrong))}")
-    changed = [
-        f"--{name} {value} (now {getattr(args, name, None)})"
-        for name, value in last["args"].items()
-        if name not in FREE_ON_RESUME and value != getattr(args, name, None)
-    ]
-    if changed:
-        raise InputError(f"{path}: the run began with {', '.join(changed)}; --resume takes the same flags")
-    if 0 < args.self_distill_epoch <= last["epoch"] and not same_folder(args.label_dir, last["args"].get("label_dir")):
-        raise InputError(
-            f"--label_dir {args.label_dir}: self-distillation has merged the labels of {last['args'].get('label_dir')} "
-            "already; give the same, or start a new run by another --save_prefix"
-        )
-    if not same_folder(args.truth_dir, last["args"].get("truth_dir")):
-        last["best_since"] = last["epoch"] + 1
-        if distributed.rank() == 0:
-            print(f"--truth_dir was {last['args'].get('truth_dir')}, is {args.truth_dir}: best.pt starts anew")
-    if last["epoch"] >= args.epochs:
-        raise InputError(f"{path}: has {last['epoch']} epochs already; give more --epochs to continue")
-    for name in ("learning_rate", "batch_size", *(["epochs"] if args.schedule == "cosine" else [])):
-        before, now = last["args"].get(name), getattr(args, name)
-        if now != before and distributed.rank() == 0:
-            print(f"--{name} was {before}, is {now}: from here on the run differs from an uninterrupted one")
-    return last
-
-
-def enter_epoch(args, last, model, evaluated):
-    """Give this process its own statistics back; return where in the epoch it continues: first_step and loss_sum."""
-    count = len(last["processes"])
-    if count != distributed.world_size() and distributed.rank() == 0:
-        print(f"{count} processes are now {distributed.world_size()}: the run differs from an uninterrupted one")
-    own = last["processes"][distributed.rank() % count]
-    model.load_state_dict(own["trained_buffers"], strict=False)
-    evaluated.load_state_dict(own["buffers"], strict=False)
-    steps_to_one = last["args"]["batch_size"] / args.batch_size  # the batch size may have changed
-    return {"first_step": int(last["step"] * steps_to_one), "loss_sum": own["loss_sum"] * steps_to_one}
-
-
-def same_folder(one, other):
-    return one == other or (one and other and Path(one).resolve() == Path(other).resolve())
-
-
 def main(args):
     keep_freed_memory()
     device = distributed.select_device(args.gpu_id)
@@ -380,21 +290,13 @@ def train(args, device, run_dir):
     partial_masks = [PartialMasks(each, class_set) for each in args.partial_masks]
     check_start(args, run_dir, train_pairs, class_set, device)
     torch.backends.cudnn.benchmark = True  # all training batches are of one size
-    model, ema, optimizer = build_training(args, device, class_set)
-    precision = Precision(device, args.float32)
-    evaluated = model if ema is None else ema.module
+    state = build_training(args, device, class_set)
 
-    first_epoch, log, last, best_since = 1, [], {}, 1
+    first_epoch, log, last = 1, [], {}
     if args.resume:
         state_path, last = read_newest(args, run_dir, class_set)
-        checkpoints.load_weights(evaluated, last["state_dict"], state_path)
-        checkpoints.load_weights(model, last["trained_state_dict"], state_path)
-        if ema is not None:
-            ema.n_averaged.fill_(last["averaged_steps"])
-        checkpoints.load_optimizer(optimizer, last["optimizer"], state_path)
-        precision.load_state_dict(last.get("scaler"))
-        first_epoch, best_since = last["epoch"] + 1, last.get("best_since", 1)
-        log = read_log(run_dir / "log.jsonl", last["epoch"])
+        state.load(state_path, last)
+        first_epoch, log = last["epoch"] + 1, read_log(run_dir / "log.jsonl", last["epoch"])
 
     distributed.barrier()  # all have checked before the first one writes
     if distributed.rank() == 0:
@@ -402,16 +304,16 @@ def train(args, device, run_dir):
         if args.resume and state_path.name != STATES[0]:
             state_path.replace(run_dir / STATES[0])  # it takes the place of the damaged one
         print(
-            f"{args.model_type}: {count_parameters(model):,} parameters; {len(train_pairs)} + {len(val_pairs)} pairs; "
-            f"epochs {first_epoch} to {args.epochs}"
+            f"{args.model_type}: {count_parameters(state.model):,} parameters; "
+            f"{len(train_pairs)} + {len(val_pairs)} pairs; epochs {first_epoch} to {args.epochs}"
         )
         send_to_logger = open_logger(args.logger, run_dir, log, vars(args), class_set)
     if args.compile:
-        compile_if_possible(model, device)
-    trained = distributed.data_parallel(model, device)  # BatchNorm statistics are averaged once an epoch
+        compile_if_possible(state.model, device)
+    trained = distributed.data_parallel(state.model, device)  # BatchNorm statistics are averaged once an epoch
 
     # After the line above, which may give all processes the statistics of the first.
-    begin = enter_epoch(args, last, model, evaluated) if "step" in last else {}
+    begin = state.enter_epoch(last) if "step" in last else {}
     training_set = None
     for epoch in range(first_epoch, args.epochs + 1):
         start = time.perf_counter()
@@ -419,7 +321,7 @@ def train(args, device, run_dir):
             training_set = None  # frees its memory before the next one is read
             distilled = 0 < args.self_distill_epoch < epoch
             training_set = TrainingSet(
-                self_distil(args, epoch, run_dir, evaluated, train_pairs + unlabelled, partial_masks, device)
+                self_distil(args, epoch, run_dir, state.evaluated, train_pairs + unlabelled, partial_masks, device)
                 if distilled
                 else train_pairs,
                 image_size=args.image_size,
@@ -432,76 +334,43 @@ def train(args, device, run_dir):
                 seed=args.seed,
             )
             if device.type == "cuda":
-                try_largest_step(args, trained, precision, training_set, device)
-        save = partial(save_within_epoch, args, run_dir, epoch, model, ema, optimizer, precision, best_since)
-        trained_line = train_one_epoch(
-            args, epoch, trained, ema, optimizer, precision, training_set, device, save=save, **begin
-        )
+                try_largest_step(state, trained, training_set, device)
+        trained_line = train_one_epoch(state, epoch, trained, training_set, device, run_dir=run_dir, **begin)
         begin = {}
-        distributed.average_buffers(model)
-        if ema is not None:
-            distributed.average_buffers(evaluated)
+        distributed.average_buffers(state.model)
+        if state.ema is not None:
+            distributed.average_buffers(state.evaluated)
         line = {"epoch": epoch, "learning_rate": learning_rate(args, epoch), **trained_line}
         if epoch % args.save_every == 0 or epoch == args.epochs:
             visualization_dir = run_dir / "visualizations" if args.save_visualizations else None
-            val_loss, scores = validate_epoch(args, epoch, evaluated, val_pairs, device, visualization_dir)
+            val_loss, scores = validate_epoch(args, epoch, state.evaluated, val_pairs, device, visualization_dir)
             line |= {"val_loss": val_loss, "mIoU": scores.miou, "macro_F1": scores.macro_f1, "IoU": scores.iou.tolist()}
         line["seconds"] = round(time.perf_counter() - start, 2)
         log.append(line)
         if distributed.rank() == 0:
             with unbroken():
-                save_epoch(args, run_dir, model, ema, optimizer, precision, best_since, log)
+                save_epoch(state, run_dir, log)
             send_to_logger(line)
     if distributed.rank() == 0:
         print(format_table(scores, class_set))
 
 
-def save_epoch(args, run_dir, model, ema, optimizer, precision, best_since, log):
+def save_epoch(state, run_dir, log):
     """Write the files of an epoch. last.pt comes last, so that a run killed before it repeats the epoch.
 
-    best.pt is the best since the epoch `best_since`, from which on one truth was scored on.
+    best.pt is the best since the epoch `state.best_since`, from which on one truth was scored on.
     """
     line = log[-1]
     print("  ".join(f"{key} {value:.4g}" for key, value in line.items() if key != "IoU"))
     write_log(run_dir / "log.jsonl", log)
-    content = checkpoint_content(args, line["epoch"], model, ema)
+    content = state.content(line["epoch"])
     if "mIoU" in line:
         save_plot(run_dir / "training_loss_plot.png", log)
         checkpoints.save(run_dir / f"Deeplab_checkpoint_epoch_{line['epoch']}.pt", content)
-        earlier = [each.get("mIoU") or -1 for each in log[:-1] if each["epoch"] >= best_since]
+        earlier = [each.get("mIoU") or -1 for each in log[:-1] if each["epoch"] >= state.best_since]
         if line["mIoU"] > max(earlier, default=-1):
             checkpoints.save(run_dir / "best.pt", content | {"mIoU": line["mIoU"]})
-    save_last(args, run_dir, line["epoch"], model, ema, optimizer, precision, best_since)
-
-
-def save_within_epoch(args, run_dir, epoch, model, ema, optimizer, precision, best_since, step, loss_sum):
-    """Write last.pt after a step. Within an epoch each process has its own losses and BatchNorm statistics."""
-    own = {"loss_sum": loss_sum}
-    for name, network in (("trained_buffers", model), ("buffers", model if ema is None else ema.module)):
-        own[name] = {key: buffer.cpu() for key, buffer in network.named_buffers()}
-    processes = distributed.from_all(own)
-    if distributed.rank() == 0:
-        within_epoch = {"step": step, "processes": processes}
-        with unbroken():
-            save_last(args, run_dir, epoch - 1, model, ema, optimizer, precision, best_since, **within_epoch)
-
-
-def checkpoint_content(args, epoch, model, ema):
-    """Return what every checkpoint of a run holds. With --ema, state_dict holds the averaged weights."""
-    content = checkpoints.describe(
-        args.model_type, model.class_set, (model if ema is None else ema.module).state_dict()
-    )
-    return content | {"epoch": epoch, "image_size": args.image_size}
-
-
-def save_last(args, run_dir, epoch, model, ema, optimizer, precision, best_since, **within_epoch):
-    """Write all that --resume needs; `epoch` is the last that is complete."""
-    state = {"trained_state_dict": model.state_dict(), "optimizer": optimizer.state_dict(), "args": vars(args)}
-    state["scaler"] = precision.state_dict()
-    state["averaged_steps"] = 0 if ema is None else int(ema.n_averaged)
-    state["best_since"] = best_since
-    content = checkpoint_content(args, epoch, model, ema) | state | within_epoch
-    checkpoints.save(run_dir / STATES[0], content, keep=run_dir / STATES[1])
+    state.save(run_dir, line["epoch"])
 
 
 if __name__ == "__main__":

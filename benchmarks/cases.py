@@ -22,7 +22,6 @@ from faceparse.distributed import select_device
 from faceparse.images import list_images
 from faceparse.memory import keep_freed_memory
 from faceparse.parallel import in_parallel
-from faceparse.precision import Precision
 from faceparse.prediction import load_network, predict
 from faceparse.upsampling import label_map
 from main_deeplab import build_training, train_one_epoch
@@ -86,7 +85,7 @@ def train_ours(model_type, work_dir, image_size, count):
     batch_size = TRAINING_BATCH[device.type]
     flags = ["--model_type", model_type, "--image_size", image_size, "--batch_size", batch_size]
     args = train_parser("Train.").parse_args([str(flag) for flag in flags])
-    model, ema, optimizer = build_training(args, device, CELEBAMASK)
+    state = build_training(args, device, CELEBAMASK)
     pairs = list(islice(cycle(find_pairs(work_dir / "dataset", "train")), count))
     for part in (pairs[:batch_size], pairs):  # the first is the warm-up
         training_set = TrainingSet(
@@ -99,7 +98,7 @@ def train_ours(model_type, work_dir, image_size, count):
             workers=2,
             seed=0,
         )
-        line = train_one_epoch(args, 21, model, ema, optimizer, Precision(device), training_set, device)
+        line = train_one_epoch(state, 21, state.model, training_set, device)
     flops = TRAINING_PASSES * count_flops(model_type, image_size) * line["images_per_second"]
     return {**line, "gflops_per_second": flops / 1e9}
 

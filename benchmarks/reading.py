@@ -24,7 +24,6 @@ from faceparse.errors import run_script
 from faceparse.images import list_images, read_mask, read_photo, resize_mask, resize_photo, write_picture
 from faceparse.loading import one_by_one, to_tensor
 from faceparse.memory import keep_freed_memory
-from faceparse.precision import Precision
 from main_deeplab import build_training, train_one_epoch
 from make_sample_dataset import make_sample_dataset
 from options import non_negative_int, positive_int, train_parser
@@ -86,12 +85,12 @@ def training_rows(args, pairs, folder):
     batch_size = TRAINING_BATCH[args.device.type]
     flags = ["--image_size", str(args.image_size), "--batch_size", str(batch_size)]
     train_args = train_parser("Train.").parse_args(flags)
-    model, ema, optimizer = build_training(train_args, args.device, CELEBAMASK)
+    state = build_training(train_args, args.device, CELEBAMASK)
     pairs = pairs[: args.steps * batch_size]
 
     def epoch(pairs, *how):
-        data, precision = training_set(args, pairs, folder, *how), Precision(args.device)
-        line = train_one_epoch(train_args, 21, model, ema, optimizer, precision, data, args.device)
+        data = training_set(args, pairs, folder, *how)
+        line = train_one_epoch(state, 21, state.model, data, args.device)
         return line["images_per_second"], line["data_wait"]
 
     epoch(pairs[: 2 * batch_size], "ram", 0)  # this is the warm-up

@@ -17,6 +17,7 @@ from faceparse.classes import CELEBAMASK
 from faceparse.images import read_photo, resize_photo
 from faceparse.optimisation import build_optimizer
 from faceparse.precision import Precision
+from faceparse.training_state import TrainingState
 from loss import DICE_SMOOTH
 from main_deeplab import build_training, train_one_epoch
 from options import train_parser
@@ -62,7 +63,7 @@ def compare(device, size, flags=()):
     the gradient, as a share of the learning rate: Adam's first step is 1, and rounding turns few signs.
     """
     args = train_parser("Train.").parse_args(["--load_model_path", str(SHIPPED_CHECKPOINT), *flags])
-    model, _, _ = build_training(args, torch.device("cpu"), CELEBAMASK)
+    model = build_training(args, torch.device("cpu"), CELEBAMASK).model
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0  # its random numbers are others on each device
@@ -72,21 +73,20 @@ def compare(device, size, flags=()):
 
     device = torch.device(device)
     model = model.to(device)
-    optimizer = build_optimizer(args, model)
     training_set = SimpleNamespace(
         steps=lambda batch_size: 1, batches=lambda *_: [(photos.to(device), masks.to(device))]
     )
-    precision = Precision(device, args.float32)
-    scale = precision.scaler.get_scale()
+    state = TrainingState(args, model, None, build_optimizer(args, model), Precision(device, args.float32))
+    scale = state.precision.scaler.get_scale()
     args.augment = "none"
-    train_one_epoch(args, 21, model, None, optimizer, precision, training_set, device)
+    train_one_epoch(state, 21, model, training_set, device)
     errors, steps = {}, {}
     whole = torch.stack([gradient.norm() for gradient in expected.values()]).norm()
     for name, parameter in model.named_parameters():
         if expected[name].norm() < 1e-8 * whole:  # 0 but for rounding: the next BatchNorm takes this bias away
             continue
         errors[name] = relative_error(parameter.grad.double().cpu() / scale, expected[name])
-        moved = (before[name] - parameter.detach().cpu()) / optimizer.param_groups[0]["lr"]
+        moved = (before[name] - parameter.detach().cpu()) / state.optimizer.param_groups[0]["lr"]
         steps[name] = (moved * expected[name].sign()).mean().item()
     return errors, steps
 

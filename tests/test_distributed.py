@@ -42,7 +42,7 @@ def gradients(rank, processes, flags):
     In float64, because in float32 a few rounded bits of an ill-conditioned layer look like another gradient.
     """
     args = train_parser("Train.").parse_args(["--load_model_path", str(SHIPPED_CHECKPOINT), *flags])
-    model, _, _ = build_training(args, CPU, CELEBAMASK)
+    model = build_training(args, CPU, CELEBAMASK).model
     trained = distributed.data_parallel(model.eval().double(), CPU)
     photos, masks = (part[rank::processes] for part in batch(model))
     loss = loss_at_epoch(args, args.dice_from_epoch)(trained(photos), masks)
@@ -83,7 +83,7 @@ def test_two_processes_give_the_gradient_of_one(tmp_path):
 
 def test_synchronised_batchnorm_keeps_the_keys_of_checkpoints():
     plain, synchronised = (
-        build_training(train_parser("Train.").parse_args(flags), CPU, CELEBAMASK)[0]
+        build_training(train_parser("Train.").parse_args(flags), CPU, CELEBAMASK).model
         for flags in ([], ["--sync_batchnorm"])
     )
     assert list(plain.state_dict()) == list(synchronised.state_dict())

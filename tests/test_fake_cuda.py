@@ -19,6 +19,7 @@ from faceparse.augmentation import augment, constant
 from faceparse.classes import CELEBAMASK
 from faceparse.optimisation import averaged_model, build_optimizer
 from faceparse.precision import Precision
+from faceparse.training_state import TrainingState
 from loss import loss_at_epoch
 from models import MODELS, build_model
 from options import train_parser
@@ -94,12 +95,11 @@ def rebuild(model):
 
 
 def training(args):
-    """Return model, average and optimiser on fake CUDA, as `build_training` does, whose `Module.to` fakes refuse."""
+    """Return a TrainingState on fake CUDA, as `build_training` does, whose `Module.to` fakes refuse."""
     with torch.device(CUDA):
         model = build_model(args.model_type, num_classes=19)
     model.class_set, model.image_size = CELEBAMASK, args.image_size
-    ema = averaged_model(model, args.ema)
-    return model, ema, build_optimizer(args, model)
+    return TrainingState(args, model, averaged_model(model, args.ema), build_optimizer(args, model), Precision(CUDA))
 
 
 def parse(*flags):
@@ -109,7 +109,7 @@ def parse(*flags):
 def test_augmentation_and_losses_stay_on_the_gpu(fake_cuda):
     photos = torch.zeros(4, 3, 64, 64, dtype=torch.uint8, device=CUDA)
     masks = torch.zeros(4, 64, 64, dtype=torch.uint8, device=CUDA)
-    for mode in ("none", "color", "full"):
+    for mode in ("none", "color", "full", "wide"):
         images, labels = augment(photos, masks, mode, torch.Generator())
         assert images.device == labels.device == CUDA
         assert images.dtype == torch.float32 and labels.dtype == torch.int64
@@ -127,9 +127,9 @@ def test_augmentation_and_losses_stay_on_the_gpu(fake_cuda):
 @pytest.mark.parametrize("cache", ["ram", "gpu"])
 def test_an_epoch_of_training(fake_cuda, sample_dataset, monkeypatch, model_type, cache):
     args = parse("--model_type", model_type, "--focal_weight", 0.5)
-    model, ema, optimizer = training(args)
-    precision = Precision(CUDA)
-    assert precision.scaler.is_enabled() == (fake_cuda == "fp16")
+    state = training(args)
+    model = state.model
+    assert state.precision.scaler.is_enabled() == (fake_cuda == "fp16")
     options = {"image_size": 64, "class_set": CELEBAMASK, "repeat_rare": 0.0, "workers": 0, "seed": 0}
     with unset_fake_temporarily():
         pairs = find_pairs(sample_dataset, "train")
@@ -141,7 +141,7 @@ def test_an_epoch_of_training(fake_cuda, sample_dataset, monkeypatch, model_type
     for photos, masks in training_set.batches(1, 4):
         assert photos.device == masks.device == CUDA
     monkeypatch.setattr(torch.Tensor, "backward", fill_gradients(model))
-    main_deeplab.try_largest_step(args, model, precision, training_set, CUDA)
+    main_deeplab.try_largest_step(state, model, training_set, CUDA)
 
     class Sum(Exception):
         """Raised where the epoch reads its loss, the one value it takes from the GPU."""
@@ -154,41 +154,39 @@ def test_an_epoch_of_training(fake_cuda, sample_dataset, monkeypatch, model_type
 
         patch.setattr(distributed, "sum_over_processes", read)
         with pytest.raises(Sum):
-            main_deeplab.train_one_epoch(args, 1, model, ema, optimizer, precision, training_set, CUDA)
-    for module in (model, ema.module):
+            main_deeplab.train_one_epoch(state, 1, model, training_set, CUDA)
+    for module in (model, state.evaluated):
         for tensor in module.state_dict().values():
             assert isinstance(tensor, FakeTensor) and tensor.device == CUDA
             assert tensor.dtype in (torch.float32, torch.int64)
-    assert len(optimizer.state) == len(list(model.parameters()))
-    for parameter, state in optimizer.state.items():
+    assert len(state.optimizer.state) == len(list(model.parameters()))
+    for parameter, moments in state.optimizer.state.items():
         assert parameter.grad.dtype == torch.float32
-        assert state["exp_avg"].device == CUDA and state["exp_avg"].shape == parameter.shape
+        assert moments["exp_avg"].device == CUDA and moments["exp_avg"].shape == parameter.shape
 
 
 @pytest.mark.slow
 def test_resume_from_a_file_that_was_read_to_the_cpu(fake_cuda, monkeypatch):
     args = parse("--optimizer", "adamw")
-    model, ema, optimizer = training(args)
-    precision, loss = Precision(CUDA), torch.zeros((), device=CUDA)
-    monkeypatch.setattr(torch.Tensor, "backward", fill_gradients(model))
-    precision.step(loss, optimizer)
-    states = [each.state_dict() for each in (model, ema.module, optimizer)]
+    state, loss = training(args), torch.zeros((), device=CUDA)
+    monkeypatch.setattr(torch.Tensor, "backward", fill_gradients(state.model))
+    state.precision.step(loss, state.optimizer)
+    kept = [each.state_dict() for each in (state.model, state.evaluated, state.optimizer)]
     scale = {"scale": 1024.0, "growth_factor": 2.0, "backoff_factor": 0.5, "growth_interval": 2000}
-    model, ema, optimizer = training(args)
-    for each, state in zip((model, ema.module, optimizer), states, strict=True):
-        each.load_state_dict(tree_map(lambda leaf: leaf.cpu() if isinstance(leaf, torch.Tensor) else leaf, state))
-    precision = Precision(CUDA)
-    precision.load_state_dict({**scale, "_growth_tracker": 3} if fake_cuda == "fp16" else {})
-    monkeypatch.setattr(torch.Tensor, "backward", fill_gradients(model))
-    precision.step(loss, optimizer)
-    ema.update_parameters(model)
-    tensors = [*model.state_dict().values(), *ema.module.state_dict().values()]
-    tensors += [tensor for state in optimizer.state.values() for tensor in state.values()]
+    state = training(args)
+    for each, content in zip((state.model, state.evaluated, state.optimizer), kept, strict=True):
+        each.load_state_dict(tree_map(lambda leaf: leaf.cpu() if isinstance(leaf, torch.Tensor) else leaf, content))
+    state.precision.load_state_dict({**scale, "_growth_tracker": 3} if fake_cuda == "fp16" else {})
+    monkeypatch.setattr(torch.Tensor, "backward", fill_gradients(state.model))
+    state.precision.step(loss, state.optimizer)
+    state.ema.update_parameters(state.model)
+    tensors = [*state.model.state_dict().values(), *state.evaluated.state_dict().values()]
+    tensors += [tensor for moments in state.optimizer.state.values() for tensor in moments.values()]
     assert all(tensor.device == CUDA for tensor in tensors)
 
 
 def test_mean_of_batchnorm_statistics(fake_cuda, monkeypatch):
-    model, _, _ = training(parse())
+    model = training(parse()).model
     monkeypatch.setattr(distributed, "is_distributed", lambda: True)
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
     summed = []

@@ -28,6 +28,7 @@ from faceparse import checkpoints, distributed, errors, precision
 from faceparse.classes import CELEBAMASK
 from faceparse.images import read_mask, write_label_map
 from faceparse.optimisation import averaged_model, learning_rate
+from faceparse.training_state import STATES, TrainingState
 from loss import loss_at_epoch
 from main_deeplab import validate_epoch
 from options import generate_labels_parser, train_parser
@@ -255,7 +256,7 @@ class KilledRun:
         self.run_dir = folder / "checkpoints/deeplab"
 
     def start(self, dies_before_file=None):
-        resume = ["--resume"] if any((self.run_dir / name).exists() for name in main_deeplab.STATES) else []
+        resume = ["--resume"] if any((self.run_dir / name).exists() for name in STATES) else []
         process = self.forks.Process(
             target=train_in_child, args=(self.folder, [*self.flags, *resume], dies_before_file)
         )
@@ -332,7 +333,7 @@ def test_killed_within_epochs_and_resumed_there_equals_the_uninterrupted_run(
 ):
     """Saving at every step changes nothing either, for the reference run does not do it."""
     killed_run = KilledRun(forks, tmp_path, sample_dataset, "--save_steps", 1, "--cache", "off")
-    resumed_at, last_path, previous_path = [], *(killed_run.run_dir / name for name in main_deeplab.STATES)
+    resumed_at, last_path, previous_path = [], *(killed_run.run_dir / name for name in STATES)
     # Files: previous.pt and last.pt at each of two steps; log; epochs 2 and 3 plot and checkpoint, epoch 2 best.pt;
     # both states; labels. The third kill lies between the two states, so that only previous.pt is there.
     for file in (2, 3, 5, 7, 11, 12, 4):
@@ -459,11 +460,12 @@ def launch_two(folder, *flags, script=SCRIPT, status=0):
 DIES_AFTER_THE_FIRST_STEP = """
 import os, signal, main_deeplab, options
 from faceparse import distributed
-def save(*args, within_epoch=main_deeplab.save_within_epoch):
+from faceparse.training_state import TrainingState
+def save(*args, within_epoch=TrainingState.save_within_epoch):
     within_epoch(*args)
     distributed.barrier()
     os.kill(os.getpid(), signal.SIGKILL)
-main_deeplab.save_within_epoch = save
+TrainingState.save_within_epoch = save
 main_deeplab.main(options.train_parser("Train.").parse_args())
 """
 
@@ -491,8 +493,9 @@ def test_an_epoch_resumed_with_another_batch_size_continues_at_the_same_image(ba
         "args": {"batch_size": 4},
         "processes": [{"loss_sum": 6.0, "trained_buffers": {}, "buffers": {}}],
     }
-    model, args = torch.nn.Linear(1, 1), parse("--batch_size", batch_size)
-    assert main_deeplab.enter_epoch(args, last, model, model) == {"first_step": first_step, "loss_sum": loss_sum}
+    args, model = parse("--batch_size", batch_size), torch.nn.Linear(1, 1)
+    state = TrainingState(args, model, ema=None, optimizer=None, precision=None)
+    assert state.enter_epoch(last) == {"first_step": first_step, "loss_sum": loss_sum}
 
 
 @pytest.mark.slow
@@ -728,7 +731,8 @@ def test_gpus_without_bf16_use_fp16_and_cpus_float32(monkeypatch, bf16):
 def test_trying_the_largest_step_leaves_no_trace():
     """Else runs on GPUs would depend on it. It reaches Dice, though the first epoch has none."""
     args, device = parse(*SMALL, "--augment", "full"), torch.device("cpu")
-    model, _, _ = main_deeplab.build_training(args, device, CELEBAMASK)
+    state = main_deeplab.build_training(args, device, CELEBAMASK)
+    model = state.model
     before, random_state = {key: value.clone() for key, value in model.state_dict().items()}, torch.get_rng_state()
     training_set = SimpleNamespace(steps=lambda batch_size: 8)
     shapes, losses = [], []
@@ -737,7 +741,7 @@ def test_trying_the_largest_step_leaves_no_trace():
             main_deeplab, "loss_at_epoch", lambda args, epoch: losses.append(epoch) or loss_at_epoch(args, epoch)
         )
         model.register_forward_hook(lambda module, inputs, output: shapes.append(output.shape))
-        main_deeplab.try_largest_step(args, model, precision.Precision(device), training_set, device)
+        main_deeplab.try_largest_step(state, model, training_set, device)
     assert shapes == [(4, 19, 32, 32)] and losses == [21]
     assert_identical(dict(model.state_dict()), before)
     assert torch.equal(torch.get_rng_state(), random_state)

@@ -23,6 +23,7 @@ import main_deeplab
 import options
 import prepare_celebamask
 import validate
+from faceparse.training_state import STATES
 from make_sample_dataset import make_celebamask_download
 
 pytestmark = [pytest.mark.fuzz, pytest.mark.slow]  # so that -m "not slow" leaves them out too
@@ -64,7 +65,7 @@ def killed_after(seconds, *arguments):
 
 
 def train_flags(folder, dataset):
-    states = [folder / "checkpoints/deeplab" / name for name in main_deeplab.STATES]
+    states = [folder / "checkpoints/deeplab" / name for name in STATES]
     return ["--dataset_dir", dataset, *FULL, *(["--resume"] if any(map(Path.exists, states)) else [])]
 
 

@@ -1,0 +1,151 @@
+"""The state of a training run: what its steps change, how it is kept, and what continues it."""
+
+from argparse import Namespace
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
+
+from faceparse import checkpoints, distributed
+from faceparse.errors import InputError, unbroken
+from faceparse.precision import Precision
+
+# The flags that may differ between a run and its --resume.
+FREE_ON_RESUME = {
+    "resume",
+    "epochs",
+    "learning_rate",
+    "batch_size",
+    "dataset_dir",
+    "label_dir",
+    "truth_dir",
+    "cache",
+    "gpu_id",
+    "workers",
+    "compile",
+    "save_every",
+    "save_steps",
+    "save_visualizations",
+    "logger",
+    "load_model_path",
+    "load_not_strict",
+}
+STATES = ("last.pt", "previous.pt")  # what --resume reads: the first of them, or the second where that is damaged
+STATE_FIELDS = {"args": dict, "epoch": int, "optimizer": dict, "trained_state_dict": dict, "averaged_steps": int}
+
+
+@dataclass
+class TrainingState:
+    """All that a step of training changes, and the flags `args` of main_deeplab.py."""
+
+    args: Namespace
+    model: nn.Module
+    ema: AveragedModel | None  # None without --ema
+    optimizer: Optimizer
+    precision: Precision
+    best_since: int = 1  # since this epoch one truth was scored on, so that scores can be compared
+
+    @property
+    def evaluated(self):
+        """The network that is validated and saved: the average where there is one."""
+        return self.model if self.ema is None else self.ema.module
+
+    def content(self, epoch):
+        """Return what every checkpoint of a run holds, `state_dict` that of `evaluated`."""
+        content = checkpoints.describe(self.args.model_type, self.model.class_set, self.evaluated.state_dict())
+        return content | {"epoch": epoch, "image_size": self.args.image_size}
+
+    def save(self, run_dir, epoch, **within_epoch):
+        """Write all that --resume needs; `epoch` is the last that is complete."""
+        state = {
+            "args": vars(self.args),
+            "trained_state_dict": self.model.state_dict(),
+            "averaged_steps": 0 if self.ema is None else int(self.ema.n_averaged),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.precision.state_dict(),
+            "best_since": self.best_since,
+        }
+        path, before = (run_dir / name for name in STATES)
+        checkpoints.save(path, self.content(epoch) | state | within_epoch, keep=before)
+
+    def save_within_epoch(self, run_dir, epoch, step, loss_sum):
+        """Write the state after a step. Within an epoch each process has its own losses and BatchNorm statistics."""
+        own = {"loss_sum": loss_sum}
+        for name, network in (("trained_buffers", self.model), ("buffers", self.evaluated)):
+            own[name] = {key: buffer.cpu() for key, buffer in network.named_buffers()}
+        processes = distributed.from_all(own)
+        if distributed.rank() == 0:
+            with unbroken():
+                self.save(run_dir, epoch - 1, step=step, processes=processes)
+
+    def load(self, path, last):
+        """Continue from what `read_newest` returned."""
+        checkpoints.load_weights(self.evaluated, last["state_dict"], path)
+        checkpoints.load_weights(self.model, last["trained_state_dict"], path)
+        if self.ema is not None:
+            self.ema.n_averaged.fill_(last["averaged_steps"])
+        checkpoints.load_optimizer(self.optimizer, last["optimizer"], path)
+        self.precision.load_state_dict(last.get("scaler"))
+        self.best_since = last.get("best_since", 1)
+
+    def enter_epoch(self, last):
+        """Give this process its own statistics back; return where in the epoch it goes on: first_step and loss_sum."""
+        count = len(last["processes"])
+        if count != distributed.world_size() and distributed.rank() == 0:
+            print(f"{count} processes are now {distributed.world_size()}: the run differs from an uninterrupted one")
+        own = last["processes"][distributed.rank() % count]
+        self.model.load_state_dict(own["trained_buffers"], strict=False)
+        self.evaluated.load_state_dict(own["buffers"], strict=False)
+        steps_to_one = last["args"]["batch_size"] / self.args.batch_size  # the batch size may have changed
+        return {"first_step": int(last["step"] * steps_to_one), "loss_sum": own["loss_sum"] * steps_to_one}
+
+
+def read_newest(args, run_dir, class_set):
+    """Return (path, state) of the newest whole state of a run; InputError as `read_last`, where none is whole."""
+    path, before = (run_dir / name for name in STATES)
+    try:
+        checkpoints.unpickle(path)
+    except InputError as error:
+        if not before.exists():
+            raise
+        if distributed.rank() == 0:
+            print(f"{error}; resuming from {before}, an epoch earlier")
+        path = before
+    return path, read_last(args, path, class_set)
+
+
+def read_last(args, path, class_set):
+    """Return the state to resume from; InputError where the flags would make it another run, or it is complete."""
+    last = checkpoints.read_checkpoint(path, class_set)
+    wrong = [key for key, kind in STATE_FIELDS.items() if not isinstance(last.get(key), kind)]
+    if wrong:
+        raise InputError(f"{path}: not written by this version of main_deeplab.py, lacks {', '.join(sorted(wrong))}")
+    changed = [
+        f"--{name} {value} (now {getattr(args, name, None)})"
+        for name, value in last["args"].items()
+        if name not in FREE_ON_RESUME and value != getattr(args, name, None)
+    ]
+    if changed:
+        raise InputError(f"{path}: the run began with {', '.join(changed)}; --resume takes the same flags")
+    if 0 < args.self_distill_epoch <= last["epoch"] and not same_folder(args.label_dir, last["args"].get("label_dir")):
+        raise InputError(
+            f"--label_dir {args.label_dir}: self-distillation has merged the labels of {last['args'].get('label_dir')} "
+            "already; give the same, or start a new run by another --save_prefix"
+        )
+    if not same_folder(args.truth_dir, last["args"].get("truth_dir")):
+        last["best_since"] = last["epoch"] + 1
+        if distributed.rank() == 0:
+            print(f"--truth_dir was {last['args'].get('truth_dir')}, is {args.truth_dir}: best.pt starts anew")
+    if last["epoch"] >= args.epochs:
+        raise InputError(f"{path}: has {last['epoch']} epochs already; give more --epochs to continue")
+    for name in ("learning_rate", "batch_size", *(["epochs"] if args.schedule == "cosine" else [])):
+        before, now = last["args"].get(name), getattr(args, name)
+        if now != before and distributed.rank() == 0:
+            print(f"--{name} was {before}, is {now}: from here on the run differs from an uninterrupted one")
+    return last
+
+
+def same_folder(one, other):
+    return one == other or (one and other and Path(one).resolve() == Path(other).resolve())
