@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from faceparse import decoded_file, distributed
+from faceparse.dataset_layout import advice, split_folders
 from faceparse.errors import InputError
 from faceparse.images import list_images, match_pairs, read_pair, resize_mask, resize_photo
 from faceparse.loading import (
@@ -21,8 +22,6 @@ from faceparse.loading import (
 )
 from faceparse.parallel import in_threads
 
-LAYOUT = "train/train_image, train/train_mask, val/val_image and val/val_mask; dataset/README.md says how to get one"
-
 
 def find_pairs(dataset_dir, split, label_dir=None, more_photos=()):
     """Return [(stem, photograph path, mask path)] of "train" or "val"; `label_dir` replaces the split's own masks.
@@ -30,10 +29,10 @@ def find_pairs(dataset_dir, split, label_dir=None, more_photos=()):
     `more_photos` are further folders, whose masks lie in `label_dir` too. Raises InputError for a missing folder, and
     for a photograph without mask or the reverse.
     """
-    folder = Path(dataset_dir) / split
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; a data set holds {LAYOUT}")
-    return match_pairs(folder / f"{split}_image", label_dir or folder / f"{split}_mask", more_photos)
+    image_dir, mask_dir = split_folders(dataset_dir, split)
+    if not image_dir.parent.is_dir():
+        raise InputError(f"{image_dir.parent}: no such folder; {advice(Path(dataset_dir))}")
+    return match_pairs(image_dir, label_dir or mask_dir, more_photos)
 
 
 def find_unlabelled(folders, pairs):

@@ -36,7 +36,7 @@ from faceparse.precision import Precision
 from faceparse.prediction import predict
 from faceparse.pseudo_labels import PartialMasks, format_changes, write_labels
 from faceparse.torch_network import TorchNetwork
-from faceparse.training_log import read_log, save_plot, write_log
+from faceparse.training_log import draw_runs, read_log, write_log
 from faceparse.training_state import STATES, TrainingState, read_newest
 from faceparse.upsampling import label_map
 from loss import loss_at_epoch
@@ -365,7 +365,7 @@ def save_epoch(state, run_dir, log):
     write_log(run_dir / "log.jsonl", log)
     content = state.content(line["epoch"])
     if "mIoU" in line:
-        save_plot(run_dir / "training_loss_plot.png", log)
+        draw_runs(run_dir / "training_loss_plot.png", {run_dir.name: log})
         checkpoints.save(run_dir / f"Deeplab_checkpoint_epoch_{line['epoch']}.pt", content)
         earlier = [each.get("mIoU") or -1 for each in log[:-1] if each["epoch"] >= state.best_since]
         if line["mIoU"] > max(earlier, default=-1):

@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from faceparse import dataset_layout
 from faceparse.atomic_files import atomic_folder, check_new_folder
 from faceparse.classes import CELEBAMASK, find_class_set
 from faceparse.errors import InputError, run_script
@@ -25,12 +26,8 @@ from faceparse.images import write_label_map
 from faceparse.scenes import compose_scene
 from options import sample_dataset_parser
 
-FOLDERS = {  # split: (photographs, masks); the position is part of a picture's random seed
-    "train": ("train/train_image", "train/train_mask"),
-    "val": ("val/val_image", "val/val_mask"),
-    "test": ("test_image", None),
-    "scene": ("scenes/scene_image", "scenes/scene_mask"),
-}
+# split: (photographs, masks); the position is part of a picture's random seed.
+FOLDERS = dataset_layout.FOLDERS | {"test": ("test_image", None), "scene": ("scenes/scene_image", "scenes/scene_mask")}
 PERSON_HEIGHTS = (640, 448, 320)  # px, in the scenes in turn
 MIN_SIZE = 32  # smaller, and the lips or an earring have no pixel left
 CLASS_ID = {name: index for index, name in enumerate(CELEBAMASK.names)}

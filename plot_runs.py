@@ -6,9 +6,8 @@ python plot_runs.py checkpoints/deeplab checkpoints/recipe --output runs.png
 import math
 from pathlib import Path
 
-from faceparse.atomic_files import atomic_path
 from faceparse.errors import InputError, run_script
-from faceparse.training_log import read_log
+from faceparse.training_log import draw_runs, read_log
 from options import plot_runs_parser
 
 
@@ -26,37 +25,6 @@ def read_runs(paths):
         if not runs[str(path)]:
             raise InputError(f"{file}: holds no epoch yet")
     return runs
-
-
-def draw_runs(path, runs):
-    """Draw {name: log}, a colour a run, and write the picture to `path`."""
-    import matplotlib  # here, because it takes longer to load than all else in this script
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, (losses, scores) = plt.subplots(ncols=2, figsize=(12, 5), layout="constrained")
-    for index, (name, log) in enumerate(runs.items()):
-        validated = [line for line in log if "mIoU" in line]
-        colour = f"C{index}"
-        for axes, lines, value, style in (
-            (losses, log, "train_loss", "-"),
-            (losses, validated, "val_loss", "--"),
-            (scores, validated, "mIoU", "-"),
-        ):
-            # JSON has no NaN: what diverged is null, and leaves a gap.
-            values = [math.nan if line[value] is None else line[value] for line in lines]
-            axes.plot(
-                [line["epoch"] for line in lines], values, style, color=colour, label=name if style == "-" else ""
-            )
-    losses.set(xlabel="epoch", ylabel="loss: training, validation dashed")
-    scores.set(xlabel="epoch", ylabel="validation mIoU")
-    for axes in (losses, scores):
-        axes.spines[["top", "right"]].set_visible(False)
-    losses.legend()
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=120)
-    plt.close(figure)
 
 
 def main(args):

@@ -42,7 +42,7 @@ def find_splits(root):
 def advice(root):
     """Say what to do with a folder that lacks a part of the layout."""
     if not root.is_dir():
-        return "give the folder of the data set as --dataset_dir"
+        return "give the folder of the data set as --dataset_dir; dataset/README.md says how to get one"
     for script, sign in (("prepare_celebamask.py", "CelebA-HQ-img"), ("prepare_lapa.py", "train/landmarks")):
         if (root / sign).is_dir():
             return f"this is an official download: python {script} --source {root} --output_dir dataset"
@@ -58,7 +58,10 @@ def advice(root):
             f"{unsplit[0].name}/ and {unsplit[1].name}/ have no splits: move about nine tenths of the pairs to "
             f"{' and '.join(FOLDERS['train'])}, the others to {' and '.join(FOLDERS['val'])}"
         )
-    return csv_advice(root) or "a data set holds train/train_image, train/train_mask, val/val_image and val/val_mask"
+    return csv_advice(root) or (
+        "a data set holds train/train_image, train/train_mask, val/val_image and val/val_mask; "
+        "dataset/README.md says how to get one"
+    )
 
 
 def moves_of(root, split):

@@ -7,24 +7,32 @@ from faceparse.atomic_files import atomic_path
 from faceparse.errors import InputError
 
 
-def save_plot(path, log):
-    """Plot the losses and the validation mIoU of all epochs to an image file."""
-    import matplotlib
+def draw_runs(path, runs):
+    """Draw {name: log}, losses and validation mIoU of all epochs, a colour a run, and write the picture to `path`."""
+    import matplotlib  # here, because it takes long to load
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, left = plt.subplots(figsize=(8, 5))
-    validated = [line for line in log if "mIoU" in line]
-    left.plot([line["epoch"] for line in log], [line["train_loss"] for line in log], label="training loss")
-    left.plot([line["epoch"] for line in validated], [line["val_loss"] for line in validated], label="validation loss")
-    left.set(xlabel="epoch", ylabel="loss")
-    right = left.twinx()
-    right.plot(
-        [line["epoch"] for line in validated], [line["mIoU"] for line in validated], "k--", label="validation mIoU"
-    )
-    right.set(ylabel="mIoU", ylim=(0, 1))
-    figure.legend(loc="upper center", ncols=3)
+    figure, (losses, scores) = plt.subplots(ncols=2, figsize=(12, 5), layout="constrained")
+    for index, (name, log) in enumerate(runs.items()):
+        validated = [line for line in log if "mIoU" in line]
+        colour = f"C{index}"
+        for axes, lines, value, style in (
+            (losses, log, "train_loss", "-"),
+            (losses, validated, "val_loss", "--"),
+            (scores, validated, "mIoU", "-"),
+        ):
+            # JSON has no NaN: what diverged is null, and leaves a gap.
+            values = [math.nan if line[value] is None else line[value] for line in lines]
+            axes.plot(
+                [line["epoch"] for line in lines], values, style, color=colour, label=name if style == "-" else ""
+            )
+    losses.set(xlabel="epoch", ylabel="loss: training, validation dashed")
+    scores.set(xlabel="epoch", ylabel="validation mIoU")
+    for axes in (losses, scores):
+        axes.spines[["top", "right"]].set_visible(False)
+    losses.legend()
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=120)
     plt.close(figure)
