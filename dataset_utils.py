@@ -50,7 +50,7 @@ def epoch_seed(seed, epoch, purpose, *step):
     It follows from --seed, so a resumed run draws the same numbers.
     """
     purpose = ("order", "augmentation").index(purpose)
-    return int(np.random.SeedSequence([seed, epoch, purpose, *step]).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence([seed, epoch, purpose, *step]).generate_state(1, np.uint64)[0]) >> 1
 
 
 class PairDataset(ReadingDataset):

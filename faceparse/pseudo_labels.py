@@ -7,7 +7,7 @@ import numpy as np
 from faceparse.classes import CELEBAMASK, IGNORE_INDEX
 from faceparse.drawing import colorize
 from faceparse.errors import InputError
-from faceparse.images import list_images, read_mask_of, read_partial_mask, write_label_map, write_picture
+from faceparse.images import list_images, read_mask_of, read_pair, read_partial_mask, write_label_map, write_picture
 from faceparse.metrics import confusion_matrix
 from faceparse.prediction import predict
 from faceparse.upsampling import upsample
@@ -77,6 +77,18 @@ def write_labels(
     """
     class_set = network.class_set
     changes = np.zeros((len(class_set), len(class_set)), dtype=np.int64)
+
+    def write(stem, labels):
+        write_label_map(Path(output_dir) / f"{stem}.png", labels, palette_of=class_set, made_by=made_by)
+        if colored_dir:
+            write_picture(Path(colored_dir) / f"{stem}.png", colorize(labels, class_set))
+
+    if threshold == 1:  # no probability is above it, so the network need not see the photographs with masks
+        for stem, photo_path, mask_path in (pair for pair in pairs if pair[2]):
+            _, mask = read_pair(photo_path, mask_path, class_set)
+            changes += confusion_matrix(mask, mask, len(class_set))
+            write(stem, mask)
+        pairs = [pair for pair in pairs if not pair[2]]
     for index, logits, size in predict(network, [photo for _, photo, _ in pairs], **options):
         stem, _, mask_path = pairs[index]
         logits = upsample(logits, size)
@@ -88,9 +100,7 @@ def write_labels(
             for masks in partial_masks:
                 logits = masks.apply(logits, stem)
             labels = pseudo_label(logits, unlabelled_threshold)
-        write_label_map(Path(output_dir) / f"{stem}.png", labels, palette_of=class_set, made_by=made_by)
-        if colored_dir:
-            write_picture(Path(colored_dir) / f"{stem}.png", colorize(labels, class_set))
+        write(stem, labels)
     return changes
 
 

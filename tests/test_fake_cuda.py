@@ -71,7 +71,7 @@ def fake_cuda(request, monkeypatch):
     constant.cache_clear()
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         try:
-            torch.zeros(1, device=CUDA) + 1
+            torch.empty(1, 3, 4, 4, device=CUDA).uniform_().contiguous(memory_format=torch.channels_last)
         except RuntimeError as error:
             pytest.skip(f"this build of PyTorch has no fake CUDA tensors ({error})")
         yield request.param
