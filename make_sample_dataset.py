@@ -23,12 +23,11 @@ from faceparse.atomic_files import atomic_folder, check_new_folder
 from faceparse.classes import CELEBAMASK, find_class_set
 from faceparse.errors import InputError, run_script
 from faceparse.images import write_label_map
-from faceparse.scenes import compose_scene
+from faceparse.scenes import PERSON_HEIGHTS, compose_scene
 from options import sample_dataset_parser
 
 # split: (photographs, masks); the position is part of a picture's random seed.
 FOLDERS = dataset_layout.FOLDERS | {"test": ("test_image", None), "scene": ("scenes/scene_image", "scenes/scene_mask")}
-PERSON_HEIGHTS = (640, 448, 320)  # px, in the scenes in turn
 MIN_SIZE = 32  # smaller, and the lips or an earring have no pixel left
 CLASS_ID = {name: index for index, name in enumerate(CELEBAMASK.names)}
 # These parts become skin in a class set that does not have them. Other parts that it lacks become background.

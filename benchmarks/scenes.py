@@ -1,11 +1,15 @@
-"""Score pictures of people among other things: the whole picture at once beside faces found and parsed one by one.
+"""Score pictures that are no crops around a face: the whole picture at once beside faces found and parsed one by one.
 
+    python -m benchmarks.scenes dataset/val/val_image dataset/val/val_mask --as scenes
     python make_sample_dataset.py --output_dir dataset_sample --scenes 30
-    python -m benchmarks.scenes dataset_sample/scenes
+    python -m benchmarks.scenes dataset_sample/scenes/scene_image dataset_sample/scenes/scene_mask
 
-A folder of scenes holds scene_image/<stem>.* and masks scene_mask/<stem>.png. A face counts as found when the middle
-of the nose lies in the box of a face, or in the middle half of the crop of one that has no box. All else that is found
-is a false find. Milliseconds are those of one picture without reading it.
+`--as scenes` puts each person, 640, 448 or 320 px high, somewhere into a drawn picture of 1280 x 960 px among other
+things, `--as tilted` also turns it by up to 30 degrees, and `--as moved` moves, turns and scales each photograph as
+`--augment wide` does. Each picture depends on its number alone.
+
+A face counts as found when the middle of the nose lies in the box of a face, or in the middle half of the crop of one
+that has no box. All else that is found is a false find. Milliseconds are those of one picture without reading it.
 """
 
 import argparse
@@ -13,15 +17,41 @@ import time
 
 import cv2
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from faceparse import SHIPPED_CHECKPOINT
+from faceparse.augmentation import WIDE_GEOMETRY, random_geometry
 from faceparse.classes import IGNORE_INDEX
 from faceparse.errors import run_script
 from faceparse.face_parser import FaceParser
 from faceparse.images import match_pairs, read_pair
 from faceparse.metrics import Scores, confusion_matrix
+from faceparse.scenes import PERSON_HEIGHTS, compose_scene
 from options import network_input_size
+
+TILT = 30  # degrees, either way
+
+
+def compose(index, photo, mask, tilt=0.0):
+    rng = np.random.default_rng((0, index))
+    height = PERSON_HEIGHTS[index % len(PERSON_HEIGHTS)]
+    return compose_scene(rng, photo, mask, height, rng.uniform(-tilt, tilt))
+
+
+def move(index, photo, mask):
+    generator = torch.Generator().manual_seed(index)
+    photo, mask = torch.from_numpy(photo).permute(2, 0, 1)[None] / 255, torch.from_numpy(mask)[None].long()
+    photo, mask = random_geometry(photo, mask, generator, ranges=WIDE_GEOMETRY)
+    return (photo[0].permute(1, 2, 0) * 255).round().byte().numpy(), mask[0].byte().numpy()
+
+
+CHANGES = {
+    "given": lambda index, photo, mask: (photo, mask),
+    "scenes": compose,
+    "tilted": lambda index, photo, mask: compose(index, photo, mask, TILT),
+    "moved": move,
+}
 
 
 def noses(truth, class_set):
@@ -49,13 +79,16 @@ def holds(face, point):
     return left <= point[0] <= right and top <= point[1] <= bottom
 
 
-def measure(parser, scene_dir):
-    """Return {way: (mIoU, milliseconds a picture)} of "whole" and "found", and the counts (faces, found, false)."""
-    pairs = match_pairs(f"{scene_dir}/scene_image", f"{scene_dir}/scene_mask")
+def measure(parser, image_dir, mask_dir, change=CHANGES["given"]):
+    """Return {way: (mIoU, milliseconds a picture)} of "whole" and "found", and the counts (faces, found, false).
+
+    Each pair, uint8 [H, W, 3] and [H, W], is scored as `change(number, photograph, mask)`.
+    """
+    pairs = match_pairs(image_dir, mask_dir)
     matrices, seconds = {"whole": 0, "found": 0}, {"whole": 0.0, "found": 0.0}
     faces = found = false = 0
-    for _, photo_path, mask_path in tqdm(pairs, "scenes", leave=False, disable=None):
-        photo, truth = read_pair(photo_path, mask_path, parser.class_set)
+    for index, (_, photo_path, mask_path) in enumerate(tqdm(pairs, "pictures", leave=False, disable=None)):
+        photo, truth = change(index, *read_pair(photo_path, mask_path, parser.class_set))
         for way in matrices:
             start = time.perf_counter()
             parsed = parser(photo, whole=way == "whole")
@@ -72,7 +105,9 @@ def measure(parser, scene_dir):
 
 def parse_args():
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scenes", description=__doc__.splitlines()[0])
-    parser.add_argument("scene_dir", help="holds scene_image/ and scene_mask/")
+    parser.add_argument("image_dir", help="photographs")
+    parser.add_argument("mask_dir", help="their masks, of the same stems")
+    parser.add_argument("--as", dest="change", choices=CHANGES, default="given", help="what the pictures are made into")
     parser.add_argument("--checkpoint", default=SHIPPED_CHECKPOINT, help="ours, or a file of export_onnx.py")
     parser.add_argument("--image_size", type=network_input_size, help="side of a face at the network, px")
     return parser.parse_args()
@@ -80,7 +115,7 @@ def parse_args():
 
 def main(args):
     parser = FaceParser(args.checkpoint, image_size=args.image_size)
-    results, (faces, found, false) = measure(parser, args.scene_dir)
+    results, (faces, found, false) = measure(parser, args.image_dir, args.mask_dir, CHANGES[args.change])
     print("| way | mIoU | ms a picture |\n|---|---|---|")
     for way, (miou, milliseconds) in results.items():
         print(f"| {way} | {miou:.4f} | {milliseconds:.0f} |")

@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 
 SCENE_SIZE = 1280, 960  # width and height, px
+PERSON_HEIGHTS = (640, 448, 320)  # px, of one scene after the other
 THINGS = 14  # ellipses, boxes and lines of a backdrop
 
 

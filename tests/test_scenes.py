@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.scenes import holds, measure, noses
+from benchmarks.scenes import CHANGES, holds, measure, noses
 from faceparse.classes import CELEBAMASK
 from faceparse.crops import Crop
 from faceparse.face_parser import Face, ParsedPhoto
@@ -71,10 +71,28 @@ class Oracle:
 
 def test_the_benchmark_counts_finds_and_scores_them(dataset):
     photos, masks = (list_images(dataset / f"scenes/scene_{kind}").values() for kind in ("image", "mask"))
-    results, (faces, found, false) = measure(Oracle(masks), dataset / "scenes")
+    results, (faces, found, false) = measure(
+        Oracle(masks), dataset / "scenes/scene_image", dataset / "scenes/scene_mask"
+    )
     assert (faces, found) == (3, 3)
     assert false == sum(bool(read_photo(path)[0, 0, 0]) for path in photos)
     assert results["found"][0] == pytest.approx(1) and results["whole"][0] < 0.1
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_pair_is_the_same_each_time_and_stays_aligned(dataset, change):
+    """A photograph whose red is ten times the id still is, away from the borders of parts and of the person."""
+    mask = read_mask(dataset / "val/val_mask/val_0000.png").repeat(8, axis=0).repeat(8, axis=1)
+    photo = np.repeat(10 * mask[..., None], 3, axis=2)
+    changed, truth = CHANGES[change](7, photo, mask)
+    again, _ = CHANGES[change](7, photo, mask)
+    np.testing.assert_array_equal(changed, again)
+    assert changed.shape == (*truth.shape, 3) and changed.dtype == truth.dtype == np.uint8
+    person = (truth > 0) & (truth != 255)
+    # A flip interchanges the ids of left and right, but not the colours.
+    expected = [10 * truth, 10 * np.array(CELEBAMASK.flipped_ids(), dtype=np.uint8)[truth]]
+    close = max((np.abs(changed[..., 0].astype(int) - each)[person] < 3).mean() for each in expected)
+    assert person.mean() > 0.05 and close > 0.85
 
 
 def test_a_face_without_a_box_is_where_the_middle_of_its_crop_is():
