@@ -31,6 +31,10 @@ def worker_count(text):
     return whole_number(text, 0, MOST_WORKERS, "more read no faster")
 
 
+def port_number(text):
+    return whole_number(text, 0, 65535, "there is no such port")
+
+
 def picture_side(text):
     return whole_number(text, 1, LARGEST_SIDE, "the memory that it takes grows with its square")
 
@@ -411,5 +415,5 @@ def export_parser(description):
 
 def serve_parser(description):
     parser = _parser(description)
-    parser.add_argument("--port", type=non_negative_int, default=8000, help="of 127.0.0.1; 0 takes a free one")
+    parser.add_argument("--port", type=port_number, default=8000, help="of 127.0.0.1; 0 takes a free one")
     return parser
