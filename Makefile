@@ -1,6 +1,6 @@
 # make demo: see it work.  make test: lint and all tests.  make bench: ours beside the plain versions.
 # make web: the page that parses faces in the browser, served on this machine; needs npm.
-# make fuzz: 200 hostile inputs.  make kills: kills at random moments, and full disks.
+# make fuzz: hostile inputs.  make kills: kills at random moments, and full disks.
 # All set up a virtual environment in .venv first.
 PYTHON ?= python3
 BIN := .venv/bin

@@ -13,7 +13,7 @@ from faceparse.atomic_files import atomic_folder, refuse_overwriting
 from faceparse.classes import find_class_set
 from faceparse.drawing import contact_sheet, render
 from faceparse.errors import InputError, run_script
-from faceparse.images import list_images, open_image, write_picture
+from faceparse.images import list_images, refuse_overwriting_labels, write_picture
 from faceparse.parallel import in_parallel
 from options import color_parser
 
@@ -41,15 +41,6 @@ def match_photos(label_dir, image_dir):
     return pairs
 
 
-def refuse_overwriting_labels(output_dir, stems):
-    """Raise InputError where a picture would replace a label map or mask, which has one channel."""
-    for path in (Path(output_dir) / f"{stem}.png" for stem in stems):
-        if path.exists():
-            with open_image(path) as image:
-                if image.mode in ("P", "L", "1"):
-                    raise InputError(f"--output_dir {output_dir}: {path.name} is a label map; choose another folder")
-
-
 def main(args):
     class_set = find_class_set(args.classes)
     pairs = match_photos(args.label_dir, args.image_dir)
@@ -61,7 +52,7 @@ def main(args):
         print(f"{args.sheet}: written, {len(items)} of {len(pairs)} label maps")
         return
     refuse_overwriting("--output_dir", args.output_dir, *[file for file in pairs[0] if file])
-    refuse_overwriting_labels(args.output_dir, [label.stem for label, _ in pairs])
+    refuse_overwriting_labels("--output_dir", args.output_dir, [f"{label.stem}.png" for label, _ in pairs])
     with atomic_folder(args.output_dir) as unfinished:
         write = partial(write_rendered, alpha=args.alpha, output_dir=unfinished, class_set=class_set)
         for _ in in_parallel(write, pairs, "colouring"):

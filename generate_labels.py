@@ -8,7 +8,8 @@ Where the largest softmax probability exceeds the threshold the prediction repla
 stays. `python main_deeplab.py --self_distill_epoch 30` does both in one run.
 
     python generate_labels.py --unlabelled_dir dataset/test_image more_photographs --tta
-    python main_deeplab.py --label_dir dataset/train/merged_labels --unlabelled_dir dataset/test_image more_photographs
+    python main_deeplab.py --save_prefix all --label_dir dataset/train/merged_labels \\
+        --unlabelled_dir dataset/test_image more_photographs
 
 Photographs of --unlabelled_dir have no masks; they get the predictions, and 255 (ignored) where the model is unsure.
 """
@@ -17,7 +18,7 @@ from dataset_utils import find_unlabelled
 from faceparse.atomic_files import atomic_folder, refuse_overwriting
 from faceparse.classes import find_class_set
 from faceparse.errors import InputError, run_script
-from faceparse.images import match_pairs, refuse_overwriting_masks
+from faceparse.images import match_pairs, refuse_overwriting_labels, refuse_overwriting_masks
 from faceparse.prediction import load_network
 from faceparse.provenance import provenance
 from faceparse.pseudo_labels import PartialMasks, format_changes, write_labels
@@ -32,7 +33,9 @@ def main(args):
     read_dirs = [args.image_dir, args.label_dir, *args.unlabelled_dir]
     refuse_overwriting("--output_dir", args.output_dir, *read_dirs)
     refuse_overwriting("--colored_dir", args.colored_dir, *read_dirs, args.output_dir)
-    refuse_overwriting_masks("--output_dir", args.output_dir, [stem for stem, _, _ in pairs])
+    stems = [stem for stem, _, _ in pairs]
+    refuse_overwriting_masks("--output_dir", args.output_dir, stems)
+    refuse_overwriting_labels("--colored_dir", args.colored_dir, [f"{stem}.png" for stem in stems])
     network = load_network(args.checkpoint, args.gpu_id, args.classes and find_class_set(args.classes))
     partial_masks = [PartialMasks(each, network.class_set) for each in args.partial_masks]
     image_size = args.image_size or network.image_size

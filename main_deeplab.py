@@ -26,7 +26,7 @@ from faceparse.atomic_files import atomic_folder, only_writer
 from faceparse.augmentation import augment
 from faceparse.classes import find_class_set
 from faceparse.drawing import save_overlay
-from faceparse.errors import InputError, run_script, unbroken
+from faceparse.errors import InputError, first_line, run_script, unbroken
 from faceparse.images import read_mask_of
 from faceparse.loggers import import_logger, open_logger
 from faceparse.memory import keep_freed_memory
@@ -96,21 +96,20 @@ def train_one_epoch(state, epoch, trained, training_set, device, *, first_step=0
         if state.ema is not None:
             state.ema.update_parameters(state.model)
         if not progress.disable and (step - first_step) % 20 == 1:
-            pace = (time.perf_counter() - start) / images
-            images_left = images / (step - first_step) * ((args.epochs - epoch + 1) * steps - step)
+            elapsed, steps_left = time.perf_counter() - start, (args.epochs - epoch + 1) * steps - step
             progress.set_postfix_str(
-                f"loss {total.item() / step:.4f}, {1 / pace:.1f} images/s, "
-                f"{tqdm.format_interval(pace * images_left)} left for all epochs"
+                f"loss {total.item() / step:.4f}, {images / elapsed:.1f} images/s, "
+                f"{tqdm.format_interval(elapsed / (step - first_step) * steps_left)} left for all epochs"
             )
         if args.save_steps and step % args.save_steps == 0:
             state.save_within_epoch(run_dir, epoch, step, finite(total.item(), args, epoch, step))
     mean_loss = distributed.sum_over_processes(total).item() / (steps * distributed.world_size())
     finite(mean_loss, args, epoch, steps)
     seconds = time.perf_counter() - start
-    pace = {"images_per_second": round(images / seconds, 2), "data_wait": batches.waited / seconds}
+    speed = {"images_per_second": round(images / seconds, 2), "data_wait": batches.waited / seconds}
     if device.type == "cuda":
-        pace["peak_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
-    return {"train_loss": mean_loss, **pace}
+        speed["peak_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
+    return {"train_loss": mean_loss, **speed}
 
 
 def finite(loss, args, epoch, step):
@@ -229,9 +228,8 @@ def compile_if_possible(model, device):
         # Try a small function first, which needs the same tools.
         torch.compile(lambda x: x.sin() + 1)(torch.zeros(1, device=device))
     except Exception as error:  # whatever the C++ compiler, Triton or the driver raise
-        reason = (str(error.__cause__ or error).splitlines() or [type(error).__name__])[0]
         if distributed.rank() == 0:
-            print(f"--compile: does not work here, continuing without it ({reason})")
+            print(f"--compile: does not work here, continuing without it ({first_line(error.__cause__ or error)})")
         return
     model.compile()
 
@@ -249,7 +247,12 @@ def check_start(args, run_dir, train_pairs, class_set, device):
     states = [run_dir / name for name in STATES if (run_dir / name).exists()]
     if args.resume and not states:
         raise InputError(f"{run_dir / STATES[0]}: nothing to resume; start without --resume")
-    if not args.resume and (any(run_dir.glob("[!.]*.pt")) or (run_dir / "merged_labels").exists()):
+    files = {path.name for path in run_dir.glob("[!.]*.pt")}
+    # A run that was killed before its first state leaves these, and can only start again.
+    left_over = (
+        not states and files <= {"Deeplab_checkpoint_epoch_1.pt", "best.pt"} and (run_dir / "log.jsonl").exists()
+    )
+    if not args.resume and ((files and not left_over) or (run_dir / "merged_labels").exists()):
         raise InputError(f"{run_dir}: holds a run; --resume continues it, another --save_prefix starts a new run")
     if args.sync_batchnorm and device.type != "cuda":
         raise InputError("--sync_batchnorm: PyTorch has this for GPUs alone; leave it out on the CPU")
@@ -266,7 +269,7 @@ def check_start(args, run_dir, train_pairs, class_set, device):
 def prepare_run_dir(run_dir):
     """Make the folder and remove the unfinished files of a killed run."""
     run_dir.mkdir(parents=True, exist_ok=True)
-    for unfinished in run_dir.rglob(".*.tmp.*"):
+    for unfinished in (*run_dir.glob(".*.tmp.*"), *run_dir.glob("visualizations/.*.tmp.*")):
         unfinished.unlink()
 
 
@@ -278,6 +281,14 @@ def main(args):
         alone = only_writer(run_dir, "wait for its end, or give another --save_prefix")
         with alone if distributed.rank() == 0 else nullcontext():
             train(args, device, run_dir)
+
+
+def read_run_log(run_dir, last_epoch):
+    """Return the log of a run that is resumed; InputError, which says what to do, where it is damaged."""
+    try:
+        return read_log(run_dir / "log.jsonl", last_epoch)
+    except InputError as error:
+        raise InputError(f"{error}; put back the file, or resume without it") from None
 
 
 def train(args, device, run_dir):
@@ -292,11 +303,11 @@ def train(args, device, run_dir):
     torch.backends.cudnn.benchmark = True  # all training batches are of one size
     state = build_training(args, device, class_set)
 
-    first_epoch, log, last = 1, [], {}
+    first_epoch, log, saved = 1, [], {}
     if args.resume:
-        state_path, last = read_newest(args, run_dir, class_set)
-        state.load(state_path, last)
-        first_epoch, log = last["epoch"] + 1, read_log(run_dir / "log.jsonl", last["epoch"])
+        state_path, saved = read_newest(args, run_dir, class_set)
+        state.load(state_path, saved)
+        first_epoch, log = saved["epoch"] + 1, read_run_log(run_dir, saved["epoch"])
 
     distributed.barrier()  # all have checked before the first one writes
     if distributed.rank() == 0:
@@ -307,13 +318,13 @@ def train(args, device, run_dir):
             f"{args.model_type}: {count_parameters(state.model):,} parameters; "
             f"{len(train_pairs)} + {len(val_pairs)} pairs; epochs {first_epoch} to {args.epochs}"
         )
-        send_to_logger = open_logger(args.logger, run_dir, log, vars(args), class_set)
+        send_to_logger = open_logger(args.logger, run_dir, log, first_epoch, vars(args), class_set)
     if args.compile:
         compile_if_possible(state.model, device)
     trained = distributed.data_parallel(state.model, device)  # BatchNorm statistics are averaged once an epoch
 
     # After the line above, which may give all processes the statistics of the first.
-    begin = state.enter_epoch(last) if "step" in last else {}
+    begin = state.enter_epoch(state_path, saved) if "step" in saved else {}
     training_set = None
     for epoch in range(first_epoch, args.epochs + 1):
         start = time.perf_counter()
@@ -356,10 +367,7 @@ def train(args, device, run_dir):
 
 
 def save_epoch(state, run_dir, log):
-    """Write the files of an epoch. last.pt comes last, so that a run killed before it repeats the epoch.
-
-    best.pt is the best since the epoch `state.best_since`, from which on one truth was scored on.
-    """
+    """Write the files of an epoch. last.pt comes last, so that a run killed before it repeats the epoch."""
     line = log[-1]
     print("  ".join(f"{key} {value:.4g}" for key, value in line.items() if key != "IoU"))
     write_log(run_dir / "log.jsonl", log)
@@ -367,8 +375,8 @@ def save_epoch(state, run_dir, log):
     if "mIoU" in line:
         draw_runs(run_dir / "training_loss_plot.png", {run_dir.name: log})
         checkpoints.save(run_dir / f"Deeplab_checkpoint_epoch_{line['epoch']}.pt", content)
-        earlier = [each.get("mIoU") or -1 for each in log[:-1] if each["epoch"] >= state.best_since]
-        if line["mIoU"] > max(earlier, default=-1):
+        if line["mIoU"] > state.best_miou:
+            state.best_miou = line["mIoU"]
             checkpoints.save(run_dir / "best.pt", content | {"mIoU": line["mIoU"]})
     state.save(run_dir, line["epoch"])
 

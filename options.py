@@ -112,7 +112,9 @@ def _add_gpu(parser):
 def _add_hardware(parser):
     group = parser.add_argument_group("hardware")
     _add_gpu(group)
-    group.add_argument("--workers", type=worker_count, default=2, help="processes that read files; 0 reads in this one")
+    group.add_argument(
+        "--workers", type=worker_count, default=2, help="processes or threads that read files; 0 reads in the main one"
+    )
     return group
 
 

@@ -1,6 +1,6 @@
 """Find the faces in your own photographs and videos, parse them, cut parts out and recolour them.
 
-    pip install -r requirements-faces.txt
+    pip install -r requirements.txt -r requirements-faces.txt       # for .onnx files requirements-onnx.txt will do
     python parse_faces.py me.jpg                                    # parsed/me.png, me_overlay.jpg, me.json
     python parse_faces.py me.jpg --cutout hair,hat                  # parsed/me_hair_hat.png with a soft edge
     python parse_faces.py me.jpg --colors hair=#a02020              # parsed/me_colored.jpg
@@ -24,7 +24,13 @@ from faceparse.class_counts import class_pixels
 from faceparse.classes import find_class_set
 from faceparse.drawing import cut_out, overlay, recolour
 from faceparse.errors import InputError, run_script
-from faceparse.images import IMAGE_SUFFIXES, refuse_overwriting_masks, write_label_map, write_picture
+from faceparse.images import (
+    IMAGE_SUFFIXES,
+    refuse_overwriting_labels,
+    refuse_overwriting_masks,
+    write_label_map,
+    write_picture,
+)
 from faceparse.provenance import provenance
 from options import parse_faces_parser
 
@@ -152,6 +158,8 @@ def main(args):
     refuse_same_outputs({file: output_names(file, file in videos, suffixes, args.colors) for file in files})
     refuse_overwriting("--output_dir", args.output_dir, *files)
     refuse_overwriting_masks("--output_dir", args.output_dir, [file.stem for file in files])
+    pictures = [f"{file.stem}_{suffix}.png" for file in files for suffix in suffixes]
+    refuse_overwriting_labels("--output_dir", args.output_dir, pictures)
     parser = FaceParser(
         args.checkpoint,
         gpu_id=args.gpu_id,

@@ -18,10 +18,7 @@ def read_runs(paths):
         file = path / "log.jsonl" if path.is_dir() else path
         if not file.is_file():
             raise InputError(f"{file}: no such file; give the folder of a run under checkpoints/")
-        try:
-            runs[str(path)] = read_log(file, math.inf)
-        except (KeyError, TypeError, ValueError):
-            raise InputError(f"{file}: is no log of a training, a line of JSON for each epoch") from None
+        runs[str(path)] = read_log(file, math.inf)
         if not runs[str(path)]:
             raise InputError(f"{file}: holds no epoch yet")
     return runs

@@ -9,7 +9,7 @@ import torch
 from faceparse import distributed
 from faceparse.atomic_files import atomic_path
 from faceparse.classes import CELEBAMASK, class_set_from_dict, require_class_set
-from faceparse.errors import InputError
+from faceparse.errors import InputError, first_line
 from faceparse.network_size import checked_image_size
 from models import MODELS, build_model
 
@@ -27,7 +27,7 @@ def save(path, content, keep=None):
         try:
             torch.save(content, temporary)
         except RuntimeError as error:  # torch's error for a full disk
-            raise InputError(f"{path}: cannot be written ({str(error).splitlines()[0]})") from None
+            raise InputError(f"{path}: cannot be written ({first_line(error)})") from None
 
 
 def describe(model_type, class_set, state_dict):
@@ -54,17 +54,17 @@ def unpickle(path):
     except pickle.UnpicklingError:
         raise InputError(f"{path}: refused, holds more than weights or is not a checkpoint at all") from None
     except Exception as error:  # damaged files make torch.load raise nearly anything
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path}: not a readable checkpoint, perhaps truncated ({reason})") from None
+        raise InputError(f"{path}: not a readable checkpoint, perhaps truncated ({first_line(error)})") from None
 
 
-def read_checkpoint(path, class_set=None):
+def read_checkpoint(path, class_set=None, content=None):
     """Read a file of `save`, or a bare state_dict of the challenge's network: what `describe` returns, and more.
 
-    Its "class_set" is the ClassSet of the weights. `class_set` is the one that is wanted, None for any.
+    Its "class_set" is the ClassSet of the weights. `class_set` is the one that is wanted, None for any; `content` is
+    what `unpickle` gave, where that was called already.
     Raises InputError as `unpickle` does, for what describes no model of this project, and for another class set.
     """
-    content = unpickle(path)
+    content = content or unpickle(path)
     if is_state_dict(content):
         content = describe_bare(path, without_module_prefix(content))
     fields = {"model_type": str, "num_classes": int, "state_dict": dict}

@@ -13,7 +13,7 @@ from faceparse.class_counts import class_pixels, format_counts
 from faceparse.classes import CELEBAMASK, CLASS_SETS
 from faceparse.dataset_layout import find_splits, split_folders
 from faceparse.errors import InputError
-from faceparse.images import list_images, open_image, read_pair, read_photo
+from faceparse.images import MASK_MODES, list_images, open_image, read_pair, read_photo
 from faceparse.parallel import in_parallel
 
 # Of 256. In the 1,000 pictures of our share of CelebAMask-HQ the one that occurs twice, cropped and coloured anew,
@@ -113,7 +113,7 @@ def explain_colours(mask_file):
     """Say which class ids the colours of a mask stand for; nothing where it is not in colour."""
     try:
         with open_image(mask_file) as image:
-            if image.mode in ("P", "L", "1"):
+            if image.mode in MASK_MODES:
                 return ""
             counted = image.convert("RGB").getcolors(256)
     except InputError:  # the problem is another one

@@ -2,12 +2,15 @@
 
 import hashlib
 import os
+import time
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
 
 from faceparse import distributed
 from faceparse.errors import InputError
+from faceparse.locking import hold, release
 
 
 def decoded_path(folder, pairs, image_size, class_set):
@@ -30,27 +33,48 @@ def open_or_make(path, size, fill):
     disk is full or the folder cannot be written to.
     """
     if not distributed.from_first(path.exists()):
-        # Without a number in its name, so that the next try goes over what a killed process has left. Two runs that
-        # make the file at the same time write the same bytes.
-        unfinished = path.with_suffix(".unfinished")
         try:
-            if distributed.rank() == 0:
-                reserve(unfinished, size)
-            distributed.barrier()
-            fill(map_file(unfinished, size, shared=True))
-            distributed.barrier()
-            if distributed.rank() == 0:
-                flush(unfinished)
-                unfinished.replace(path)
-            distributed.barrier()
+            with alone_in(path.parent) if distributed.rank() == 0 else nullcontext():
+                if not distributed.from_first(path.exists()):  # another run may have made it meanwhile
+                    make(path, size, fill)
         except OSError as error:
-            unfinished.unlink(missing_ok=True)
             reason = error.strerror or error
             raise InputError(f"{path}: cannot be written ({reason}); it takes {size / 1e9:.1f} GB") from None
-        except BaseException:
-            unfinished.unlink(missing_ok=True)
-            raise
     return map_file(path, size, shared=False)
+
+
+def make(path, size, fill):
+    # Without a number in its name, so that the next try goes over what a killed process has left.
+    unfinished = path.with_suffix(".unfinished")
+    try:
+        if distributed.rank() == 0:
+            reserve(unfinished, size)
+        distributed.barrier()
+        fill(map_file(unfinished, size, shared=True))
+        distributed.barrier()
+        if distributed.rank() == 0:
+            flush(unfinished)
+            unfinished.replace(path)
+        distributed.barrier()
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def alone_in(folder):
+    """Hold a folder for this process alone; wait where another one holds it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = hold(folder)
+    if handle is None:
+        print(f"{folder}: another run is decoding; waiting for it")
+    while handle is None:
+        time.sleep(1)
+        handle = hold(folder)
+    try:
+        yield
+    finally:
+        release(handle)
 
 
 def map_file(path, size, shared):
@@ -59,7 +83,6 @@ def map_file(path, size, shared):
 
 def reserve(path, size):
     """Take the space on the disk, or a full one would end the process when it writes to the mapped memory."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as file:
         if hasattr(os, "posix_fallocate"):  # not on macOS
             os.posix_fallocate(file.fileno(), 0, size)

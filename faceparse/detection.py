@@ -4,6 +4,7 @@ import functools
 from dataclasses import dataclass
 
 import cv2
+import numpy as np
 
 from faceparse.errors import InputError
 
@@ -38,7 +39,8 @@ def find_faces(photo):
     if scale != 1:
         size = max(1, round(width * scale)), max(1, round(height * scale))
         photo = cv2.resize(photo, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    boxes, scores, _ = detector().run(photo, 1, WEAK)
+    # dlib reads the memory of an array as it lies, also that of a view such as photo[..., ::-1].
+    boxes, scores, _ = detector().run(np.ascontiguousarray(photo), 1, WEAK)
     return [
         Detection(tuple(side / scale for side in (box.left(), box.top(), box.right() + 1, box.bottom() + 1)), score)
         for box, score in zip(boxes, scores, strict=True)

@@ -13,7 +13,7 @@ import torch
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from faceparse.errors import InputError
+from faceparse.errors import InputError, first_line
 
 
 def is_launched():
@@ -183,5 +183,5 @@ def require_no_gpu():
         torch.cuda.init()
         reason = "no reason given"
     except RuntimeError as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
     raise InputError(f'the GPU does not work ({reason}); repair the driver, or set CUDA_VISIBLE_DEVICES="" for the CPU')

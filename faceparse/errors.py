@@ -19,6 +19,7 @@ OF_A_PATH = {
 }
 TOO_LITTLE_MEMORY = {  # by name or text, because not every script imports torch
     "OutOfMemoryError": "the GPU has too little memory; lower --batch_size or --image_size",
+    "CUDA error: out of memory": "the GPU's memory is in use; choose another --gpu_id",
     "MemoryError": "there is too little memory; lower --batch_size, --image_size or --workers",
     "DefaultCPUAllocator": "there is too little memory; lower --batch_size, --image_size or --workers",
     "DataLoader worker": "a process that reads files died, perhaps for lack of memory; lower --workers",
@@ -85,6 +86,11 @@ def _signals_caught():
 def is_of_a_path(error):
     """Tell whether an OSError comes from a path, a disk or a device that the user gave, and not from a bug."""
     return error.errno in OF_A_PATH
+
+
+def first_line(error):
+    """Return the first line of an exception's text; its type where it has no text."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def too_little_memory(error):

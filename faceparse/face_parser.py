@@ -35,7 +35,7 @@ class Face:
         self.box, self.angle, self.crop = None, crop.angle, crop
         self.log_probabilities, self.class_set = log_probabilities, class_set
 
-    @cached_property
+    @property
     def probabilities(self):
         """float32 [C, h, w] on the crop's grid, by class id."""
         probabilities = np.exp(self.log_probabilities)
@@ -76,7 +76,7 @@ class Face:
                 chosen += probability
             if index == 0:
                 background = probability
-        total[~inside], chosen[~inside], background[~inside] = 1, 0 in ids, 1
+        total[~inside], chosen[~inside], background[~inside] = 1, 0, 1
         return region, chosen / total, background / total
 
 

@@ -13,6 +13,7 @@ from faceparse.classes import CELEBAMASK, IGNORE_INDEX
 from faceparse.errors import InputError
 
 IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+MASK_MODES = ("P", "L", "1")  # of Pillow: one channel of ids
 MADE_BY = "Made by"  # the text in a label map's PNG that says what made it
 
 
@@ -115,7 +116,7 @@ def read_mask(path, class_set=CELEBAMASK):
     Raises InputError for a mask that is not single-channel (mode P, L or 1) or that holds an id that is no class.
     """
     with open_image(path) as image:
-        if image.mode not in ("P", "L", "1"):
+        if image.mode not in MASK_MODES:
             raise InputError(f"{path}: a mask has one channel of class ids (PNG mode P or L); this one is {image.mode}")
         mask = np.array(image).astype(np.uint8, copy=False)
     num_classes, ignored_id = len(class_set), class_set.ignored_id
@@ -174,6 +175,15 @@ def refuse_overwriting_masks(flag, output_dir, stems):
                 f"{flag} {output_dir}: {path.name} is a data set's mask, or does not say what made it; "
                 "choose another folder"
             )
+
+
+def refuse_overwriting_labels(flag, output_dir, names):
+    """Raise InputError where a picture of one of the names would replace a label map or mask, which has one channel."""
+    for path in (Path(output_dir) / name for name in names):
+        if path.exists():
+            with open_image(path) as image:
+                if image.mode in MASK_MODES:
+                    raise InputError(f"{flag} {output_dir}: {path.name} is a label map; choose another folder")
 
 
 def write_label_map(path, label_map, palette_of=None, made_by=""):

@@ -6,7 +6,7 @@ Their packages are optional, in requirements-loggers.txt, and imported only wher
 import importlib
 import math
 
-from faceparse.errors import InputError
+from faceparse.errors import InputError, first_line
 
 PACKAGES = {"tensorboard": "torch.utils.tensorboard", "wandb": "wandb"}
 
@@ -19,21 +19,21 @@ def import_logger(kind):
         raise InputError(f"--logger {kind}: the package is missing; pip install {kind}") from None
 
 
-def open_logger(kind, run_dir, log, flags, class_set):
+def open_logger(kind, run_dir, log, first_epoch, flags, class_set):
     """Return a function that sends a line of the log to the logger; it does nothing where `kind` is None.
 
-    log: the earlier lines of a resumed run; flags: {name: value} of the run.
+    log: the earlier lines of a resumed run, which goes on with `first_epoch`; flags: {name: value} of the run.
     """
     if kind is None:
         return lambda line: None
-    send = {"tensorboard": open_tensorboard, "wandb": open_wandb}[kind](run_dir, log, flags, class_set)
+    send = {"tensorboard": open_tensorboard, "wandb": open_wandb}[kind](run_dir, log, first_epoch, flags, class_set)
     return lambda line: send(scalars(line, class_set), line["epoch"])
 
 
-def open_tensorboard(run_dir, log, flags, class_set):
+def open_tensorboard(run_dir, log, first_epoch, flags, class_set):
     """Write into RUN/tensorboard; of a resumed run, what was written for the epochs to come is hidden."""
-    writer = import_logger("tensorboard").SummaryWriter(str(run_dir / "tensorboard"), purge_step=len(log) + 1)
-    writer.add_text("flags", "\n".join(f"    {name}: {value}" for name, value in flags.items()), len(log) + 1)
+    writer = import_logger("tensorboard").SummaryWriter(str(run_dir / "tensorboard"), purge_step=first_epoch)
+    writer.add_text("flags", "\n".join(f"    {name}: {value}" for name, value in flags.items()), first_epoch)
 
     def send(values, epoch):
         for name, value in values.items():
@@ -43,7 +43,7 @@ def open_tensorboard(run_dir, log, flags, class_set):
     return send
 
 
-def open_wandb(run_dir, log, flags, class_set):
+def open_wandb(run_dir, log, first_epoch, flags, class_set):
     """Start a run of this name; a resumed run is a new one in the same group, which gets the earlier lines too."""
     try:
         run = import_logger("wandb").init(
@@ -52,8 +52,7 @@ def open_wandb(run_dir, log, flags, class_set):
     except InputError:
         raise
     except Exception as error:  # no account, no connection: wandb has many errors
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"--logger wandb: {reason}; WANDB_MODE=offline needs no account") from None
+        raise InputError(f"--logger wandb: {first_line(error)}; WANDB_MODE=offline needs no account") from None
     for line in log:
         run.log(scalars(line, class_set), step=line["epoch"])
     return lambda values, epoch: run.log(values, step=epoch)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from faceparse.classes import class_set_from_dict, require_class_set
-from faceparse.errors import InputError
+from faceparse.errors import InputError, first_line
 from faceparse.network_size import checked_image_size
 
 
@@ -31,7 +31,7 @@ class OnnxNetwork:
             self.session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
             metadata = self.session.get_modelmeta().custom_metadata_map
         except Exception as error:  # ONNX Runtime's own exception types have no common public base
-            raise InputError(f"{path}: not a readable ONNX file ({str(error).splitlines()[0]})") from None
+            raise InputError(f"{path}: not a readable ONNX file ({first_line(error)})") from None
         names = [each.name for each in [*self.session.get_inputs(), *self.session.get_outputs()]]
         if names == ["photos", "labels"]:
             raise InputError(f"{path}: gives label maps, and the scripts need logits; export it without --labels")
@@ -51,7 +51,7 @@ class OnnxNetwork:
         try:
             logits = self.session.run(["logits"], {"photos": np.ascontiguousarray(photos)})[0]
         except Exception as error:  # as above
-            raise InputError(f"{self.path}: cannot be run ({str(error).splitlines()[0]}); export it again") from None
+            raise InputError(f"{self.path}: cannot be run ({first_line(error)}); export it again") from None
         if logits.ndim != 4 or logits.shape[:2] != (len(photos), len(self.class_set)):
             raise InputError(f"{self.path}: returns {list(logits.shape)}, no logits of its classes; export it again")
         if not np.isfinite(logits).all():

@@ -65,13 +65,11 @@ def read_log(path, last_epoch):
                 break
             line = None
         if not is_epoch(line):
-            raise InputError(
-                f"{path}: line {number} is no log of a training's epoch; put back the file, or resume without it"
-            )
+            raise InputError(f"{path}: line {number} is no log of a training's epoch")
         if line["epoch"] <= last_epoch:
             lines.append(line)
-    if not math.isinf(last_epoch) and (not lines or lines[-1]["epoch"] < last_epoch):
-        raise InputError(f"{path}: lacks epoch {last_epoch}; put back the file, or resume without it")
+    if not math.isinf(last_epoch) and (lines[-1]["epoch"] if lines else 0) < last_epoch:
+        raise InputError(f"{path}: lacks epoch {last_epoch}")
     return lines
 
 

@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from faceparse import checkpoints, distributed
+from faceparse.dataset_layout import split_folders
 from faceparse.errors import InputError, unbroken
 from faceparse.precision import Precision
 
@@ -31,9 +32,22 @@ FREE_ON_RESUME = {
     "logger",
     "load_model_path",
     "load_not_strict",
+    "save_prefix",
+    "classes",
+    "unlabelled_dir",
+    "partial_masks",
 }
 STATES = ("last.pt", "previous.pt")  # what --resume reads: the first of them, or the second where that is damaged
-STATE_FIELDS = {"args": dict, "epoch": int, "optimizer": dict, "trained_state_dict": dict, "averaged_steps": int}
+STATE_FIELDS = {
+    "args": dict,
+    "epoch": int,
+    "optimizer": dict,
+    "trained_state_dict": dict,
+    "averaged_steps": int,
+    "best_miou": float,
+}
+STEP_FIELDS = {"step": int, "processes": list}  # of a state within an epoch, in which
+PROCESS_FIELDS = {"loss_sum": float, "trained_buffers": dict, "buffers": dict}  # each process has these
 
 
 @dataclass
@@ -45,7 +59,7 @@ class TrainingState:
     ema: AveragedModel | None  # None without --ema
     optimizer: Optimizer
     precision: Precision
-    best_since: int = 1  # since this epoch one truth was scored on, so that scores can be compared
+    best_miou: float = -1.0  # of best.pt
 
     @property
     def evaluated(self):
@@ -65,7 +79,7 @@ class TrainingState:
             "averaged_steps": 0 if self.ema is None else int(self.ema.n_averaged),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.precision.state_dict(),
-            "best_since": self.best_since,
+            "best_miou": self.best_miou,
         }
         path, before = (run_dir / name for name in STATES)
         checkpoints.save(path, self.content(epoch) | state | within_epoch, keep=before)
@@ -80,71 +94,94 @@ class TrainingState:
             with unbroken():
                 self.save(run_dir, epoch - 1, step=step, processes=processes)
 
-    def load(self, path, last):
+    def load(self, path, saved):
         """Continue from what `read_newest` returned."""
-        checkpoints.load_weights(self.evaluated, last["state_dict"], path)
-        checkpoints.load_weights(self.model, last["trained_state_dict"], path)
+        checkpoints.load_weights(self.evaluated, saved["state_dict"], path)
+        checkpoints.load_weights(self.model, saved["trained_state_dict"], path)
         if self.ema is not None:
-            self.ema.n_averaged.fill_(last["averaged_steps"])
-        checkpoints.load_optimizer(self.optimizer, last["optimizer"], path)
-        self.precision.load_state_dict(last.get("scaler"))
-        self.best_since = last.get("best_since", 1)
+            self.ema.n_averaged.fill_(saved["averaged_steps"])
+        checkpoints.load_optimizer(self.optimizer, saved["optimizer"], path)
+        self.precision.load_state_dict(saved.get("scaler"))
+        self.best_miou = saved["best_miou"]
 
-    def enter_epoch(self, last):
+    def enter_epoch(self, path, saved):
         """Give this process its own statistics back; return where in the epoch it goes on: first_step and loss_sum."""
-        count = len(last["processes"])
+        count = len(saved["processes"])
         if count != distributed.world_size() and distributed.rank() == 0:
             print(f"{count} processes are now {distributed.world_size()}: the run differs from an uninterrupted one")
-        own = last["processes"][distributed.rank() % count]
-        self.model.load_state_dict(own["trained_buffers"], strict=False)
-        self.evaluated.load_state_dict(own["buffers"], strict=False)
-        steps_to_one = last["args"]["batch_size"] / self.args.batch_size  # the batch size may have changed
-        return {"first_step": int(last["step"] * steps_to_one), "loss_sum": own["loss_sum"] * steps_to_one}
+        own = saved["processes"][distributed.rank() % count]
+        for network, buffers in ((self.model, own["trained_buffers"]), (self.evaluated, own["buffers"])):
+            checkpoints.load_weights(network, network.state_dict() | buffers, path)
+        steps_per_saved_step = saved["args"]["batch_size"] / self.args.batch_size  # the batch size may have changed
+        return {
+            "first_step": int(saved["step"] * steps_per_saved_step),
+            "loss_sum": own["loss_sum"] * steps_per_saved_step,
+        }
 
 
 def read_newest(args, run_dir, class_set):
-    """Return (path, state) of the newest whole state of a run; InputError as `read_last`, where none is whole."""
+    """Return (path, state) of the newest whole state of a run; InputError as `check_flags`, and where none is whole."""
     path, before = (run_dir / name for name in STATES)
     try:
-        checkpoints.unpickle(path)
+        content = checkpoints.unpickle(path)
     except InputError as error:
         if not before.exists():
             raise
         if distributed.rank() == 0:
-            print(f"{error}; resuming from {before}, an epoch earlier")
-        path = before
-    return path, read_last(args, path, class_set)
+            print(f"{error}; resuming from {before}, the state before it")
+        path, content = before, None
+    saved = checkpoints.read_checkpoint(path, class_set, content)
+    check_flags(args, path, saved)
+    return path, saved
 
 
-def read_last(args, path, class_set):
-    """Return the state to resume from; InputError where the flags would make it another run, or it is complete."""
-    last = checkpoints.read_checkpoint(path, class_set)
-    wrong = [key for key, kind in STATE_FIELDS.items() if not isinstance(last.get(key), kind)]
+def check_flags(args, path, saved):
+    """Raise InputError where `saved` is no state, where the flags would make it another run, or it is complete."""
+    wrong = lacking(saved, STATE_FIELDS)
+    if "step" in saved:
+        wrong += lacking(saved, STEP_FIELDS)
+        wrong += [name for each in saved.get("processes") or () for name in lacking(each, PROCESS_FIELDS)]
     if wrong:
-        raise InputError(f"{path}: not written by this version of main_deeplab.py, lacks {', '.join(sorted(wrong))}")
+        raise InputError(
+            f"{path}: not written by this version of main_deeplab.py, lacks {', '.join(sorted(set(wrong)))}"
+        )
     changed = [
         f"--{name} {value} (now {getattr(args, name, None)})"
-        for name, value in last["args"].items()
+        for name, value in saved["args"].items()
         if name not in FREE_ON_RESUME and value != getattr(args, name, None)
     ]
     if changed:
         raise InputError(f"{path}: the run began with {', '.join(changed)}; --resume takes the same flags")
-    if 0 < args.self_distill_epoch <= last["epoch"] and not same_folder(args.label_dir, last["args"].get("label_dir")):
+    label_dir = saved["args"].get("label_dir")
+    if 0 < args.self_distill_epoch <= saved["epoch"] and not same_folder(args.label_dir, label_dir):
         raise InputError(
-            f"--label_dir {args.label_dir}: self-distillation has merged the labels of {last['args'].get('label_dir')} "
-            "already; give the same, or start a new run by another --save_prefix"
+            f"--label_dir {args.label_dir}: self-distillation has merged the labels of {label_dir} already; give the "
+            "same, or start a new run by another --save_prefix"
         )
-    if not same_folder(args.truth_dir, last["args"].get("truth_dir")):
-        last["best_since"] = last["epoch"] + 1
+    before, now = (truth_folder(flags) for flags in (saved["args"], vars(args)))
+    if not same_folder(before, now):
+        saved["best_miou"] = -1.0
         if distributed.rank() == 0:
-            print(f"--truth_dir was {last['args'].get('truth_dir')}, is {args.truth_dir}: best.pt starts anew")
-    if last["epoch"] >= args.epochs:
-        raise InputError(f"{path}: has {last['epoch']} epochs already; give more --epochs to continue")
+            print(f"the truth was {before}, is {now}: best.pt starts anew")
+    if saved["epoch"] >= args.epochs:
+        raise InputError(f"{path}: has {saved['epoch']} epochs already; give more --epochs to continue")
     for name in ("learning_rate", "batch_size", *(["epochs"] if args.schedule == "cosine" else [])):
-        before, now = last["args"].get(name), getattr(args, name)
+        before, now = saved["args"].get(name), getattr(args, name)
         if now != before and distributed.rank() == 0:
             print(f"--{name} was {before}, is {now}: from here on the run differs from an uninterrupted one")
-    return last
+
+
+def lacking(content, fields):
+    """Return the names of {name: type} that a value from a file lacks."""
+    return [
+        name
+        for name, kind in fields.items()
+        if not isinstance(content, dict) or not isinstance(content.get(name), kind)
+    ]
+
+
+def truth_folder(flags):
+    return flags.get("truth_dir") or split_folders(flags.get("dataset_dir", ""), "val")[1]
 
 
 def same_folder(one, other):

@@ -3,6 +3,8 @@
 import torch
 from torch.nn import functional as F
 
+from faceparse.network_size import SMALLEST_SIDE
+
 TTA_SCALES = (0.75, 1.0, 1.25)
 
 
@@ -18,7 +20,7 @@ class FlipAndScale:
         photos, size, total = torch.from_numpy(photos), photos.shape[2:], 0
         flipped_ids = self.class_set.flipped_ids()[: len(self.class_set)]
         for scale in TTA_SCALES:
-            scaled_size = [max(32, round(side * scale)) for side in size]
+            scaled_size = [max(SMALLEST_SIDE, round(side * scale)) for side in size]
             scaled = F.interpolate(photos, size=scaled_size, mode="bilinear", align_corners=False, antialias=True)
             logits = self._logits(scaled)
             mirrored = self._logits(scaled.flip(3)).flip(3)[:, flipped_ids]  # Their left is our right.

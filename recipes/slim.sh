@@ -18,10 +18,10 @@ train() { # train NAME EPOCHS FLAGS...: what is complete is skipped, what was in
     local name=$1 epochs=$2 resume=()
     shift 2
     [ -e "checkpoints/$name/Deeplab_checkpoint_epoch_$epochs.pt" ] && return
-    [ -e "checkpoints/$name/last.pt" ] && resume=(--resume)
+    [ -e "checkpoints/$name/last.pt" ] || [ -e "checkpoints/$name/previous.pt" ] && resume=(--resume)
     python main_deeplab.py --save_prefix "$name" --epochs "$epochs" --optimizer adamw --weight_decay 0.01 \
         --schedule cosine --ema 0.998 --augment full --augment_from_epoch 1 --focal_weight 0 --dice_weight 0.5 \
-        --dice_present_only --repeat_rare 0.25 --truth_dir dataset/corrected/val_mask "$@" "${resume[@]}"
+        --dice_present_only --repeat_rare 0.25 --truth_dir dataset/corrected/val_mask "$@" ${resume:+"${resume[@]}"}
 }
 
 label() { # label CHECKPOINT FOLDER: the corrected masks as they are, and labels for the photographs without masks

@@ -9,7 +9,7 @@ import os
 import pytest
 
 # Before anything imports torch. Processes that the tests start inherit these.
-os.environ["TEST_GPUS"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0")  # for test_cuda.py
+os.environ.setdefault("TEST_GPUS", os.environ.get("CUDA_VISIBLE_DEVICES", "0"))  # for test_cuda.py
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ["OMP_NUM_THREADS"] = "1"
 

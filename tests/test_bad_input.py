@@ -400,5 +400,8 @@ def test_a_batch_that_the_gpu_cannot_hold_is_one_line_and_other_runtime_errors_s
     with pytest.raises(SystemExit) as ended:
         errors.run_script(lambda: fail(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")))
     assert ended.value.code == 2 and "--batch_size" in the_error(capsys.readouterr().err)
+    with pytest.raises(SystemExit):
+        errors.run_script(lambda: fail(RuntimeError("CUDA error: out of memory\nCompile with TORCH_USE_CUDA_DSA")))
+    assert "--gpu_id" in the_error(capsys.readouterr().err)
     with pytest.raises(RuntimeError, match="a bug"):
         errors.run_script(lambda: fail(RuntimeError("a bug")))

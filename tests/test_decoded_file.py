@@ -8,7 +8,7 @@ import torch
 
 import dataset_utils
 from dataset_utils import TrainingSet, find_pairs
-from faceparse import decoded_file
+from faceparse import decoded_file, locking
 from faceparse.classes import CELEBAMASK, LAPA
 from faceparse.decoded_file import decoded_path
 from faceparse.errors import InputError
@@ -35,6 +35,23 @@ def test_the_second_run_decodes_nothing_and_sees_the_same(pairs, tmp_path, monke
     monkeypatch.undo()
     in_memory = training_set(pairs, tmp_path, cache="ram")
     assert torch.equal(first.photos, in_memory.photos) and torch.equal(first.masks, in_memory.masks)
+
+
+def test_a_run_waits_for_another_that_decodes_the_same(pairs, tmp_path, monkeypatch, capsys):
+    first = training_set(pairs, tmp_path)
+    (path,) = (tmp_path / "decoded").iterdir()
+    path.rename(tmp_path / "elsewhere")
+    handle = locking.hold(tmp_path / "decoded")
+
+    def other_run_ends(_seconds):
+        (tmp_path / "elsewhere").rename(path)
+        locking.release(handle)
+
+    monkeypatch.setattr(decoded_file.time, "sleep", other_run_ends)
+    monkeypatch.setattr(dataset_utils, "read_pair", lambda *_: pytest.fail("reads a picture"))
+    second = training_set(pairs, tmp_path)
+    assert torch.equal(first.photos, second.photos)
+    assert "another run is decoding; waiting for it" in capsys.readouterr().out
 
 
 def test_the_fingerprint_follows_all_that_the_bytes_follow_from(pairs, tmp_path):

@@ -156,6 +156,14 @@ def test_larger_faces_cover_smaller_ones_except_by_background():
     np.testing.assert_array_equal(np.delete(parsed.labels, [3, 4], axis=0), np.delete(expected, [3, 4], axis=0))
 
 
+def test_a_view_of_an_array_is_searched_as_its_copy():
+    """The usual way from OpenCV's BGR to RGB has a negative stride."""
+    pytest.importorskip("dlib")
+    photo = read_photo(ASTRONAUT)
+    view = np.ascontiguousarray(photo[..., ::-1])[..., ::-1]
+    assert detection.find_faces(view) == detection.find_faces(photo) != []
+
+
 def test_probabilities_of_all_classes_sum_to_one_and_choose_the_labels():
     rng = np.random.default_rng(0)
     faces = [

@@ -47,7 +47,7 @@ def test_a_line_becomes_numbers_with_a_name_for_each_class():
 
 
 def test_no_logger_does_nothing(tmp_path):
-    open_logger(None, tmp_path, [], {}, CELEBAMASK)(LINE)
+    open_logger(None, tmp_path, [], 1, {}, CELEBAMASK)(LINE)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -64,7 +64,7 @@ def test_wandb_that_cannot_start_is_bad_input(wandb, tmp_path):
 
     wandb.init = no_account
     with pytest.raises(InputError, match=r"\A--logger wandb: not logged in; WANDB_MODE=offline[^\n]*\Z"):
-        open_logger("wandb", tmp_path, [], {}, CELEBAMASK)
+        open_logger("wandb", tmp_path, [], 1, {}, CELEBAMASK)
 
 
 @pytest.mark.slow
@@ -86,10 +86,10 @@ def test_tensorboard_holds_what_was_sent_and_a_resumed_run_replaces_what_it_repe
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    first = open_logger("tensorboard", tmp_path, [], {"epochs": 3}, CELEBAMASK)
+    first = open_logger("tensorboard", tmp_path, [], 1, {"epochs": 3}, CELEBAMASK)
     for epoch in (1, 2, 3):
         first(LINE | {"epoch": epoch})
-    resumed = open_logger("tensorboard", tmp_path, [{"epoch": 1}, {"epoch": 2}], {"epochs": 3}, CELEBAMASK)
+    resumed = open_logger("tensorboard", tmp_path, [{"epoch": 1}, {"epoch": 2}], 3, {"epochs": 3}, CELEBAMASK)
     resumed(LINE | {"train_loss": 0.125})
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()

@@ -439,7 +439,13 @@ def test_given_masks_are_never_overwritten(checkpoint_path, pairs, tmp_path):
     flags += ["--output_dir", pairs[1], "--colored_dir", tmp_path / "colored", "--threshold", 0]
     with pytest.raises(InputError, match="--output_dir"):
         generate_labels.main(parse(generate_labels_parser, *flags))
-    assert {path.name: path.read_bytes() for path in pairs[1].iterdir()} == before
+    copies = tmp_path / "copies"
+    shutil.copytree(pairs[1], copies)
+    flags += ["--output_dir", tmp_path / "merged", "--colored_dir", copies]
+    with pytest.raises(InputError, match=r"--colored_dir .* is a label map"):
+        generate_labels.main(parse(generate_labels_parser, *flags))
+    for folder in (pairs[1], copies):
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_photographs_are_read_at_the_size_of_the_training(tmp_path, monkeypatch):

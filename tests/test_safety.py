@@ -1,7 +1,6 @@
 """Nothing is lost and nothing is swallowed: what is refused, what two runs at once, a stop or a power cut leave."""
 
 import errno
-import json
 import os
 import shutil
 import signal
@@ -180,17 +179,17 @@ def test_scores_tell_what_made_the_label_maps_and_warn_of_a_mixture(place, capsy
 def test_another_truth_starts_best_anew(place, capsys):
     call(main_deeplab, *TRAIN, "--epochs", 2)
     run_dir = place / "checkpoints/deeplab"
-    lines = [json.loads(line) for line in (run_dir / "log.jsonl").read_text().splitlines()]
-    (run_dir / "log.jsonl").write_text("".join(json.dumps(line | {"mIoU": 0.99}) + "\n" for line in lines))
+    state = torch.load(run_dir / "last.pt", weights_only=True)
+    torch.save(state | {"best_miou": 0.99}, run_dir / "last.pt")
     shutil.copytree("dataset/val/val_mask", "truth")
+    (run_dir / "log.jsonl").unlink()  # that it is lost does not cost best.pt
     capsys.readouterr()
-    call(main_deeplab, *TRAIN, "--epochs", 3, "--resume", "--truth_dir", "truth")
-    assert capsys.readouterr().out.count("--truth_dir was None, is truth: best.pt starts anew") == 1
-    assert torch.load(run_dir / "best.pt", weights_only=True)["epoch"] == 3
-    capsys.readouterr()
-    call(main_deeplab, *TRAIN, "--epochs", 4, "--resume", "--truth_dir", f"{place}/truth")
+    call(main_deeplab, *TRAIN, "--epochs", 3, "--resume", "--truth_dir", "dataset/val/val_mask")
     assert "starts anew" not in capsys.readouterr().out
-    assert torch.load(run_dir / "last.pt", weights_only=True)["best_since"] == 3
+    assert torch.load(run_dir / "best.pt", weights_only=True)["epoch"] < 3
+    call(main_deeplab, *TRAIN, "--epochs", 4, "--resume", "--truth_dir", "truth")
+    assert capsys.readouterr().out.count("the truth was dataset/val/val_mask, is truth: best.pt starts anew") == 1
+    assert torch.load(run_dir / "best.pt", weights_only=True)["epoch"] == 4
 
 
 def test_other_labels_after_self_distillation(place):
@@ -213,7 +212,8 @@ def test_the_newest_whole_state_is_resumed(place, capsys, damage):
     capsys.readouterr()
     call(main_deeplab, *TRAIN, "--epochs", 2, "--resume")
     printed = capsys.readouterr().out
-    assert "resuming from checkpoints/deeplab/previous.pt, an epoch earlier" in printed and "epochs 2 to 2" in printed
+    assert "resuming from checkpoints/deeplab/previous.pt, the state before it" in printed
+    assert "epochs 2 to 2" in printed
     weights = [torch.load(run_dir / name, weights_only=True) for name in ("last.pt", "previous.pt")]
     assert [each["epoch"] for each in weights] == [2, 1]
     (run_dir / "again.pt").write_bytes(whole)
@@ -384,6 +384,46 @@ def test_a_damaged_log_is_refused_and_no_line_of_it_lost(place, damage):
     with pytest.raises(InputError, match=r"log\.jsonl: .*put back the file, or resume without it"):
         call(main_deeplab, *TRAIN, "--epochs", 3, "--resume")
     assert log.read_bytes() == before
+
+
+def test_a_run_killed_before_its_first_state_starts_again(place):
+    call(main_deeplab, *TRAIN, "--epochs", 1, "--save_every", 1)
+    run_dir = place / "checkpoints/deeplab"
+    before = torch.load(run_dir / "best.pt", weights_only=True)["state_dict"]
+    (run_dir / "last.pt").unlink()
+    call(main_deeplab, *TRAIN, "--epochs", 1, "--save_every", 1)
+    after = torch.load(run_dir / "best.pt", weights_only=True)["state_dict"]
+    assert all(torch.equal(value, after[key]) for key, value in before.items())
+    (run_dir / "last.pt").unlink()
+    (run_dir / "best.pt").rename(run_dir / "Deeplab_checkpoint_epoch_28.pt")  # not of such a run
+    with pytest.raises(InputError, match="holds a run"):
+        call(main_deeplab, *TRAIN, "--epochs", 1, "--save_every", 1)
+
+
+def test_a_renamed_run_continues(place):
+    call(main_deeplab, *TRAIN, "--epochs", 1)
+    (place / "checkpoints/deeplab").rename(place / "checkpoints/renamed")
+    call(main_deeplab, *TRAIN, "--epochs", 2, "--resume", "--save_prefix", "renamed")
+    assert (place / "checkpoints/renamed/Deeplab_checkpoint_epoch_2.pt").exists()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"processes": "abc"},
+        {"processes": [{"loss_sum": 0.0}]},
+        {"processes": [{"loss_sum": 0.0, "buffers": {}, "trained_buffers": {"a": torch.ones(1)}}]},
+        {"step": 0.5},
+    ],
+)
+def test_a_damaged_state_within_an_epoch_is_refused(place, damage):
+    call(main_deeplab, *TRAIN, "--epochs", 1)
+    path = place / "checkpoints/deeplab/last.pt"
+    state = torch.load(path, weights_only=True)
+    process = {"loss_sum": 0.0, "buffers": {}, "trained_buffers": {}}
+    torch.save(state | {"step": 1, "processes": [process]} | damage, path)
+    with pytest.raises(InputError, match=r"last\.pt"):
+        call(main_deeplab, *TRAIN, "--epochs", 2, "--resume")
 
 
 @pytest.mark.parametrize("external", ["../secret", "/etc/passwd"])

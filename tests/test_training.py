@@ -335,14 +335,15 @@ def test_killed_within_epochs_and_resumed_there_equals_the_uninterrupted_run(
     killed_run = KilledRun(forks, tmp_path, sample_dataset, "--save_steps", 1, "--cache", "off")
     resumed_at, last_path, previous_path = [], *(killed_run.run_dir / name for name in STATES)
     # Files: previous.pt and last.pt at each of two steps; log; epochs 2 and 3 plot and checkpoint, epoch 2 best.pt;
-    # both states; labels. The third kill lies between the two states, so that only previous.pt is there.
-    for file in (2, 3, 5, 7, 11, 12, 4):
+    # both states; labels. After the third kill epoch 1 is in the log, but the state is that of its last step. The last
+    # kill lies between the two states, so that only previous.pt is there.
+    for file in (2, 3, 2, 5, 7, 11, 12, 4):
         process = killed_run.start(dies_before_file=file)
         process.join(120)
         assert process.exitcode == -signal.SIGKILL
         last = load(last_path if last_path.exists() else previous_path)
         resumed_at.append((last["epoch"] + 1, last.get("step", 0)))
-    assert resumed_at == [(1, 1), (1, 2), (2, 0), (2, 2), (3, 0), (3, 1), (3, 2)]
+    assert resumed_at == [(1, 1), (1, 2), (1, 2), (2, 0), (2, 2), (3, 0), (3, 1), (3, 2)]
     killed_run.finish()
     shutil.copy(reference / "previous.pt", previous_path)  # here it is a state within the last epoch
     assert_same_run(killed_run.run_dir, reference)
@@ -495,7 +496,7 @@ def test_an_epoch_resumed_with_another_batch_size_continues_at_the_same_image(ba
     }
     args, model = parse("--batch_size", batch_size), torch.nn.Linear(1, 1)
     state = TrainingState(args, model, ema=None, optimizer=None, precision=None)
-    assert state.enter_epoch(last) == {"first_step": first_step, "loss_sum": loss_sum}
+    assert state.enter_epoch("last.pt", last) == {"first_step": first_step, "loss_sum": loss_sum}
 
 
 @pytest.mark.slow

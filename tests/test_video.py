@@ -112,6 +112,8 @@ def test_smoothing_lets_fewer_pixels_change(monkeypatch):
         labels = [tracker(frame).labels for _ in range(5)]
         changes[smooth] = np.mean([(a != b).mean() for a, b in pairwise(labels)])
         assert len(tracker.tracks) == 1
+        face = tracker.tracks[0].face
+        np.testing.assert_array_equal(face.probabilities.argmax(axis=0), face.labels)
     assert changes[True] < 0.7 * changes[False]
 
 
