@@ -84,12 +84,14 @@ def test_killed_trainings(sample_dataset, reference, tmp_path, capfd):
     while kills < KILLS:
         folder = tmp_path / f"run{runs}"
         folder.mkdir()
-        # Up to three quarters of a run, so that most runs are killed several times.
+        # Up to three quarters of a run, so that most runs are killed several times; more with each kill, because a
+        # machine that has become slower would never get to an end.
+        longest = 0.75 * seconds
         while killed_after(
-            chance.uniform(0, 0.75 * seconds),
+            chance.uniform(0, longest),
             *(main_deeplab, options.train_parser, train_flags(folder, sample_dataset), folder),
         ):
-            kills += 1
+            kills, longest = kills + 1, 1.1 * longest
         assert_same_run(folder / "checkpoints/deeplab", run_dir)
         assert not [path for path in folder.rglob("*") if ".tmp." in path.name or ".unfinished" in path.name]
         shutil.rmtree(folder)
