@@ -3,11 +3,12 @@
 import shutil
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
-from benchmarks import cases, plain_network, plain_scores, reading
+from benchmarks import cases, plain_network, plain_scores, reading, video
 from benchmarks.__main__ import DEFAULT, Bench, differing_share, lay_out
 from benchmarks.measure import run_python
 from benchmarks.plain_network import mixed_loss
@@ -126,3 +127,11 @@ def test_a_process_is_measured():
     assert measured["answer"] == 42 and measured["seconds"] > 0 and measured["processor_seconds"] > 0
     with pytest.raises(SystemExit, match="status 1"):
         run_python("-c", "raise SystemExit(1)")
+
+
+def test_the_clip_has_the_frames_asked_for_and_moves(tmp_path):
+    video.write_clip(tmp_path / "clip.mp4", 13)
+    capture = cv2.VideoCapture(str(tmp_path / "clip.mp4"))
+    frames = [capture.read()[1] for _ in range(13)]
+    assert all(frame.shape == (480, 640, 3) for frame in frames) and not capture.read()[0]
+    assert np.abs(frames[0].astype(int) - frames[12]).mean() > 5
