@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from faceparse.classes import CELEBAMASK, IGNORE_INDEX
+from faceparse.drawing import LUMA
 
 # Degrees of rotation either way; largest enlargement, whose inverse is the largest reduction; shift, as a share of the
 # side, either way. In mode "wide", half of the samples get the wider ranges.
@@ -17,8 +18,6 @@ BRIGHTNESS = CONTRAST = SATURATION = 0.2  # factors 1 +- this
 HUE = 0.03  # turns of the colour circle, either way
 BLUR = 0.3  # share of samples that are blurred
 NOISE = 0.03  # largest standard deviation, of the range 0 to 1
-
-LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
 def augment(images, masks, mode, generator, class_set=CELEBAMASK):

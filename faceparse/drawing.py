@@ -6,6 +6,8 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from faceparse.classes import CELEBAMASK, IGNORE_INDEX
 from faceparse.images import read_mask, read_pair, read_photo, write_picture
 
+LUMA = (0.299, 0.587, 0.114)  # of red, green and blue, ITU-R BT.601
+
 # Sizes on the contact sheet are in px.
 SHEET_WIDTH, MARGIN, GAP, CAPTION = 1250, 16, 12, 20
 LEGEND_WIDTH, LEGEND_HEIGHT, SWATCH = 130, 22, 14
@@ -48,7 +50,7 @@ def recolour(photo, colour, opacity):
     The shading stays: pixels are as much lighter or darker than the colour as their luma (ITU-R BT.601) was than the
     mean luma of the part.
     """
-    luma = photo @ np.array([0.299, 0.587, 0.114], np.float32)
+    luma = photo @ np.array(LUMA, np.float32)
     shading = luma / max(1.0, np.average(luma, weights=opacity + 1e-9))
     coloured = np.minimum(shading[..., None] * np.float32(colour), 255)
     return np.rint(photo + opacity[..., None] * (coloured - photo)).astype(np.uint8)

@@ -700,7 +700,7 @@ def test_time_spent_on_waiting_for_batches_is_summed():
 def test_fp16_with_a_scaled_loss_resumes_bit_for_bit(sample_dataset, tmp_path, monkeypatch):
     """On the CPU in place of a GPU without bf16. The first steps overflow, so the scale is part of the state."""
     monkeypatch.setattr(precision, "autocast_dtype", lambda device, float32: torch.float16)
-    flags = ["--dataset_dir", sample_dataset, *SMALL, "--learning_rate", 1e-4, "--ema", 0.5]
+    flags = ["--dataset_dir", sample_dataset, *SMALL, *split("--learning_rate 1e-4 --ema 0.5 --save_every 1")]
     whole = train(tmp_path, *flags, "--epochs", 2).rename(tmp_path / "whole")
     train(tmp_path, *flags, "--epochs", 1)
     resumed = train(tmp_path, *flags, "--epochs", 2, "--resume")
