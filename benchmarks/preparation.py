@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
-from benchmarks.measure import run
+from benchmarks.measure import run_python
 from faceparse.errors import run_script
 from faceparse.images import open_image
 from faceparse.parallel import in_parallel
@@ -46,9 +46,9 @@ def main(args):
         measured = []
         for repeat in range(args.repeats):
             flags = ("--source", source, "--output_dir", Path(folder) / f"prepared_{repeat}")
-            floor = run("-m", "benchmarks.preparation", "--floor", source)
-            first = run("prepare_celebamask.py", *flags)
-            again = run("prepare_celebamask.py", *flags)  # finds all there, and so only checks the result
+            floor = run_python("-m", "benchmarks.preparation", "--floor", source)
+            first = run_python("prepare_celebamask.py", *flags)
+            again = run_python("prepare_celebamask.py", *flags)  # finds all there, and so only checks the result
             names = ("processor_seconds", "processor_seconds", "processor_seconds", "peak_mib")
             measured.append([each[name] for each, name in zip((floor, first, again, first), names, strict=True)])
         floor, first, again, peak = (median(values) for values in zip(*measured, strict=True))

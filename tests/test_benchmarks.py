@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import cases, plain_network, plain_scores, reading, video
+from benchmarks import cases, plain_network, plain_scores, preparation, reading, video
 from benchmarks.__main__ import DEFAULT, Bench, differing_share, lay_out
 from benchmarks.measure import run_python
 from benchmarks.plain_network import mixed_loss
@@ -135,3 +135,10 @@ def test_the_clip_has_the_frames_asked_for_and_moves(tmp_path):
     frames = [capture.read()[1] for _ in range(13)]
     assert all(frame.shape == (480, 640, 3) for frame in frames) and not capture.read()[0]
     assert np.abs(frames[0].astype(int) - frames[12]).mean() > 5
+
+
+@pytest.mark.slow
+def test_preparation_is_measured_beside_its_floor(capsys):
+    preparation.main(SimpleNamespace(floor=None, pictures=4, repeats=1))
+    pictures, floor, first, again, ratio, _ = capsys.readouterr().out.splitlines()[-1].strip("| ").split(" | ")
+    assert pictures == "4" and float(first) > float(again) > 0 and float(floor) > 0 and float(ratio) > 1
