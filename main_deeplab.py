@@ -324,7 +324,7 @@ def train(args, device, run_dir):
     trained = distributed.data_parallel(state.model, device)  # BatchNorm statistics are averaged once an epoch
 
     # After the line above, which may give all processes the statistics of the first.
-    begin = state.enter_epoch(state_path, saved) if "step" in saved else {}
+    resume_at = state.enter_epoch(state_path, saved) if "step" in saved else {}
     training_set = None
     for epoch in range(first_epoch, args.epochs + 1):
         start = time.perf_counter()
@@ -346,8 +346,8 @@ def train(args, device, run_dir):
             )
             if device.type == "cuda":
                 try_largest_step(state, trained, training_set, device)
-        trained_line = train_one_epoch(state, epoch, trained, training_set, device, run_dir=run_dir, **begin)
-        begin = {}
+        trained_line = train_one_epoch(state, epoch, trained, training_set, device, run_dir=run_dir, **resume_at)
+        resume_at = {}
         distributed.average_buffers(state.model)
         if state.ema is not None:
             distributed.average_buffers(state.evaluated)

@@ -136,7 +136,10 @@ def read_newest(args, run_dir, class_set):
 
 
 def check_flags(args, path, saved):
-    """Raise InputError where `saved` is no state, where the flags would make it another run, or it is complete."""
+    """Raise InputError where `saved` is no state, where the flags would make it another run, or it is complete.
+
+    Where the truth is another one, the best score so far is forgotten.
+    """
     wrong = lacking(saved, STATE_FIELDS)
     if "step" in saved:
         wrong += lacking(saved, STEP_FIELDS)
