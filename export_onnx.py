@@ -155,6 +155,8 @@ def main(args):
         import onnxscript  # noqa: F401  torch.onnx.export needs it
     except ImportError:
         raise InputError("export_onnx.py needs onnx and onnxscript; pip install -r requirements-export.txt") from None
+    if Path(args.output).suffix != ".onnx":
+        raise InputError(f"--output {args.output}: must end in .onnx")
     model = fold_batchnorm(
         checkpoints.load_model(args.checkpoint, class_set=args.classes and find_class_set(args.classes))
     )

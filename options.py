@@ -10,8 +10,16 @@ LARGEST_NUMBER = 2**31 - 1  # of what counts; what is larger overflows in one li
 MOST_WORKERS = 256  # more processes or threads read no faster, and thousands stop the machine
 
 
+def number(text, kind=float):
+    try:
+        return kind(text)
+    except ValueError:
+        what = "a whole number" if kind is int else "a number"
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what}") from None
+
+
 def whole_number(text, least, most, reason):
-    value = int(text)
+    value = number(text, int)
     if value < least:
         raise argparse.ArgumentTypeError(f"{value} is {'negative' if least == 0 else f'not at least {least}'}")
     if value > most:
@@ -40,14 +48,14 @@ def picture_side(text):
 
 
 def non_negative_float(text):
-    value = float(text)
+    value = number(text)
     if not 0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not a finite number of at least 0")
     return value
 
 
 def fraction(text):
-    value = float(text)
+    value = number(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{value} is not between 0 and 1")
     return value
@@ -95,8 +103,15 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if says_nothing else super()._get_help_string(action)
 
 
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong with a command line in one line."""
+
+    def error(self, message):
+        self.exit(2, f"error: {message}; {self.prog} --help lists all flags\n")
+
+
 def _parser(description):
-    return argparse.ArgumentParser(description=description.strip().splitlines()[0], formatter_class=HelpFormatter)
+    return Parser(description=description.strip().splitlines()[0], formatter_class=HelpFormatter, allow_abbrev=False)
 
 
 def _add_gpu(parser):

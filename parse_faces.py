@@ -35,6 +35,7 @@ from faceparse.provenance import provenance
 from options import parse_faces_parser
 
 NO_FACE, UNREADABLE = 1, 2  # exit statuses
+OTHER_PHOTOGRAPHS = {".heic", ".heif", ".avif", ".dng"}  # what phones write and Pillow does not read
 FACE = ("skin", "nose", "eye_g", "l_eye", "r_eye", "l_brow", "r_brow", "mouth", "i_mouth", "u_lip", "l_lip")
 
 
@@ -51,7 +52,9 @@ def find_inputs(inputs, suffixes):
                 file for file in path.iterdir() if file.suffix.lower() in suffixes and not file.name.startswith(".")
             )
             files += inside
-            if not inside:
+            others = sorted(file for file in path.iterdir() if file.suffix.lower() in OTHER_PHOTOGRAPHS)
+            problems += [f"{file}: of a format that is not read; save it as JPEG or PNG" for file in others]
+            if not inside and not others:
                 problems.append(f"{path}: holds no photographs and no videos")
         elif path.is_file():
             files.append(path)
@@ -154,6 +157,8 @@ def main(args):
         raise InputError("give photographs, videos or folders to parse, or else --webcam 0")
     suffixes = {"_".join(map(str.strip, text.split(","))): text for text in args.cutout}
     files, problems = find_inputs(args.inputs, IMAGE_SUFFIXES | VIDEO_SUFFIXES)
+    if not files:
+        raise InputError("; ".join(problems))
     videos = {file for file in files if file.suffix.lower() in VIDEO_SUFFIXES}
     refuse_same_outputs({file: output_names(file, file in videos, suffixes, args.colors) for file in files})
     refuse_overwriting("--output_dir", args.output_dir, *files)

@@ -45,6 +45,8 @@ def unpickle(path):
 
     Raises InputError for a file that is missing, refused or damaged.
     """
+    if Path(path).is_dir():
+        raise InputError(f"{path}: is a folder; give a checkpoint in it, such as {Path(path) / 'best.pt'}")
     if not Path(path).is_file():
         raise InputError(f"{path}: no such checkpoint; train one with main_deeplab.py or give the path of another")
     try:

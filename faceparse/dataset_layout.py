@@ -46,7 +46,7 @@ def advice(root):
     for script, sign in (("prepare_celebamask.py", "CelebA-HQ-img"), ("prepare_lapa.py", "train/landmarks")):
         if (root / sign).is_dir():
             return f"this is an official download: python {script} --source {root} --output_dir dataset"
-    for folder in sorted(root.iterdir()):
+    for folder in (root.parent, root.parent.parent, *sorted(root.iterdir())):
         if all(path.is_dir() for path in split_folders(folder, "train")):
             return f"{folder} has the layout: give it as --dataset_dir"
     moves = [move for split in ("train", "val") for move in moves_of(root, split)]

@@ -8,6 +8,8 @@ from faceparse.images import read_mask, read_pair, read_photo, write_picture
 
 LUMA = (0.299, 0.587, 0.114)  # of red, green and blue, ITU-R BT.601
 
+LEAST_OPAQUE = 0.2
+
 # Sizes on the contact sheet are in px.
 SHEET_WIDTH, MARGIN, GAP, CAPTION = 1250, 16, 12, 20
 LEGEND_WIDTH, LEGEND_HEIGHT, SWATCH = 130, 22, 14
@@ -35,11 +37,13 @@ def overlay(photo, label_map, alpha=0.5, class_set=CELEBAMASK):
     return np.rint(np.float32(1 - alpha) * photo + colours[label_map]).astype(np.uint8)
 
 
-def cut_out(photo, opacity):
-    """Return a photograph, uint8 RGB [H, W, 3], as RGBA [H, W, 4] of which float [H, W] in 0..1 is the opacity.
+def cut_out(photo, probability):
+    """Return a photograph, uint8 RGB [H, W, 3], as RGBA [H, W, 4], of which the `probability`, float [H, W], stays.
 
-    What is fully transparent is black, so that the cut-out does not hold the rest of the photograph.
+    What is less probable than LEAST_OPAQUE is transparent, or a veil would lie over the rest; what is as far from 1 is
+    opaque. What is transparent is black, so that the cut-out does not hold the rest of the photograph.
     """
+    opacity = np.clip((probability - LEAST_OPAQUE) / (1 - 2 * LEAST_OPAQUE), 0, 1)
     alpha = np.rint(255 * opacity).astype(np.uint8)
     return np.dstack([photo * (alpha > 0)[..., None], alpha])
 

@@ -132,4 +132,7 @@ def run_script(main):
     except KeyboardInterrupt as error:
         number = getattr(error, "number", signal.SIGINT)
         word = "terminated" if number == signal.SIGTERM else "interrupted"
-        end(128 + number, f"{word}: files are whole; run the same command again, a training with --resume")
+        end(
+            128 + number,
+            f"{word}: files are whole; run the same command again, a training that has saved a state with --resume",
+        )

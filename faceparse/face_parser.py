@@ -1,5 +1,6 @@
 """Faces found in whole photographs, each parsed in a crop of its own and put back: `FaceParser`."""
 
+import os
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -219,6 +220,8 @@ def as_photo(image):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
             raise InputError(f"an array must be uint8 RGB [H, W, 3]; this one is {image.dtype} {list(image.shape)}")
         return image
+    if not isinstance(image, str | os.PathLike):
+        raise InputError(f"a photograph is a path, a PIL image or an array; this is of type {type(image).__name__}")
     return read_photo(image)
 
 

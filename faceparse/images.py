@@ -35,7 +35,8 @@ def images_of(path):
     if path.is_file():
         return [path]
     if not path.is_dir():
-        raise InputError(f"{path}: {'not a regular file' if path.exists() else 'no such file or folder'}")
+        hint = "; dataset/README.md says how to get the data" if path.parts[:1] == ("dataset",) else ""
+        raise InputError(f"{path}: {'not a regular file' if path.exists() else 'no such file or folder' + hint}")
     files = [file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and file.name[0] != "."]
     if not files:
         raise InputError(f"{path}: holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
@@ -89,10 +90,12 @@ def read_photo(path):
 
 
 def to_rgb(image):
-    """Return a PIL image of any mode as uint8 RGB [H, W, 3], upright (EXIF)."""
+    """Return a PIL image of any mode as uint8 RGB [H, W, 3], upright (EXIF), before white where it is transparent."""
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion would clip instead of scale
         image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     return np.array(image.convert("RGB"))
 
 

@@ -21,6 +21,7 @@ from faceparse.dataset_checks import (
     near_duplicates,
     swap_left_right,
 )
+from faceparse.dataset_layout import advice
 from faceparse.drawing import colorize
 from faceparse.errors import InputError
 from faceparse.images import read_mask, write_label_map
@@ -281,3 +282,8 @@ def test_a_set_that_means_the_pictures_left_is_told_apart(dataset, capsys):
             write_label_map(file, face(*ALL), palette_of=CELEBAMASK)
     check("--dataset_dir", dataset)
     assert "5 masks of 5 have left and right reversed: the data set means the picture's" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("inner", ["train", "train/train_image"])
+def test_a_folder_within_a_data_set_is_told_the_data_set(dataset, inner):
+    assert advice(dataset / inner) == f"{dataset} has the layout: give it as --dataset_dir"

@@ -175,9 +175,10 @@ def test_file_that_would_run_code_is_refused_and_runs_none(tmp_path, challenge_m
 
 
 def test_missing_file_and_folder_are_named(tmp_path):
-    for path in (tmp_path / "missing.pt", tmp_path):
-        with pytest.raises(InputError, match=f"{path.name}: no such checkpoint"):
-            checkpoints.load_model(path)
+    with pytest.raises(InputError, match=r"missing\.pt: no such checkpoint"):
+        checkpoints.load_model(tmp_path / "missing.pt")
+    with pytest.raises(InputError, match=f"{tmp_path.name}: is a folder"):
+        checkpoints.load_model(tmp_path)
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.001, 0.5, 0.99, 0.9999])

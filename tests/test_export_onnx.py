@@ -44,6 +44,13 @@ def exported(tmp_path_factory):
     return folder
 
 
+def test_a_file_of_another_kind_is_never_replaced(tmp_path):
+    (tmp_path / "best.pt").write_text("a checkpoint")
+    with pytest.raises(InputError, match=r"best\.pt: must end in \.onnx"):
+        export_onnx.main(export_parser("Export.").parse_args(["--output", str(tmp_path / "best.pt")]))
+    assert (tmp_path / "best.pt").read_text() == "a checkpoint"
+
+
 @pytest.mark.slow
 def test_logits_of_any_batch_and_size_are_pytorchs(exported):
     network, onnx_network = load_network(exported / "a.pt"), load_network(exported / "a.onnx")

@@ -30,11 +30,22 @@ def touch(folder, *names):
 
 def test_read_photo_rgb_and_rgba(tmp_path, photo):
     Image.fromarray(photo).save(tmp_path / "rgb.png")
-    Image.fromarray(np.dstack([photo, np.full((6, 9), 7, np.uint8)])).save(tmp_path / "rgba.png")
+    Image.fromarray(np.dstack([photo, np.full((6, 9), 255, np.uint8)])).save(tmp_path / "rgba.png")
     for name in ("rgb.png", "rgba.png"):
         result = read_photo(tmp_path / name)
         assert result.dtype == np.uint8
         np.testing.assert_array_equal(result, photo)
+
+
+def test_what_is_transparent_is_white(tmp_path, photo):
+    alpha = np.full((6, 9), 255, np.uint8)
+    alpha[:, :4] = 0
+    Image.fromarray(np.dstack([photo, alpha])).save(tmp_path / "rgba.png")
+    Image.fromarray(np.dstack([photo[..., 0], alpha])).save(tmp_path / "la.png")
+    for name, expected in (("rgba.png", photo), ("la.png", np.dstack([photo[..., 0]] * 3))):
+        result = read_photo(tmp_path / name)
+        assert (result[:, :4] == 255).all()
+        np.testing.assert_array_equal(result[:, 4:], expected[:, 4:])
 
 
 def test_read_photo_grey_becomes_three_equal_channels(tmp_path, photo):

@@ -149,3 +149,19 @@ def test_recolouring_keeps_the_shading():
     expected = [[(120, 40, 0), (60, 20, 0), (100, 100, 100), (30, 30, 30)]]
     np.testing.assert_array_equal(recolour(photo, (90, 30, 0), opacity), expected)
     np.testing.assert_array_equal(cut_out(photo, opacity)[0, :, 3], [255, 255, 0, 0])
+
+
+def test_a_cut_out_has_a_soft_edge_and_no_veil():
+    """Probabilities to 0.2 are transparent and from 0.8 on opaque; between them the opacity rises evenly."""
+    cut = cut_out(np.full((1, 5, 3), 100, np.uint8), np.array([[0.15, 0.2, 0.5, 0.8, 0.9]], np.float32))
+    assert cut[0, :, 3].tolist() == [0, 0, 128, 255, 255]
+    assert cut[0, :, 0].tolist() == [0, 0, 100, 100, 100]
+
+
+def test_photographs_of_phones_that_cannot_be_read_are_named(tmp_path):
+    for name in ("a.jpg", "b.HEIC", "c.txt"):
+        (tmp_path / name).touch()
+    files, problems = parse_faces.find_inputs([tmp_path], {".jpg"})
+    assert files == [tmp_path / "a.jpg"] and problems == [
+        f"{tmp_path / 'b.HEIC'}: of a format that is not read; save it as JPEG or PNG"
+    ]

@@ -119,7 +119,7 @@ def cases(chance):
         yield f"export checkpoint {name}", "export", "", {"model.pt": CHECKPOINTS[name]}
     for name in ("bomb", "pipe", "cut 0", "noise 0"):
         yield f"export photo {name}", "export", "--int8 dataset/val/val_image", {PHOTO: IMAGES[name]}
-    for output in ("dataset", "nowhere/out.onnx", "model.pt/out.onnx"):
+    for output in ("dataset", "model.pt", "nowhere/out.onnx", "model.pt/out.onnx"):
         yield f"export to {output}", "export", f"--output {output}", {}
     for name, make in IMAGES.items():
         yield f"faces {name}", "faces", chance.choice(("", "--whole", "--cutout person")), {PHOTO: make}
