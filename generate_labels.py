@@ -48,7 +48,9 @@ def main(args):
             unlabelled_threshold=args.unlabelled_threshold,
             partial_masks=partial_masks,
             colored_dir=colored_dir,
-            made_by=provenance(args.checkpoint, image_size, args.tta, relabelling=f"above {args.threshold:g}"),
+            made_by=provenance(
+                args.checkpoint, image_size, args.tta, network.class_set, relabelling=f"above {args.threshold:g}"
+            ),
             image_size=image_size,
             batch_size=args.batch_size or network.batch_size,
             workers=args.workers,

@@ -179,7 +179,8 @@ def main(args):
 
     if videos and (args.cutout or args.colors or args.whole):
         say("--cutout, --colors and --whole are for photographs; of a video the overlay of the faces found is written")
-    made_by = provenance(args.checkpoint, parser.image_size, tta=False, faces="not searched" if args.whole else "found")
+    searched = "not searched" if args.whole else "found"
+    made_by = provenance(args.checkpoint, parser.image_size, tta=False, class_set=parser.class_set, faces=searched)
     output_dir, without_face, faces = Path(args.output_dir), 0, 0
     for problem in problems:
         say(f"error: {problem}")

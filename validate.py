@@ -53,7 +53,7 @@ def main(args):
         photos,
         Path(args.output_dir),
         save_visualizations=args.save_visualizations,
-        made_by=provenance(args.checkpoint, image_size, args.tta),
+        made_by=provenance(args.checkpoint, image_size, args.tta, network.class_set),
         image_size=image_size,
         batch_size=args.batch_size or network.batch_size,
         workers=args.workers,

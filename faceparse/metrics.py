@@ -21,7 +21,7 @@ from faceparse.classes import CELEBAMASK, IGNORE_INDEX, find_class_set
 from faceparse.errors import InputError
 from faceparse.images import list_images, made_by, read_mask, read_mask_of, require_partners
 from faceparse.parallel import in_parallel
-from faceparse.provenance import describe_makers
+from faceparse.provenance import describe_makers, require_class_set
 
 
 def confusion_matrix(truth, prediction, num_classes):
@@ -133,7 +133,7 @@ def score_folders(submit_dir, truth_dir, class_set=CELEBAMASK):
     Says what made the label maps, where they tell it, and warns on stderr where not all are of one maker.
 
     Constant memory. Raises InputError, naming the file, for a missing prediction, an
-    unreadable or wrongly sized file, a wrong id, or when no pixel of the truth counts.
+    unreadable or wrongly sized file, a wrong id, label maps of another class set, or when no pixel of the truth counts.
     """
     total, f1_of_images, makers = 0, [], Counter()
     pairs = match_predictions(submit_dir, truth_dir)
@@ -143,6 +143,7 @@ def score_folders(submit_dir, truth_dir, class_set=CELEBAMASK):
         makers[maker] += 1
     if not total.any():
         raise InputError(f"{truth_dir}: every pixel is 255, ignored; there is nothing to score")
+    require_class_set(submit_dir, makers, class_set)
     said, warning = describe_makers(submit_dir, makers)
     if said:
         print(said)

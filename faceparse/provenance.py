@@ -3,14 +3,30 @@
 import hashlib
 from pathlib import Path
 
+from faceparse.classes import CELEBAMASK
+from faceparse.errors import InputError
+
 HASH_DIGITS = 12
 
 
-def provenance(checkpoint, image_size, tta, **more):
+def provenance(checkpoint, image_size, tta, class_set=CELEBAMASK, **more):
     """Return one line that names a checkpoint by the first digits of its file's SHA-256, and what else decides."""
     digest = hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest()[:HASH_DIGITS]
     parts = {"checkpoint": digest, "image size": image_size, "TTA": "yes" if tta else "no"} | more
+    if class_set.names != CELEBAMASK.names:
+        parts["class set"] = mark(class_set)
     return ", ".join(f"{name} {value}" for name, value in parts.items())
+
+
+def mark(class_set):
+    """Return what tells the names of a class set from those of another."""
+    return hashlib.sha256("\n".join(class_set.names).encode()).hexdigest()[:HASH_DIGITS]
+
+
+def require_class_set(folder, makers, class_set):
+    """Raise InputError where label maps say that they were made with another class set."""
+    if any("class set " in maker and f"class set {mark(class_set)}" not in maker for maker in makers):
+        raise InputError(f"{folder}: its label maps have other classes; give theirs as --classes")
 
 
 def describe_makers(folder, makers):

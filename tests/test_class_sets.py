@@ -81,6 +81,9 @@ def test_checkpoints_carry_the_classes_and_tables_print_their_names(capsys):
     printed = capsys.readouterr().out
     assert all(name in printed for name in NAMES) and "cloth" not in printed
     assert Path("scores_with_f1_precision_recall.txt").read_text().count("Class ") == 5
+    with pytest.raises(InputError, match="predictions: its label maps have other classes; give theirs as --classes"):
+        run(f1score, f1score_parser, "")
+    assert Path("scores_with_f1_precision_recall.txt").read_text().count("Class ") == 5
 
 
 @pytest.mark.slow
