@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The recipe of the default network, from random weights: 60 epochs at 256 px on photographs with masks, 28 more together
 # with photographs without masks, then 5 and 5 epochs at 512 px in the same way. Each time the network so far labels the
-# photographs without masks. 1.1, 1.3, 0.6 and HOURS hours on one CPU core with 700 and 1,157 photographs.
+# photographs without masks. 1.1, 1.3, 0.6 and 1.2 hours on one CPU core with 700 and
+# 1,157 photographs, and 0.3 hours for the labels at 512 px.
 #
 #   bash recipes/slim.sh [--workers 4 ...]     # further flags go to every training; called again, it continues
 #
