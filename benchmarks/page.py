@@ -1,8 +1,10 @@
 """Time the page in a headless Chromium: until it can be used, a parse, and the frames of the camera.
 
-apt-get install -y chromium chromium-driver npm
-make web                            # fetches the runtime; Ctrl-C ends the server
-python -m benchmarks.page           # without WebGPU, so in WebAssembly
+    apt-get install -y chromium chromium-driver npm
+    make web                            # writes the network and fetches the runtime; Ctrl-C ends the server
+    python -m benchmarks.page
+
+A headless Chromium offers no WebGPU, so the network runs in WebAssembly.
 """
 
 import argparse
