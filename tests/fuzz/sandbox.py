@@ -36,10 +36,11 @@ def tree(folder):
     return found
 
 
-def run(script, parser, flags, folder, before=None):
-    """Run `script.main` with flags (str) in `folder`; `before` is called in the fork first. Returns an Outcome."""
-    logs = [Path(f"{folder}.{name}") for name in ("out", "err")]
-    start = time.monotonic()
+def start(script, parser, flags, folder, logs, before=None):
+    """Run `script.main` with flags in `folder`, in a fork; return the process id.
+
+    What it prints is appended to the files `logs`, stdout and stderr. `before` is called in the fork first.
+    """
     child = os.fork()
     if not child:
         status = 1
@@ -47,13 +48,11 @@ def run(script, parser, flags, folder, before=None):
             os.setsid()
             os.chdir(folder)
             for number, path in enumerate(logs, start=1):
-                os.dup2(os.open(path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY), number)
+                os.dup2(os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY), number)
             sys.stdin, sys.stdout, sys.stderr = (open(n, "rw"[n > 0]) for n in range(3))  # noqa: SIM115, PTH123
-            addresses = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-            resource.setrlimit(resource.RLIMIT_AS, (addresses + MEMORY,) * 2)
             if before:
                 before()
-            run_script(lambda: script.main(parser("Run.").parse_args(flags)))
+            run_script(lambda: script.main(parser("Run.").parse_args([str(flag) for flag in flags])))
             status = 0
         except SystemExit as ended:
             status = ended.code or 0
@@ -65,11 +64,25 @@ def run(script, parser, flags, folder, before=None):
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(status)
-    status = wait(child)
+    return child
+
+
+def run(script, parser, flags, folder, before=None):
+    """Run as `start` does, within bounds of time and memory, to the end. Returns an Outcome."""
+
+    def within_bounds():
+        addresses = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (addresses + MEMORY,) * 2)
+        if before:
+            before()
+
+    logs = [Path(f"{folder}.{name}") for name in ("out", "err")]
+    begin = time.monotonic()
+    status = wait(start(script, parser, flags, folder, logs, within_bounds))
     out, err = (path.read_text(errors="replace") for path in logs)
     for path in logs:
         path.unlink()
-    return Outcome(status, out, err, time.monotonic() - start)
+    return Outcome(status, out, err, time.monotonic() - begin)
 
 
 def wait(child):

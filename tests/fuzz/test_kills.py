@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from hostile import model_content
-from sandbox import run, tree
+from sandbox import run, start, tree
 from test_training import FULL, assert_same_run
 
 import generate_labels
@@ -33,34 +33,16 @@ OTHER_KILLS, FULL_DISKS = 20, 10
 PREDICT = ["--checkpoint", "../model.pt", "--image_size", "32", "--workers", "0"]
 
 
-def start(script, parser, flags, folder):
-    """Run a script in a fork of this process, which has imported all; return the process id."""
-    child = os.fork()
-    if not child:
-        status = 1
-        try:
-            os.setsid()
-            os.chdir(folder)
-            output = os.open(f"{folder}.log", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
-            os.dup2(output, 1)
-            os.dup2(output, 2)
-            script.main(parser("Run.").parse_args([str(flag) for flag in flags]))
-            status = 0
-        finally:
-            os._exit(status)
-    return child
-
-
-def killed_after(seconds, *arguments):
-    """Run as `start` does, kill the process and its workers after some seconds; tell whether it was still running."""
-    child = start(*arguments)
+def killed_after(seconds, script, parser, flags, folder):
+    """Run a script in a fork, kill it and its workers after some seconds; tell whether it was still running."""
+    log = Path(f"{folder}.log")
+    child = start(script, parser, flags, folder, (log, log))
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and not os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
         time.sleep(0.002)
     os.killpg(child, signal.SIGKILL)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    log = Path(f"{arguments[-1]}.log").read_text() if Path(f"{arguments[-1]}.log").exists() else ""
-    assert status in (0, -signal.SIGKILL), log[-2000:]
+    assert status in (0, -signal.SIGKILL), log.read_text()[-2000:]
     return status != 0
 
 
@@ -142,14 +124,12 @@ def test_full_disks(sample_dataset, reference, tmp_path, capfd):
         if subprocess.run(mount, capture_output=True, check=False).returncode:
             pytest.skip("mounting a small disk needs root")
         try:
-            flags = [str(flag) for flag in train_flags(folder, sample_dataset)]
-            outcome = run(main_deeplab, options.train_parser, flags, folder)
+            outcome = run(main_deeplab, options.train_parser, train_flags(folder, sample_dataset), folder)
             assert outcome.status == 2 and "Traceback" not in outcome.err, outcome.err[-2000:]
             assert "No space left" in outcome.err or "cannot be written" in outcome.err, outcome.err[-2000:]
             full += 1
             subprocess.run(["mount", "-o", "remount,size=300m", folder], check=True)
-            flags = [str(flag) for flag in train_flags(folder, sample_dataset)]
-            outcome = run(main_deeplab, options.train_parser, flags, folder)
+            outcome = run(main_deeplab, options.train_parser, train_flags(folder, sample_dataset), folder)
             assert outcome.status == 0, outcome.err[-2000:]
             assert_same_run(folder / "checkpoints/deeplab", reference[0])
         finally:
