@@ -92,13 +92,8 @@ def cutout_classes(text, class_set):
             names += [each for each in FACE if each in class_set.names]
         else:
             names.append(name)
-    return require_classes("--cutout", names, class_set)
-
-
-def require_classes(flag, names, class_set):
     for name in names:
-        if name not in class_set.names:
-            raise InputError(f"{flag} {name}: no class of this network; it has {', '.join(class_set.names)}")
+        class_set.id_of(name, "--cutout")
     return names
 
 
@@ -172,7 +167,8 @@ def main(args):
         class_set=args.classes and find_class_set(args.classes),
     )
     cutouts = {suffix: cutout_classes(text, parser.class_set) for suffix, text in suffixes.items()}
-    require_classes("--colors", [name for name, _ in args.colors], parser.class_set)
+    for name, _ in args.colors:
+        parser.class_set.id_of(name, "--colors")
     if args.webcam is not None:
         show_webcam(parser, args.webcam)
         return

@@ -43,6 +43,12 @@ class ClassSet:
     def __len__(self):
         return len(self.names)
 
+    def id_of(self, name, source=""):
+        """Return the id of a class. Raises InputError, with `source` before it, where there is no such class."""
+        if name not in self.names:
+            raise InputError(f"{source} {name}: no class of this network; it has {', '.join(self.names)}".lstrip())
+        return self.names.index(name)
+
     def flipped_ids(self):
         """Return the 256 class ids of the mirrored picture, by the id in the picture; ids without a pair stay."""
         ids = list(range(256))

@@ -100,7 +100,7 @@ class ParsedPhoto:
 
     def probability(self, *names):
         """Probability that a pixel is of one of the classes, float32 [H, W]. Raises InputError for unknown names."""
-        ids = {class_id(name, self.class_set) for name in names}
+        ids = {self.class_set.id_of(name) for name in names}
         of_background = 0 in ids
         result = np.full(self.photo.shape[:2], float(of_background), np.float32)
         for face in reversed(self.faces):
@@ -109,12 +109,6 @@ class ParsedPhoto:
             behind *= background  # what lies behind shows where this face's crop is background
             behind += chosen
         return result
-
-
-def class_id(name, class_set):
-    if name not in class_set.names:
-        raise InputError(f"{name}: no class of this network; its classes are {', '.join(class_set.names)}")
-    return class_set.names.index(name)
 
 
 class FaceParser:
