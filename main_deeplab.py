@@ -31,7 +31,7 @@ from faceparse.images import read_mask_of
 from faceparse.loggers import import_logger, open_logger
 from faceparse.memory import keep_freed_memory
 from faceparse.metrics import Scores, confusion_matrix, format_table
-from faceparse.optimisation import averaged_model, build_optimizer, learning_rate
+from faceparse.optimisation import AveragedModel, build_optimizer, learning_rate
 from faceparse.precision import Precision
 from faceparse.prediction import predict
 from faceparse.pseudo_labels import PartialMasks, format_changes, write_labels
@@ -94,7 +94,7 @@ def train_one_epoch(state, epoch, trained, training_set, device, *, first_step=0
         state.precision.step(loss, state.optimizer)
         total += loss.detach()
         if state.ema is not None:
-            state.ema.update_parameters(state.model)
+            state.ema.update(state.model)
         if not progress.disable and (step - first_step) % 20 == 1:
             elapsed, steps_left = time.perf_counter() - start, (args.epochs - epoch + 1) * steps - step
             progress.set_postfix_str(
@@ -218,7 +218,7 @@ def build_training(args, device, class_set):
     model.to(device, memory_format=torch.channels_last)
     if args.load_model_path and not args.resume:
         checkpoints.load_start(model, args.load_model_path, strict=not args.load_not_strict)
-    ema = averaged_model(model, args.ema) if args.ema else None
+    ema = AveragedModel(model, args.ema) if args.ema else None
     return TrainingState(args, model, ema, build_optimizer(args, model), Precision(device, args.float32))
 
 

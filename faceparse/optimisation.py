@@ -1,9 +1,11 @@
 """Optimiser, learning-rate schedules and averaged weights."""
 
+import itertools
 import math
+from copy import deepcopy
 
 import torch
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
@@ -29,16 +31,29 @@ def learning_rate(args, epoch):
     return args.learning_rate * (1 + math.cos(math.pi * done / length)) / 2
 
 
-def averaged_model(model, decay):
-    """Return a twin of the model whose `update_parameters(model)` moves an exponential average of weights and buffers.
+class AveragedModel:
+    """A twin of a model, `module`, whose weights and statistics are exponential averages of the model's.
 
-    The decay grows with the number of updates, min(decay, (1 + n) / (10 + n)), so that the first weights are soon
-    forgotten. The averages are in `.module`, the number of updates is in `.n_averaged`.
+    The decay grows with the number of `updates`, min(decay, (1 + n) / (10 + n)), so that the first weights are soon
+    forgotten. PyTorch's own AveragedModel sends its counter to the GPU in every step, and waits until it is there.
     """
 
-    def update(averages, values, _):
-        n = int(averaged.n_averaged)  # The copy passed in lies on the GPU; reading it would wait for the GPU.
-        get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(averages, values, n)
+    def __init__(self, model, decay):
+        self.module = deepcopy(model).requires_grad_(False)
+        self.decay, self.updates = decay, 0
 
-    averaged = AveragedModel(model, multi_avg_fn=update, use_buffers=True)
-    return averaged.requires_grad_(False)
+    @torch.no_grad()
+    def update(self, model):
+        n = self.updates
+        decay = min(self.decay, (1 + n) / (10 + n)) if n else 0.0  # the first update copies
+        pairs = list(zip(tensors(self.module), tensors(model), strict=True))
+        for average, value in pairs:
+            if not average.is_floating_point():  # BatchNorm's counters
+                average.copy_(value)
+        floats = [pair for pair in pairs if pair[0].is_floating_point()]
+        get_ema_multi_avg_fn(decay)(*map(list, zip(*floats, strict=True)), n)
+        self.updates += 1
+
+
+def tensors(model):
+    return itertools.chain(model.parameters(), model.buffers())

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel
 
 from faceparse import checkpoints, distributed
 from faceparse.dataset_layout import split_folders
 from faceparse.errors import InputError, unbroken
+from faceparse.optimisation import AveragedModel
 from faceparse.precision import Precision
 
 # The flags that may differ between a run and its --resume.
@@ -76,7 +76,7 @@ class TrainingState:
         state = {
             "args": vars(self.args),
             "trained_state_dict": self.model.state_dict(),
-            "averaged_steps": 0 if self.ema is None else int(self.ema.n_averaged),
+            "averaged_steps": 0 if self.ema is None else self.ema.updates,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.precision.state_dict(),
             "best_miou": self.best_miou,
@@ -99,7 +99,7 @@ class TrainingState:
         checkpoints.load_weights(self.evaluated, saved["state_dict"], path)
         checkpoints.load_weights(self.model, saved["trained_state_dict"], path)
         if self.ema is not None:
-            self.ema.n_averaged.fill_(saved["averaged_steps"])
+            self.ema.updates = saved["averaged_steps"]
         checkpoints.load_optimizer(self.optimizer, saved["optimizer"], path)
         self.precision.load_state_dict(saved.get("scaler"))
         self.best_miou = saved["best_miou"]

@@ -9,15 +9,14 @@ pinned memory, random numbers, prediction, torch.compile and DistributedDataPara
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
-from torch.optim import swa_utils
 from torch.utils._pytree import tree_map
 
 import main_deeplab
 from dataset_utils import TrainingSet, find_pairs
-from faceparse import distributed
+from faceparse import distributed, optimisation
 from faceparse.augmentation import augment, constant
 from faceparse.classes import CELEBAMASK
-from faceparse.optimisation import averaged_model, build_optimizer
+from faceparse.optimisation import AveragedModel, build_optimizer
 from faceparse.precision import Precision
 from faceparse.training_state import TrainingState
 from loss import loss_at_epoch
@@ -63,7 +62,7 @@ def fake_cuda(request, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_rng_state", nothing)
     monkeypatch.setattr(torch.cuda, "set_rng_state", nothing)
     monkeypatch.setattr(torch, "Generator", FakeGenerator)
-    monkeypatch.setattr(swa_utils, "deepcopy", rebuild)  # would copy the storages, which fakes do not have
+    monkeypatch.setattr(optimisation, "deepcopy", rebuild)  # would copy the storages, which fakes do not have
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
     monkeypatch.setattr(torch, "randint", lambda *args, **kwargs: 7)  # only a seed is drawn by it
     monkeypatch.setattr(TrainingSet, "order", with_values(TrainingSet.order))
@@ -99,7 +98,7 @@ def training(args):
     with torch.device(CUDA):
         model = build_model(args.model_type, num_classes=19)
     model.class_set, model.image_size = CELEBAMASK, args.image_size
-    return TrainingState(args, model, averaged_model(model, args.ema), build_optimizer(args, model), Precision(CUDA))
+    return TrainingState(args, model, AveragedModel(model, args.ema), build_optimizer(args, model), Precision(CUDA))
 
 
 def parse(*flags):
@@ -179,7 +178,7 @@ def test_resume_from_a_file_that_was_read_to_the_cpu(fake_cuda, monkeypatch):
     state.precision.load_state_dict({**scale, "_growth_tracker": 3} if fake_cuda == "fp16" else {})
     monkeypatch.setattr(torch.Tensor, "backward", fill_gradients(state.model))
     state.precision.step(loss, state.optimizer)
-    state.ema.update_parameters(state.model)
+    state.ema.update(state.model)
     tensors = [*state.model.state_dict().values(), *state.evaluated.state_dict().values()]
     tensors += [tensor for moments in state.optimizer.state.values() for tensor in moments.values()]
     assert all(tensor.device == CUDA for tensor in tensors)

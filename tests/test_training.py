@@ -27,7 +27,7 @@ from dataset_utils import TrainingSet, find_pairs
 from faceparse import checkpoints, distributed, errors, precision
 from faceparse.classes import CELEBAMASK
 from faceparse.images import read_mask, write_label_map
-from faceparse.optimisation import averaged_model, learning_rate
+from faceparse.optimisation import AveragedModel, learning_rate
 from faceparse.training_state import STATES, TrainingState
 from loss import loss_at_epoch
 from main_deeplab import validate_epoch
@@ -605,7 +605,7 @@ def test_warm_restarts_are_those_of_torch():
 
 def test_averaged_weights_worked_out():
     model = torch.nn.BatchNorm1d(2)
-    averaged = averaged_model(model, decay=0.9)
+    averaged = AveragedModel(model, decay=0.9)
     ema = averaged.module
 
     def update_from(value, updates):
@@ -613,8 +613,8 @@ def test_averaged_weights_worked_out():
         for module, fill in ((model, value), (ema, 1.0)):
             module.weight.data.fill_(fill)
             module.running_mean.fill_(fill)
-        averaged.n_averaged.fill_(updates)
-        averaged.update_parameters(model)
+        averaged.updates = updates
+        averaged.update(model)
 
     update_from(3.0, updates=0)  # The first update copies.
     assert ema.weight.tolist() == ema.running_mean.tolist() == [3, 3]
@@ -623,7 +623,8 @@ def test_averaged_weights_worked_out():
     update_from(3.0, updates=1000)  # decay 0.9, the limit
     assert ema.weight.tolist() == pytest.approx([1.2, 1.2])
     assert model.weight.tolist() == [3, 3]
-    assert averaged.n_averaged == 1001
+    assert not ema.weight.requires_grad
+    assert averaged.updates == 1001
 
 
 def test_every_batch_is_full_however_the_repeats_fall(sample_dataset):
