@@ -382,6 +382,31 @@ def test_camera_runs_live_and_its_picture_can_be_taken(start):
     assert browser.execute_script("return video.srcObject") is None
 
 
+def test_a_camera_that_stops_is_told_in_a_sentence(start):
+    browser = start("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
+    wait_for_parse(browser)
+    button = browser.find_element("id", "camera")
+    browser.execute_script("camera.click(); camera.click()")  # the second press comes before the camera has started
+    wait_for(browser, lambda: "frames a second" in texts(browser)[0], "frames")
+    browser.execute_script("video.srcObject.getVideoTracks()[0].onended()")
+    assert texts(browser)[1].startswith("The camera has stopped")
+    assert button.text == "Use the camera" and browser.execute_script("return video.srcObject") is None
+
+
+def test_the_legend_may_be_used_while_a_photograph_opens(page, tmp_path):
+    """Nothing is found in the new photograph yet, and what was found in the old one is gone."""
+    Image.open(PORTRAIT).resize((3000, 3000)).save(tmp_path / "large.jpg")
+    before = parsed(page)
+    page.execute_script(f"""const hair = document.querySelector("[data-id='{HAIR}']");
+        window.timer = setInterval(() => hair.click(), 5);
+        window.problems = [];
+        const note = () => problem.textContent && problems.push(problem.textContent);
+        new MutationObserver(note).observe(problem, {{ childList: true }});""")
+    page.find_element("id", "file").send_keys(str(tmp_path / "large.jpg"))
+    wait_for(page, lambda: parsed(page) > before, "a result")
+    assert page.execute_script("clearInterval(timer); return problems") == []
+
+
 def test_a_refused_camera_is_told_in_a_sentence(start):
     browser = start("--deny-permission-prompts", "--use-fake-device-for-media-stream")
     wait_for_parse(browser)

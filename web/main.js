@@ -27,7 +27,7 @@ const PLAIN_NAMES = {
 // The smallest module that uses a SIMD instruction: a browser without SIMD calls it invalid.
 const SIMD_MODULE = Uint8Array.of(
   0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0, 65, 0, 253, 15, 253, 98, 11,
-); // prettier-ignore
+);
 
 const page = Object.fromEntries([...document.querySelectorAll("[id]")].map((element) => [element.id, element]));
 const saveButtons = document.querySelectorAll("[data-save]");
@@ -131,13 +131,19 @@ function drawResult({ picture, colours, labels: ids, counts, width, height }) {
   });
 }
 
+/** Give back the memory of pictures that are not shown. */
+function discard({ picture, colours }) {
+  picture.close();
+  colours?.close();
+}
+
 const settings = () => ({ shown, tints });
 
 const parse = latestOnly(async () => {
   if (camera || !photo) return;
   const of = photo;
   const result = await ask("parse", { square, ...settings() });
-  if (of !== photo) return; // another photograph came meanwhile
+  if (of !== photo) return discard(result); // another photograph came meanwhile
   drawResult(result);
   page.downloads.disabled = false;
   page.stage.dataset.parsed = Number(page.stage.dataset.parsed ?? 0) + 1;
@@ -148,7 +154,8 @@ const repaint = latestOnly(async () => {
   if (camera || !labels) return;
   const of = photo;
   const result = await ask("show", settings());
-  if (of === photo) drawResult(result);
+  if (of !== photo) return discard(result);
+  drawResult(result);
 });
 
 // ---- photographs
@@ -163,25 +170,26 @@ async function openFile(file) {
     return;
   }
   const pixels = bitmap.width * bitmap.height;
+  let remark = "";
   if (pixels > MOST_PIXELS) {
-    const width = Math.floor(bitmap.width * Math.sqrt(MOST_PIXELS / pixels));
-    bitmap = await createImageBitmap(bitmap, { resizeWidth: width, resizeQuality: "high" });
+    const large = bitmap;
+    const width = Math.floor(large.width * Math.sqrt(MOST_PIXELS / pixels));
+    bitmap = await createImageBitmap(large, { resizeWidth: width, resizeQuality: "high" });
+    large.close();
+    remark = `${file.name} has ${Math.round(pixels / 1e6)} million pixels; it was reduced to 16 million.`;
   }
   stopCamera();
-  await openPhoto(bitmap, file.name);
-  if (pixels > MOST_PIXELS) {
-    complain(`${file.name} has ${Math.round(pixels / 1e6)} million pixels; it was reduced to 16 million.`);
-  }
+  await openPhoto(bitmap, file.name, remark);
 }
 
-async function openPhoto(bitmap, name) {
-  const opened = { name: name.replace(/\.[^.]*$/, ""), width: bitmap.width, height: bitmap.height };
+async function openPhoto(bitmap, name, remark = "") {
+  const opened = { name: name.replace(/\.[^.]*$/, ""), width: bitmap.width, height: bitmap.height, remark };
   photo = opened;
-  square = null;
+  square = labels = null;
   page.square.hidden = true;
   page.downloads.disabled = true;
   const { picture } = await ask("open", { bitmap }, [bitmap]);
-  if (opened !== photo) return;
+  if (opened !== photo) return discard({ picture });
   clearColours();
   page.stage.style.setProperty("--ratio", picture.width / picture.height);
   draw(page.photo, picture);
@@ -191,9 +199,10 @@ async function openPhoto(bitmap, name) {
 async function findHead() {
   const of = photo;
   say("Looking for the head …");
+  page.downloads.disabled = true; // until what was found there is parsed
   const { square: found } = await ask("findHead");
   if (of !== photo) return;
-  complain(found ? "" : "No face was found. Drag the square over the head.");
+  complain([photo.remark, found ? "" : "No face was found. Drag the square over the head."].filter(Boolean).join(" "));
   const side = Math.min(photo.width, photo.height);
   moveSquare(found ?? { x: (photo.width - side) / 2, y: (photo.height - side) / 2, width: side });
   await parse();
@@ -303,9 +312,26 @@ const REFUSALS = {
 
 async function startCamera() {
   if (!navigator.mediaDevices) {
-    complain("Browsers give a camera only to pages from https or from this machine itself (127.0.0.1).");
+    complain("Browsers give a camera only to pages from https or from this machine itself (127.0.0.1, localhost).");
     return;
   }
+  page.camera.disabled = true; // until the first frame can be shown
+  try {
+    await openCamera();
+  } finally {
+    page.camera.disabled = false;
+  }
+  const stream = camera;
+  if (!stream) return; // it was refused
+  try {
+    await parseFrames(stream);
+  } catch (error) {
+    if (camera === stream) stopCamera();
+    throw error;
+  }
+}
+
+async function openCamera() {
   let stream;
   try {
     stream = await navigator.mediaDevices.getUserMedia({
@@ -317,33 +343,42 @@ async function startCamera() {
   }
   complain("");
   camera = stream;
-  photo = square = null;
+  photo = square = labels = null;
   page.square.hidden = true;
   page.downloads.disabled = true;
   page.find.disabled = true;
   page.camera.textContent = "Take the picture";
   page.video.srcObject = stream;
   await page.video.play();
-  const isSelfie = stream.getVideoTracks()[0].getSettings().facingMode !== "environment";
+  const [track] = stream.getVideoTracks();
+  track.onended = () => {
+    if (camera !== stream) return;
+    stopCamera();
+    complain("The camera has stopped. Start it again, or choose a photograph.");
+  };
+  const isSelfie = track.getSettings().facingMode !== "environment";
   page.stage.classList.toggle("mirrored", isSelfie); // as in a mirror; left and right stay the person's own
-  await parseFrames();
 }
 
-async function parseFrames() {
-  const stream = camera;
+async function parseFrames(stream) {
   let step = 1;
   let times = [];
+  let saidAt = -Infinity;
   while (camera === stream) {
     await new Promise(requestAnimationFrame); // which rests while the page is hidden
+    if (camera !== stream) return;
     const bitmap = await createImageBitmap(page.video);
     const size = CAMERA_SIZES[step];
     const result = await ask("frame", { bitmap, size, ...settings() }, [bitmap]);
-    if (camera !== stream) return;
+    if (camera !== stream) return discard(result);
     drawResult(result);
     times.push(performance.now());
     if (times.length < 3) continue;
     const perSecond = (1000 * (times.length - 1)) / (times.at(-1) - times[0]);
-    say(`${perSecond.toFixed(1)} frames a second at ${size} px · ${engine}`);
+    if (performance.now() - saidAt > 1000) {
+      saidAt = performance.now(); // not at every frame: a screen reader reads each change aloud
+      say(`${perSecond.toFixed(1)} frames a second at ${size} px · ${engine}`);
+    }
     if (times.length < 20) continue;
     times.shift();
     const change = perSecond < TOO_SLOW ? -1 : perSecond > FAST_ENOUGH ? 1 : 0;
@@ -373,14 +408,20 @@ async function takePicture() {
 // ---- downloads
 
 async function save(what) {
+  const { name, width, height } = photo; // another may be open when the file is there
+  const before = page.status.textContent;
   say("Writing the file …");
-  const { blob } = await ask("save", { what, ...settings(), opacity: page.opacity.value / 100 });
+  const question = { what, ...settings(), opacity: page.opacity.value / 100 };
+  const { blob } = await ask("save", question).catch((error) => {
+    say(before);
+    throw error;
+  });
   const link = document.createElement("a");
   link.href = URL.createObjectURL(blob);
-  link.download = `${photo.name}_${what}.png`;
+  link.download = `${name}_${what}.png`;
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
-  say(`${link.download}: ${photo.width} × ${photo.height} px, ${(blob.size / 1e6).toFixed(2)} MB`);
+  say(`${link.download}: ${width} × ${height} px, ${(blob.size / 1e6).toFixed(2)} MB`);
 }
 
 // ---- the panel

@@ -132,7 +132,7 @@ function cutAndResize({ pixels, width: pixelsWidth }, square, width, height) {
     const row = (square.y + y) * pixelsWidth + square.x;
     for (let x = 0; x < width; x++) {
       const { first, weights } = across[x];
-      let red = 0, green = 0, blue = 0; // prettier-ignore
+      let red = 0, green = 0, blue = 0;
       for (let tap = 0; tap < weights.length; tap++) {
         const at = 4 * (row + first + tap);
         red += weights[tap] * pixels[at];
@@ -227,7 +227,7 @@ function forEachPixel(square, width, visit) {
         (square.y + y) * width + square.x + x,
         top * columns + left, top * columns + right, bottom * columns + left, bottom * columns + right,
         (1 - down) * (1 - along), (1 - down) * along, down * (1 - along), down * along,
-      ); // prettier-ignore
+      );
     }
   });
 }
@@ -276,7 +276,7 @@ function probability(ids, width, height) {
   const count = rows * columns;
   const coarse = new Float32Array(count);
   for (let at = 0; at < count; at++) {
-    let wanted = 0, all = 0; // prettier-ignore
+    let wanted = 0, all = 0;
     for (let id = 0; id < network.classes.names.length; id++) {
       const weight = Math.exp(logits[id * count + at] - logits[found.labels[at] * count + at]);
       all += weight;
@@ -301,7 +301,7 @@ function recolour({ pixels, width, height }, tints) {
   const brightness = (at) => 0.299 * pixels[at] + 0.587 * pixels[at + 1] + 0.114 * pixels[at + 2] + 8;
   for (const [id, colour] of Object.entries(tints)) {
     const share = probability(new Set([Number(id)]), width, height);
-    let sum = 0, weight = 0; // prettier-ignore
+    let sum = 0, weight = 0;
     for (let pixel = 0; pixel < share.length; pixel++) {
       if (share[pixel] > 0.5) {
         sum += brightness(4 * pixel);
