@@ -179,7 +179,7 @@ def draw(parsed):
 
 
 def show_webcam(parser, number):
-    """Show a camera's overlay and its frames a second in a window, until q or Esc is pressed or it is closed."""
+    """Show a camera's overlay and its frames a second in a window, until it is closed, or until q, Esc or Ctrl-C."""
     capture, title = open_video(number), "faces (q ends)"
     tracker, per_second, before = FaceTracker(parser), 0.0, time.perf_counter()
     try:
@@ -195,6 +195,8 @@ def show_webcam(parser, number):
                     break
             except cv2.error:
                 raise InputError("--webcam: this OpenCV cannot show a window (opencv-python-headless?)") from None
+    except KeyboardInterrupt:  # a usual end, too
+        pass
     finally:
         capture.release()
         with suppress(cv2.error):

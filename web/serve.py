@@ -8,6 +8,7 @@ content-security policy as a header too, which then holds for the worker as well
 """
 
 import re
+from contextlib import suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -59,7 +60,8 @@ def main(args):
         raise InputError(f"{FOLDER / missing[0]}: is missing; make web writes it")
     with make_server(FOLDER, args.port) as server:
         print(f"http://127.0.0.1:{server.server_port}/    (Ctrl-C ends it)", flush=True)
-        server.serve_forever()
+        with suppress(KeyboardInterrupt):
+            server.serve_forever()
 
 
 if __name__ == "__main__":
