@@ -9,15 +9,15 @@ from options import f1score_parser
 
 
 def format_file(scores):
-    from faceparse.metrics import number
+    from faceparse.metrics import format_score
 
     lines = [
-        f"Class {index}: Precision = {number(precision)}, Recall = {number(recall)}, F1-score = {number(f1)}"
-        for index, (precision, recall, f1) in enumerate(zip(scores.precision, scores.recall, scores.f1, strict=True))
+        "Class {}: Precision = {}, Recall = {}, F1-score = {}".format(index, *map(format_score, values))
+        for index, values in enumerate(zip(scores.precision, scores.recall, scores.f1, strict=True))
     ]
     means = {"Precision": scores.macro_precision, "Recall": scores.macro_recall, "F1-score": scores.macro_f1}
     lines.append("")
-    lines += [f"Macro {name} (average across all classes): {number(value)}" for name, value in means.items()]
+    lines += [f"Macro {name} (average across all classes): {format_score(value)}" for name, value in means.items()]
     return "\n".join([*lines, ""])
 
 

@@ -8,10 +8,10 @@ from options import score_parser
 
 
 def format_file(scores):
-    from faceparse.metrics import number
+    from faceparse.metrics import format_score
 
-    lines = [f"Class {index}: IoU = {number(iou)}" for index, iou in enumerate(scores.iou)]
-    return "\n".join([*lines, "", f"Mean IoU (mIoU, average across all classes): {number(scores.miou)}", ""])
+    lines = [f"Class {index}: IoU = {format_score(iou)}" for index, iou in enumerate(scores.iou)]
+    return "\n".join([*lines, "", f"Mean IoU (mIoU, average across all classes): {format_score(scores.miou)}", ""])
 
 
 def main(args):

@@ -21,7 +21,7 @@ from faceparse.classes import CELEBAMASK, IGNORE_INDEX, find_class_set
 from faceparse.errors import InputError
 from faceparse.images import list_images, made_by, read_mask, read_mask_of, require_partners
 from faceparse.parallel import in_parallel
-from faceparse.provenance import describe_makers, require_class_set
+from faceparse.provenance import describe_makers, require_makers_class_set
 
 
 def confusion_matrix(truth, prediction, num_classes):
@@ -83,7 +83,7 @@ def per_image_f1(matrix):
     return mean(Scores(matrix).f1[matrix.sum(axis=1) > 0])
 
 
-def number(value):
+def format_score(value):
     """Format a score with four decimals; n/a for NaN."""
     return "n/a" if np.isnan(value) else f"{value:.4f}"
 
@@ -92,9 +92,9 @@ def format_table(scores, class_set=CELEBAMASK):
     """Return all scores as a readable table: a line per class and one of means."""
     rows = [("id", "class", "IoU", "precision", "recall", "F1")]
     for index, values in enumerate(zip(scores.iou, scores.precision, scores.recall, scores.f1, strict=True)):
-        rows.append((index, class_set.names[index], *map(number, values)))
+        rows.append((index, class_set.names[index], *map(format_score, values)))
     means = (scores.miou, scores.macro_precision, scores.macro_recall, scores.macro_f1)
-    rows.append(("", "mean", *map(number, means)))
+    rows.append(("", "mean", *map(format_score, means)))
     width = max(10, *map(len, class_set.names))
     return "\n".join("{:>2} {:<{width}} {:>7} {:>10} {:>7} {:>7}".format(*row, width=width) for row in rows)
 
@@ -143,7 +143,7 @@ def score_folders(submit_dir, truth_dir, class_set=CELEBAMASK):
         makers[maker] += 1
     if not total.any():
         raise InputError(f"{truth_dir}: every pixel is 255, ignored; there is nothing to score")
-    require_class_set(submit_dir, makers, class_set)
+    require_makers_class_set(submit_dir, makers, class_set)
     said, warning = describe_makers(submit_dir, makers)
     if said:
         print(said)

@@ -7,6 +7,7 @@ from faceparse.classes import CELEBAMASK
 from faceparse.errors import InputError
 
 HASH_DIGITS = 12
+CLASS_SET = "class set"
 
 
 def provenance(checkpoint, image_size, tta, class_set=CELEBAMASK, **more):
@@ -14,7 +15,7 @@ def provenance(checkpoint, image_size, tta, class_set=CELEBAMASK, **more):
     digest = hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest()[:HASH_DIGITS]
     parts = {"checkpoint": digest, "image size": image_size, "TTA": "yes" if tta else "no"} | more
     if class_set.names != CELEBAMASK.names:
-        parts["class set"] = mark(class_set)
+        parts[CLASS_SET] = mark(class_set)  # the last of the parts
     return ", ".join(f"{name} {value}" for name, value in parts.items())
 
 
@@ -23,9 +24,16 @@ def mark(class_set):
     return hashlib.sha256("\n".join(class_set.names).encode()).hexdigest()[:HASH_DIGITS]
 
 
-def require_class_set(folder, makers, class_set):
+def mark_of(maker):
+    """Return the mark of the class set that a text of `provenance` tells, None for another text."""
+    if not maker.startswith("checkpoint "):
+        return None
+    return maker.partition(f"{CLASS_SET} ")[2] or mark(CELEBAMASK)
+
+
+def require_makers_class_set(folder, makers, class_set):
     """Raise InputError where label maps say that they were made with another class set."""
-    if any("class set " in maker and f"class set {mark(class_set)}" not in maker for maker in makers):
+    if {mark_of(maker) for maker in makers} - {None, mark(class_set)}:
         raise InputError(f"{folder}: its label maps have other classes; give theirs as --classes")
 
 

@@ -20,6 +20,7 @@ from faceparse.augmentation import random_geometry
 from faceparse.classes import CELEBAMASK, find_class_set
 from faceparse.errors import InputError
 from faceparse.images import list_images, read_mask, read_photo
+from faceparse.provenance import provenance, require_makers_class_set
 from models import MODELS
 from options import export_parser, f1score_parser, sample_dataset_parser, train_parser, validate_parser
 
@@ -84,6 +85,15 @@ def test_checkpoints_carry_the_classes_and_tables_print_their_names(capsys):
     with pytest.raises(InputError, match="predictions: its label maps have other classes; give theirs as --classes"):
         run(f1score, f1score_parser, "")
     assert Path("scores_with_f1_precision_recall.txt").read_text().count("Class ") == 5
+
+
+def test_label_maps_are_refused_by_a_class_set_of_other_names():
+    checkpoint, lapa, celebamask = "checkpoints/deeplab/best.pt", find_class_set("lapa"), find_class_set("celebamask")
+    for made_with, scored_with in ((celebamask, lapa), (lapa, celebamask)):
+        maker = provenance(checkpoint, 512, tta=False, class_set=made_with, faces="found")
+        require_makers_class_set("predictions", ["", "self-distillation after epoch 3", maker], made_with)
+        with pytest.raises(InputError, match="have other classes"):
+            require_makers_class_set("predictions", ["", maker], scored_with)
 
 
 @pytest.mark.slow
