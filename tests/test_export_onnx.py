@@ -108,7 +108,7 @@ def test_int8_file_is_smaller_and_labels_as_float32_does_or_is_not_written(expor
 
 
 @pytest.mark.slow
-def test_labels_are_those_of_our_own_loop(exported, tmp_path):
+def test_labels_are_those_of_our_own_loop(exported, tmp_path, monkeypatch):
     """Of any size and batch; the sizes are such that the decoder's stride does not divide them."""
     import onnxruntime
 
@@ -124,6 +124,9 @@ def test_labels_are_those_of_our_own_loop(exported, tmp_path):
         assert (labels != np.stack(expected)).mean() < 1e-3
     with pytest.raises(InputError, match="gives label maps, and the scripts need logits"):
         load_network(tmp_path / "labels.onnx")
+    monkeypatch.setattr(export_onnx, "LABELS_EXACT", -1)
+    with pytest.raises(InputError, match=r"labels.onnx: not written, 0.\d\d% of its labels are not those of PyTorch"):
+        export_onnx.main(export_parser("Export.").parse_args(flags))
 
 
 @pytest.mark.slow
