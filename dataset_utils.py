@@ -10,7 +10,7 @@ from tqdm import tqdm
 from faceparse import decoded_file, distributed
 from faceparse.dataset_layout import advice, split_folders
 from faceparse.errors import InputError
-from faceparse.images import list_images, match_pairs, read_pair, resize_mask, resize_photo
+from faceparse.images import list_images, match_pairs, read_mask, read_pair, resize_mask, resize_photo
 from faceparse.loading import (
     CaughtInputError,
     ReadingDataset,
@@ -69,6 +69,14 @@ class PairDataset(ReadingDataset):
         return to_tensor(resize_photo(photo, size, size)), torch.from_numpy(resize_mask(mask, size, size))
 
 
+class MaskDataset(PairDataset):
+    """The masks of a PairDataset without the photographs, whose decoding takes longer."""
+
+    def read(self, index):
+        mask = read_mask(self.pairs[index][2], self.class_set)
+        return torch.from_numpy(resize_mask(mask, self.image_size, self.image_size))
+
+
 class TrainingSet:
     """The training pairs, decoded as uint8 in RAM, on the GPU or in a file, or read by processes in every epoch.
 
@@ -102,10 +110,7 @@ class TrainingSet:
             )
         else:
             self.photos, self.masks = self._decoded()
-        self.repeats = torch.ones(len(pairs))
-        if repeat_rare:
-            masks = self.masks if self.cache != "off" else (mask for _, mask in one_by_one(self.dataset, workers))
-            self.repeats = repeat_factors(masks, len(class_set), repeat_rare)
+        self.repeats = repeat_factors(self._classes_present(), repeat_rare) if repeat_rare else torch.ones(len(pairs))
 
     def _decoded(self):
         """Return all photographs [n, 3, S, S] and masks [n, S, S] from where they are cached."""
@@ -122,6 +127,22 @@ class TrainingSet:
         distributed.barrier()
         photos, masks = self._split(content)
         return (photos.to(self.device), masks.to(self.device)) if self.cache == "gpu" else (photos, masks)
+
+    def _classes_present(self):
+        """Return which classes the masks hold, bool [n, C]. Every process looks at a share of them."""
+        dataset, rank, processes = self.dataset, distributed.rank(), distributed.world_size()
+        share = range(rank, len(dataset), processes)
+        if self.cache == "off":
+            all_masks = MaskDataset(dataset.pairs, dataset.image_size, dataset.class_set)
+            masks = one_by_one(Subset(all_masks, share), self.workers)
+        else:
+            masks = (self.masks[index] for index in share)
+        masks = tqdm(masks, "looking for rare classes", len(share), leave=False, disable=rank > 0 or None)
+        mine = torch.stack([classes_in(mask, len(dataset.class_set)) for mask in masks])
+        present = torch.empty(len(dataset), len(dataset.class_set), dtype=torch.bool)
+        for first, part in enumerate(distributed.from_all(mine)):
+            present[first::processes] = part
+        return present
 
     def _split(self, content):
         """View bytes [4 n S S] as photographs [n, 3, S, S], channels last as the network wants them, and masks."""
@@ -183,13 +204,17 @@ class TrainingSet:
         return tensor.to(self.device, non_blocking=True)
 
 
-def repeat_factors(masks, num_classes, share):
-    """Return how often an epoch shows each image, float [n], from masks uint8 [H, W].
+def classes_in(mask, num_classes):
+    """Return which classes a mask, uint8 [H, W], holds: bool [C] on the CPU."""
+    return torch.bincount(mask.flatten(), minlength=256)[:num_classes].cpu() > 0
+
+
+def repeat_factors(present, share):
+    """Return how often an epoch shows each image, float [n], from which classes each holds, bool [n, C].
 
     Repeat factor sampling (Gupta et al., 2019, https://arxiv.org/abs/1908.03195): the maximum over the image's classes
     of max(1, sqrt(share / f)), f the share of images that hold the class.
     """
-    present = torch.stack([torch.bincount(mask.flatten(), minlength=256)[:num_classes].cpu() > 0 for mask in masks])
     per_class = (share / present.float().mean(dim=0)).sqrt().clamp(min=1)
     return torch.where(present, per_class, 1.0).amax(dim=1)
 

@@ -222,6 +222,20 @@ def build_training(args, device, class_set):
     return TrainingState(args, model, ema, build_optimizer(args, model), Precision(device, args.float32))
 
 
+def read_training_set(args, pairs, class_set, device):
+    return TrainingSet(
+        pairs,
+        image_size=args.image_size,
+        class_set=class_set,
+        cache=args.cache,
+        cache_dir=Path(args.dataset_dir) / "decoded",
+        repeat_rare=args.repeat_rare,
+        device=device,
+        workers=args.workers,
+        seed=args.seed,
+    )
+
+
 def compile_if_possible(model, device):
     """Compile the model's forward pass in place; without the tools for it, say so and leave the model as it is."""
     try:
@@ -300,7 +314,6 @@ def train(args, device, run_dir):
     val_pairs = find_pairs(args.dataset_dir, "val", args.truth_dir)
     partial_masks = [PartialMasks(each, class_set) for each in args.partial_masks]
     check_start(args, run_dir, train_pairs, class_set, device)
-    torch.backends.cudnn.benchmark = True  # all training batches are of one size
     state = build_training(args, device, class_set)
 
     first_epoch, log, saved = 1, [], {}
@@ -330,23 +343,15 @@ def train(args, device, run_dir):
         start = time.perf_counter()
         if training_set is None or epoch == args.self_distill_epoch + 1:
             training_set = None  # frees its memory before the next one is read
-            distilled = 0 < args.self_distill_epoch < epoch
-            training_set = TrainingSet(
-                self_distil(args, epoch, run_dir, state.evaluated, train_pairs + unlabelled, partial_masks, device)
-                if distilled
-                else train_pairs,
-                image_size=args.image_size,
-                class_set=class_set,
-                cache=args.cache,
-                cache_dir=Path(args.dataset_dir) / "decoded",
-                repeat_rare=args.repeat_rare,
-                device=device,
-                workers=args.workers,
-                seed=args.seed,
-            )
+            if 0 < args.self_distill_epoch < epoch:
+                pairs = train_pairs + unlabelled
+                train_pairs = self_distil(args, epoch, run_dir, state.evaluated, pairs, partial_masks, device)
+            training_set = read_training_set(args, train_pairs, class_set, device)
             if device.type == "cuda":
                 try_largest_step(state, trained, training_set, device)
+        torch.backends.cudnn.benchmark = True  # The batches of training are of one size,
         trained_line = train_one_epoch(state, epoch, trained, training_set, device, run_dir=run_dir, **resume_at)
+        torch.backends.cudnn.benchmark = False  # and photographs are validated and labelled at sizes of their own.
         resume_at = {}
         distributed.average_buffers(state.model)
         if state.ema is not None:

@@ -36,6 +36,10 @@ def open_or_make(path, size, fill):
         try:
             with alone_in(path.parent) if distributed.rank() == 0 else nullcontext():
                 if not distributed.from_first(path.exists()):  # another run may have made it meanwhile
+                    if distributed.rank() == 0:
+                        print(f"{path}: decoding the training set into this file of {size / 1e9:.1f} GB")
+                        for left_by_a_kill in path.parent.glob("*.unfinished"):
+                            left_by_a_kill.unlink()
                     make(path, size, fill)
         except OSError as error:
             reason = error.strerror or error
@@ -44,7 +48,6 @@ def open_or_make(path, size, fill):
 
 
 def make(path, size, fill):
-    # Without a number in its name, so that the next try goes over what a killed process has left.
     unfinished = path.with_suffix(".unfinished")
     try:
         if distributed.rank() == 0:

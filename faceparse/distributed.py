@@ -7,6 +7,7 @@ import tempfile
 import uuid
 import warnings
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -14,6 +15,10 @@ from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from faceparse.errors import InputError, first_line
+
+# A process may wait this long for the others, while the first one decodes the data set or waits for another run that
+# does. NCCL's own limit is 10 minutes. Where a process ends, torchrun ends the others at once.
+PATIENCE = timedelta(hours=12)
 
 
 def is_launched():
@@ -32,9 +37,9 @@ def process_group(device):
         yield
         return
     if device.type == "cuda":
-        dist.init_process_group("nccl", device_id=device)
+        dist.init_process_group("nccl", device_id=device, timeout=PATIENCE)
     else:
-        dist.init_process_group("gloo")
+        dist.init_process_group("gloo", timeout=PATIENCE)
     try:
         yield
     except RuntimeError as error:

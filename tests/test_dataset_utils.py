@@ -16,6 +16,7 @@ from dataset_utils import (
     PairDataset,
     TrainingSet,
     choose_cache,
+    classes_in,
     find_pairs,
     free_memory,
     repeat_factors,
@@ -225,8 +226,8 @@ def fill_a_share(rank, pairs, port, out, cache):
     stems_read, read_pair = [], dataset_utils.read_pair
     dataset_utils.read_pair = lambda *args: stems_read.append(args[0].stem) or read_pair(*args)
     with distributed.process_group(CPU):
-        tested = training_set(pairs, cache=cache, cache_dir=out / "decoded")
-        torch.save((tested.photos.clone(), tested.masks.clone(), stems_read), out / f"{rank}.pt")
+        tested = training_set(pairs, cache=cache, cache_dir=out / "decoded", repeat_rare=0.9)
+        torch.save((tested.photos.clone(), tested.masks.clone(), tested.repeats, stems_read), out / f"{rank}.pt")
 
 
 @pytest.mark.slow
@@ -237,10 +238,11 @@ def test_processes_of_a_host_read_a_share_each_and_hold_the_set_once(pairs, tmp_
         port = free.getsockname()[1]
     before = set(Path("/dev/shm").glob("face_parser_*"))
     torch.multiprocessing.spawn(fill_a_share, (pairs, port, tmp_path, cache), nprocs=2)
-    alone, stems = training_set(pairs), [stem for stem, _, _ in pairs]
+    alone, stems = training_set(pairs, repeat_rare=0.9), [stem for stem, _, _ in pairs]
     for rank in range(2):
-        photos, masks, stems_read = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        photos, masks, repeats, stems_read = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         assert torch.equal(photos, alone.photos) and torch.equal(masks, alone.masks)
+        assert torch.equal(repeats, alone.repeats)
         assert stems_read == stems[rank::2]
     assert set(Path("/dev/shm").glob("face_parser_*")) == before
 
@@ -248,11 +250,15 @@ def test_processes_of_a_host_read_a_share_each_and_hold_the_set_once(pairs, tmp_
 def test_repeat_factors_hand_worked():
     """Four images, share 1/2: class 1 is in one, f = 1/4, sqrt((1/2) / (1/4)) = sqrt(2); class 2 is in two, so 1."""
     masks = [torch.tensor([ids], dtype=torch.uint8) for ids in ([0, 0, 1], [0, 2, 255], [0, 2, 2], [0, 255, 255])]
-    assert repeat_factors(masks, 4, 0.5).tolist() == pytest.approx([2**0.5, 1, 1, 1])
+
+    def factors(share):
+        return repeat_factors(torch.stack([classes_in(mask, 4) for mask in masks]), share).tolist()
+
+    assert factors(0.5) == pytest.approx([2**0.5, 1, 1, 1])
     # Share 1: sqrt(1 / (1/4)) = 2 for class 1, sqrt(1 / (2/4)) = sqrt(2) for class 2; class 3 and 255 are nowhere.
-    assert repeat_factors(masks, 4, 1.0).tolist() == pytest.approx([2, 2**0.5, 2**0.5, 1])
+    assert factors(1.0) == pytest.approx([2, 2**0.5, 2**0.5, 1])
     masks[1][0, 0] = 1  # was class 0, which three images keep: sqrt(1 / (3/4)), the largest only for the last image
-    assert repeat_factors(masks, 4, 1.0).tolist() == pytest.approx([2**0.5, 2**0.5, 2**0.5, (4 / 3) ** 0.5])
+    assert factors(1.0) == pytest.approx([2**0.5, 2**0.5, 2**0.5, (4 / 3) ** 0.5])
 
 
 @pytest.mark.parametrize("cache", ["ram", "off"])
@@ -298,8 +304,6 @@ def test_damaged_file_is_named_when_read_in_an_epoch(damaged_pairs, workers):
     tested = training_set(damaged_pairs, cache="off", workers=workers)
     with damage_is_named:
         list(tested.batches(1, batch_size=2))
-    with damage_is_named:
-        training_set(damaged_pairs, cache="off", workers=workers, repeat_rare=0.5)
 
 
 @pytest.mark.parametrize("cache", ["ram", "off"])
