@@ -7,6 +7,7 @@ from faceparse import SHIPPED_CHECKPOINT
 from faceparse.network_size import LARGEST_SIDE, SMALLEST_SIDE
 
 LARGEST_NUMBER = 2**31 - 1  # of what counts; what is larger overflows in one library or another
+TOO_LARGE = "the memory that it takes grows with its square"
 MOST_WORKERS = 256  # more processes or threads read no faster, and thousands stop the machine
 
 
@@ -44,7 +45,7 @@ def port_number(text):
 
 
 def picture_side(text):
-    return whole_number(text, 1, LARGEST_SIDE, "the memory that it takes grows with its square")
+    return whole_number(text, 1, LARGEST_SIDE, TOO_LARGE)
 
 
 def non_negative_float(text):
@@ -70,9 +71,7 @@ def recolouring(text):
 
 
 def network_input_size(text):
-    if int(text) < SMALLEST_SIDE:
-        raise argparse.ArgumentTypeError(f"{int(text)} is too small: the network takes {SMALLEST_SIDE} px and more")
-    return picture_side(text)
+    return whole_number(text, SMALLEST_SIDE, LARGEST_SIDE, TOO_LARGE)
 
 
 def folder_name(text):

@@ -27,6 +27,7 @@ from faceparse.atomic_files import atomic_path
 from faceparse.classes import CELEBAMASK
 from faceparse.errors import run_script
 from faceparse.images import list_images, read_mask, read_photo, write_label_map
+from faceparse.parallel import usable_cores
 from make_sample_dataset import make_sample_dataset
 from models import MODELS, build_model
 from models.cost import count_flops
@@ -250,8 +251,7 @@ def table_row(row):
 def hardware():
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{cores} cores, {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
+    return f"{usable_cores()} cores, {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def parse_args():

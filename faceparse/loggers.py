@@ -22,7 +22,7 @@ def import_logger(kind):
 def open_logger(kind, run_dir, log, first_epoch, flags, class_set):
     """Return a function that sends a line of the log to the logger; it does nothing where `kind` is None.
 
-    log: the earlier lines of a resumed run, which goes on with `first_epoch`; flags: {name: value} of the run.
+    log: the earlier lines of a resumed run, which continues with `first_epoch`; flags: {name: value} of the run.
     """
     if kind is None:
         return lambda line: None

@@ -105,7 +105,7 @@ class TrainingState:
         self.best_miou = saved["best_miou"]
 
     def enter_epoch(self, path, saved):
-        """Give this process its own statistics back; return where in the epoch it goes on: first_step and loss_sum."""
+        """Give this process its own statistics back; return where the epoch continues: first_step and loss_sum."""
         count = len(saved["processes"])
         if count != distributed.world_size() and distributed.rank() == 0:
             print(f"{count} processes are now {distributed.world_size()}: the run differs from an uninterrupted one")
