@@ -20,14 +20,13 @@ def draw_runs(path, runs):
         colour = f"C{index}"
         for axes, lines, value, style in (
             (losses, log, "train_loss", "-"),
-            (losses, validated, "val_loss", "--"),
-            (scores, validated, "mIoU", "-"),
+            (losses, validated, "val_loss", ".--"),  # the dots show runs that were validated once
+            (scores, validated, "mIoU", ".-"),
         ):
             # JSON has no NaN: what diverged is null, and leaves a gap.
             values = [math.nan if line[value] is None else line[value] for line in lines]
-            axes.plot(
-                [line["epoch"] for line in lines], values, style, color=colour, label=name if style == "-" else ""
-            )
+            label = "" if value == "val_loss" else name
+            axes.plot([line["epoch"] for line in lines], values, style, color=colour, label=label)
     losses.set(xlabel="epoch", ylabel="loss: training, validation dashed")
     scores.set(xlabel="epoch", ylabel="validation mIoU")
     for axes in (losses, scores):
