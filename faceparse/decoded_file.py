@@ -36,10 +36,6 @@ def open_or_make(path, size, fill):
         try:
             with alone_in(path.parent) if distributed.rank() == 0 else nullcontext():
                 if not distributed.from_first(path.exists()):  # another run may have made it meanwhile
-                    if distributed.rank() == 0:
-                        print(f"{path}: decoding the training set into this file of {size / 1e9:.1f} GB")
-                        for left_by_a_kill in path.parent.glob("*.unfinished"):
-                            left_by_a_kill.unlink()
                     make(path, size, fill)
         except OSError as error:
             reason = error.strerror or error
@@ -51,6 +47,9 @@ def make(path, size, fill):
     unfinished = path.with_suffix(".unfinished")
     try:
         if distributed.rank() == 0:
+            print(f"{path}: decoding the training set into this file of {size / 1e9:.1f} GB")
+            for left_by_a_kill in path.parent.glob("*.unfinished"):
+                left_by_a_kill.unlink()
             reserve(unfinished, size)
         distributed.barrier()
         fill(map_file(unfinished, size, shared=True))

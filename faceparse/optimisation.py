@@ -46,7 +46,7 @@ class AveragedModel:
     def update(self, model):
         n = self.updates
         decay = min(self.decay, (1 + n) / (10 + n)) if n else 0.0  # the first update copies
-        pairs = list(zip(tensors(self.module), tensors(model), strict=True))
+        pairs = list(zip(weights_and_buffers(self.module), weights_and_buffers(model), strict=True))
         for average, value in pairs:
             if not average.is_floating_point():  # BatchNorm's counters
                 average.copy_(value)
@@ -55,5 +55,5 @@ class AveragedModel:
         self.updates += 1
 
 
-def tensors(model):
+def weights_and_buffers(model):
     return itertools.chain(model.parameters(), model.buffers())

@@ -304,6 +304,9 @@ def test_damaged_file_is_named_when_read_in_an_epoch(damaged_pairs, workers):
     tested = training_set(damaged_pairs, cache="off", workers=workers)
     with damage_is_named:
         list(tested.batches(1, batch_size=2))
+    damaged_pairs[3][2].write_bytes(b"no mask")
+    with pytest.raises(InputError, match=r"\A[^\n]*train_0003\.png: not a readable image[^\n]*\Z"):
+        training_set(damaged_pairs, cache="off", workers=workers, repeat_rare=0.5)
 
 
 @pytest.mark.parametrize("cache", ["ram", "off"])

@@ -78,6 +78,7 @@ def test_what_a_killed_process_left_is_written_again(pairs, tmp_path):
     expected = training_set(pairs, tmp_path).photos.clone()
     (file,) = (tmp_path / "decoded").iterdir()
     file.rename(file.with_suffix(".unfinished")).write_bytes(b"half of it")
+    file.with_name("32px_of_other_pairs.unfinished").write_bytes(b"half of another")
     assert torch.equal(training_set(pairs, tmp_path).photos, expected)
     assert list((tmp_path / "decoded").iterdir()) == [file]
 

@@ -35,6 +35,9 @@ ROOT = Path(__file__).resolve().parent.parent
 PORTRAIT = ROOT / "assets/astronaut.jpg"
 HAIR, NOSE = CELEBAMASK.names.index("hair"), CELEBAMASK.names.index("nose")
 PATIENCE = 120  # seconds; a busy machine is slow
+COUNT_CAMERAS = """window.cameras = 0;
+    const open = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+    navigator.mediaDevices.getUserMedia = (wanted) => { cameras += 1; return open(wanted); };"""
 
 
 @pytest.fixture(scope="session")
@@ -383,11 +386,12 @@ def test_camera_runs_live_and_its_picture_can_be_taken(start):
 
 
 def test_a_camera_that_stops_is_told_in_a_sentence(start):
-    browser = start("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
+    browser = start("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream", before=COUNT_CAMERAS)
     wait_for_parse(browser)
     button = browser.find_element("id", "camera")
     browser.execute_script("camera.click(); camera.click()")  # the second press comes before the camera has started
     wait_for(browser, lambda: "frames a second" in texts(browser)[0], "frames")
+    assert browser.execute_script("return cameras") == 1
     browser.execute_script("video.srcObject.getVideoTracks()[0].onended()")
     assert texts(browser)[1].startswith("The camera has stopped")
     assert button.text == "Use the camera" and browser.execute_script("return video.srcObject") is None
