@@ -26,8 +26,9 @@ from options import generate_labels_parser
 
 
 def main(args):
-    if args.partial_masks and not args.unlabelled_dir:
-        raise InputError("--partial_masks: needs --unlabelled_dir, whose labels it corrects")
+    for flag in ("partial_masks", "doubtful"):
+        if getattr(args, flag) and not args.unlabelled_dir:
+            raise InputError(f"--{flag}: needs --unlabelled_dir, whose labels it corrects")
     pairs = match_pairs(args.image_dir, args.label_dir)
     pairs += find_unlabelled(args.unlabelled_dir, pairs)
     read_dirs = [args.image_dir, args.label_dir, *args.unlabelled_dir]
@@ -37,6 +38,7 @@ def main(args):
     refuse_overwriting_masks("--output_dir", args.output_dir, stems)
     refuse_overwriting_labels("--colored_dir", args.colored_dir, [f"{stem}.png" for stem in stems])
     network = load_network(args.checkpoint, args.gpu_id, args.classes and find_class_set(args.classes))
+    doubtful = {network.class_set.id_of(name, "--doubtful"): probability for name, probability in args.doubtful}
     partial_masks = [PartialMasks(each, network.class_set) for each in args.partial_masks]
     image_size = args.image_size or network.image_size
     with atomic_folder(args.output_dir) as labels_dir, atomic_folder(args.colored_dir) as colored_dir:
@@ -46,6 +48,7 @@ def main(args):
             labels_dir,
             threshold=args.threshold,
             unlabelled_threshold=args.unlabelled_threshold,
+            doubtful=doubtful,
             partial_masks=partial_masks,
             colored_dir=colored_dir,
             made_by=provenance(

@@ -176,7 +176,7 @@ def prediction_options(args, progress):
     }
 
 
-def self_distil(args, epoch, run_dir, model, pairs, partial_masks, device):
+def self_distil(args, epoch, run_dir, model, pairs, doubtful, partial_masks, device):
     """Merge the model's confident predictions into the training masks; return the pairs with the merged masks.
 
     Photographs whose mask is None get the predictions alone.
@@ -196,6 +196,7 @@ def self_distil(args, epoch, run_dir, model, pairs, partial_masks, device):
                 distributed.from_first(unfinished),
                 threshold=args.distill_threshold,
                 unlabelled_threshold=args.unlabelled_threshold,
+                doubtful=doubtful,
                 partial_masks=partial_masks,
                 made_by=f"self-distillation after epoch {args.self_distill_epoch}",
                 **prediction_options(args, "relabelling"),
@@ -252,8 +253,9 @@ def check_start(args, run_dir, train_pairs, class_set, device):
     """Raise InputError for flags that would lose an earlier run or fail later."""
     if args.logger:
         import_logger(args.logger)
-    if args.partial_masks and not (args.unlabelled_dir and args.self_distill_epoch):
-        raise InputError("--partial_masks: needs --unlabelled_dir and --self_distill_epoch, whose labels it corrects")
+    for flag in ("partial_masks", "doubtful"):
+        if getattr(args, flag) and not (args.unlabelled_dir and args.self_distill_epoch):
+            raise InputError(f"--{flag}: needs --unlabelled_dir and --self_distill_epoch, whose labels it corrects")
     if args.out_channels not in (None, len(class_set)):
         raise InputError(
             f"--out_channels {args.out_channels}: the class set has {len(class_set)} classes; --classes names another"
@@ -312,6 +314,7 @@ def train(args, device, run_dir):
     train_pairs = find_pairs(args.dataset_dir, "train", args.label_dir, labelled_by_hand)
     unlabelled = find_unlabelled(args.unlabelled_dir, train_pairs) if args.self_distill_epoch else []
     val_pairs = find_pairs(args.dataset_dir, "val", args.truth_dir)
+    doubtful = {class_set.id_of(name, "--doubtful"): probability for name, probability in args.doubtful}
     partial_masks = [PartialMasks(each, class_set) for each in args.partial_masks]
     check_start(args, run_dir, train_pairs, class_set, device)
     state = build_training(args, device, class_set)
@@ -345,7 +348,7 @@ def train(args, device, run_dir):
             training_set = None  # frees its memory before the next one is read
             if 0 < args.self_distill_epoch < epoch:
                 pairs = train_pairs + unlabelled
-                train_pairs = self_distil(args, epoch, run_dir, state.evaluated, pairs, partial_masks, device)
+                train_pairs = self_distil(args, epoch, run_dir, state.evaluated, pairs, doubtful, partial_masks, device)
             training_set = read_training_set(args, train_pairs, class_set, device)
             if device.type == "cuda":
                 try_largest_step(state, trained, training_set, device)

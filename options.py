@@ -62,6 +62,14 @@ def fraction(text):
     return value
 
 
+def class_probability(text):
+    """Turn NAME=0.1 into (name, 0.1)."""
+    name, separator, probability = text.rpartition("=")
+    if not separator:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form hat=0.1")
+    return name, fraction(probability)
+
+
 def recolouring(text):
     """Turn NAME=#RRGGBB into (name, (red, green, blue))."""
     match = re.fullmatch("(.+)=#?([0-9a-fA-F]{6})", text)
@@ -153,6 +161,15 @@ def _add_unlabelled(parser):
         type=fraction,
         default=0.6,
         help="least probability that labels a pixel of such a photograph; the others are ignored",
+    )
+    parser.add_argument(
+        "--doubtful",
+        nargs="+",
+        type=class_probability,
+        default=[],
+        metavar="CLASS=PROBABILITY",
+        help="ignore a pixel of such a photograph also where this class has at least this probability, but is not the "
+        "predicted one; for rare classes, of which a model finds too little",
     )
     parser.add_argument(
         "--partial_masks",

@@ -45,10 +45,18 @@ def merge(logits, mask, threshold):
     return np.where(replace, prediction, mask).astype(np.uint8)
 
 
-def pseudo_label(logits, threshold):
-    """Return the predicted ids, uint8 [H, W], of logits [C, H, W]; 255 where none exceeds `threshold`."""
+def pseudo_label(logits, threshold, doubtful=None):
+    """Return the predicted ids, uint8 [H, W], of logits [C, H, W]; 255 where none exceeds `threshold`.
+
+    `doubtful`, id to probability: 255 also where such a class has at least that probability and another is predicted.
+    A network finds too few pixels of a rare class, and would teach that the others are not of it.
+    """
     confidence, prediction = most_probable(logits)
-    return np.where(confidence > threshold, prediction, IGNORE_INDEX).astype(np.uint8)
+    sure = confidence > threshold
+    for class_id, probability in (doubtful or {}).items():
+        possible = confidence * np.exp(logits[class_id] - logits.max(axis=0)) >= probability
+        sure &= (prediction == class_id) | ~possible
+    return np.where(sure, prediction, IGNORE_INDEX).astype(np.uint8)
 
 
 def most_probable(logits):
@@ -63,6 +71,7 @@ def write_labels(
     *,
     threshold,
     unlabelled_threshold,
+    doubtful=None,
     partial_masks=(),
     colored_dir=None,
     made_by="",
@@ -71,7 +80,7 @@ def write_labels(
     """Write a mask for every (stem, photograph, mask) into `output_dir`, as P-mode PNGs.
 
     Where a photograph has a mask it is merged with the predictions above `threshold`; where that is None, the mask
-    holds the predictions above `unlabelled_threshold` and 255 elsewhere, and agrees with all `partial_masks`.
+    is that of `pseudo_label` with `unlabelled_threshold` and `doubtful`, and agrees with all `partial_masks`.
     `colored_dir` receives the same in colours. `made_by` is the text of write_label_map, `options` go to `predict`.
     Returns int64 [C, C]: pixels of the given masks by old id (row) and new id (column).
     """
@@ -99,7 +108,7 @@ def write_labels(
         else:
             for masks in partial_masks:
                 logits = masks.apply(logits, stem)
-            labels = pseudo_label(logits, unlabelled_threshold)
+            labels = pseudo_label(logits, unlabelled_threshold, doubtful)
         write(stem, labels)
     return changes
 

@@ -319,6 +319,16 @@ def test_pseudo_labels_worked_out():
         assert labels.dtype == np.uint8 and labels.tolist() == [expected], threshold
 
 
+def test_pixels_where_a_rare_class_is_only_possible_are_ignored():
+    """Three classes; the second is doubtful. In the first two pixels it is likely enough and not the prediction."""
+    probabilities = [[[0.7, 0.75, 0.85, 0.1]], [[0.25, 0.2, 0.1, 0.8]], [[0.05, 0.05, 0.05, 0.1]]]
+    logits = np.log(np.array(probabilities)) + 3  # a constant changes no probability
+    for doubtful, expected in (({1: 0.15}, [255, 255, 0, 1]), ({1: 0.22}, [255, 0, 0, 1]), ({}, [0, 0, 0, 1])):
+        assert pseudo_label(logits, 0.6, doubtful).tolist() == [expected], doubtful
+    assert pseudo_label(logits, 0.72, {1: 0.22}).tolist() == [[255, 0, 0, 1]]
+    assert pseudo_label(logits, 0.6, {1: 0.22, 2: 0.08}).tolist() == [[255, 0, 0, 255]]
+
+
 def test_partial_masks_overrule_the_network(tmp_path):
     """True hair in the first two pixels only. Without hair the network's second choice there is skin, at 0.6 / 0.9."""
     Image.fromarray(np.array([[255, 1, 0, 0]], dtype=np.uint8)).save(tmp_path / "a.png")
@@ -422,6 +432,8 @@ def test_photographs_without_masks_get_the_predictions(checkpoint_path, pairs, p
     flags += ["--unlabelled_threshold", 0, "--unlabelled_dir"]
     with pytest.raises(InputError, match="has the same stem as"):
         generate_labels.main(parse(generate_labels_parser, *flags, photos, pairs[0]))
+    with pytest.raises(InputError, match="--doubtful wig: no class"):
+        generate_labels.main(parse(generate_labels_parser, *flags, photos, "--doubtful", "wig=0.1"))
     generate_labels.main(parse(generate_labels_parser, *flags, photos))
     assert "0 pixels changed, 0.00% of all" in capsys.readouterr().out.splitlines()
     labels = {path.stem: read_mask(path) for path in (tmp_path / "merged").iterdir()}
