@@ -206,10 +206,10 @@ def train_parser(description):
     )
     group.add_argument(
         "--augment",
-        choices=("none", "color", "full", "wide"),
+        choices=("none", "color", "full", "wide", "strong"),
         default="color",
         help="full adds flip, geometry, blur, noise; wide adds faces off-centre, tilted, half and twice as large, and "
-        "people before other photographs",
+        "people before other photographs; strong is full with more colour and rectangles of other photographs",
     )
     group.add_argument("--augment_from_epoch", type=positive_int, default=15, help="first epoch that is augmented")
 

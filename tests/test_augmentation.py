@@ -14,6 +14,7 @@ from faceparse.augmentation import (
     augment,
     random_blur,
     random_color,
+    random_cutmix,
     random_geometry,
     random_noise,
     random_surroundings,
@@ -102,7 +103,7 @@ def test_mode_none_only_scales(photos):
     assert torch.equal(target, labels.long())
 
 
-@pytest.mark.parametrize("mode", ["none", "color", "full", "wide"])
+@pytest.mark.parametrize("mode", ["none", "color", "full", "wide", "strong"])
 def test_output_types_range_and_layout(photos, masks, mode):
     images, target = augment(photos, masks.repeat(3, 1, 1), mode, rng())
     assert images.dtype == torch.float32 and images.shape == photos.shape
@@ -111,7 +112,7 @@ def test_output_types_range_and_layout(photos, masks, mode):
     assert target.dtype == torch.int64 and target.shape == (6, SIZE, SIZE)
 
 
-@pytest.mark.parametrize("mode", ["color", "full", "wide"])
+@pytest.mark.parametrize("mode", ["color", "full", "wide", "strong"])
 def test_generator_alone_decides(photos, masks, mode):
     labels = masks.repeat(3, 1, 1)
     torch.manual_seed(1)
@@ -122,7 +123,7 @@ def test_generator_alone_decides(photos, masks, mode):
     assert not torch.equal(first[0], other[0])
 
 
-@pytest.mark.parametrize("mode", ["color", "full", "wide"])
+@pytest.mark.parametrize("mode", ["color", "full", "wide", "strong"])
 def test_every_sample_draws_its_own_parameters(photos, masks, mode):
     images, target = augment(photos[:1].repeat(8, 1, 1, 1), masks[:1].repeat(8, 1, 1), mode, rng())
     for i in range(8):
@@ -275,6 +276,25 @@ def test_surroundings_are_those_of_another_sample_with_its_mask(masks):
         assert torch.equal(found[i], torch.where(here, labels[source], labels[i]))
         replaced += source != i
     assert 8 <= replaced <= 30  # within 3 standard deviations of 0.3 * 64
+
+
+def test_cutmix_replaces_a_rectangle_by_that_of_another_sample_with_its_mask():
+    """Pixel by pixel; the share of samples, and the rectangle's area and proportions, are those of the paper's text."""
+    photos = torch.rand(400, 1, SIZE, SIZE, generator=rng()).expand(400, 3, SIZE, SIZE)
+    labels = torch.arange(400)[:, None, None].expand(400, SIZE, SIZE)
+    images, found = random_cutmix(photos, labels, rng())
+    shares = []
+    for i in range(400):
+        replaced = found[i] != labels[i]
+        assert torch.equal(found[i], torch.where(replaced, labels[i - 1], labels[i]))
+        assert torch.equal(images[i], torch.where(replaced, photos[i - 1], photos[i]))
+        if replaced.any():
+            height, width = replaced.any(1).sum().item(), replaced.any(0).sum().item()
+            assert replaced.sum() == height * width  # a rectangle
+            assert 1 / 3.8 < height / width < 3.8  # 3, and a pixel of 64 more or less
+            shares.append(height * width / SIZE**2)
+    assert 170 <= len(shares) <= 230  # within 3 standard deviations of 200
+    assert 0.01 < min(shares) < 0.05 and 0.35 < max(shares) < 0.42
 
 
 def test_outside_is_ignored_in_the_mask_and_reflected_in_the_photograph(transform):

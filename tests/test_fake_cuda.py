@@ -108,7 +108,7 @@ def parse(*flags):
 def test_augmentation_and_losses_stay_on_the_gpu(fake_cuda):
     photos = torch.zeros(4, 3, 64, 64, dtype=torch.uint8, device=CUDA)
     masks = torch.zeros(4, 64, 64, dtype=torch.uint8, device=CUDA)
-    for mode in ("none", "color", "full", "wide"):
+    for mode in ("none", "color", "full", "wide", "strong"):
         images, labels = augment(photos, masks, mode, torch.Generator())
         assert images.device == labels.device == CUDA
         assert images.dtype == torch.float32 and labels.dtype == torch.int64
