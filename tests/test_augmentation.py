@@ -388,6 +388,14 @@ def test_random_factor_of_each_sample_covers_its_range_and_no_more(photo, monkey
     assert 0.799 <= factor.min() < 0.81 and 1.19 < factor.max() <= 1.201
 
 
+def test_stronger_colour_is_that_of_half_of_the_samples(photo, monkeypatch):
+    draw_only(monkeypatch, "BRIGHTNESS")
+    factor = (random_color(photo.repeat(400, 1, 1, 1), rng(), 2.5) / photo).mean(dim=(1, 2, 3))
+    assert 0.5 <= factor.min() + 1e-5 < 0.51 and 1.49 < factor.max() <= 1.5 + 1e-5
+    # 60 % of the stronger half, and none of the others, change by more than 0.2; three standard deviations are 28.
+    assert 92 <= ((factor - 1).abs() > 0.2 + 1e-5).sum() <= 148
+
+
 def test_random_hue_of_each_sample_covers_its_range_and_no_more(monkeypatch):
     draw_only(monkeypatch, "HUE")
     red = random_color(torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1).repeat(200, 1, 1, 1), rng()).flatten(1)
