@@ -3,7 +3,7 @@
 from pathlib import Path
 
 # The shipped checkpoint lies beside the scripts, wherever they are called from.
-SHIPPED_CHECKPOINT = str(Path(__file__).resolve().parent.parent / "Deeplab_checkpoint_epoch_122.pt")
+SHIPPED_CHECKPOINT = str(Path(__file__).resolve().parent.parent / "Deeplab_checkpoint_epoch_128.pt")
 
 
 def __getattr__(name):
