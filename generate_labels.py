@@ -21,14 +21,14 @@ from faceparse.errors import InputError, run_script
 from faceparse.images import match_pairs, refuse_overwriting_labels, refuse_overwriting_masks
 from faceparse.prediction import load_network
 from faceparse.provenance import provenance
-from faceparse.pseudo_labels import PartialMasks, format_changes, write_labels
+from faceparse.pseudo_labels import PartialMasks, doubtful_classes, format_changes, write_labels
 from options import generate_labels_parser
 
 
 def main(args):
     for flag in ("partial_masks", "doubtful"):
         if getattr(args, flag) and not args.unlabelled_dir:
-            raise InputError(f"--{flag}: needs --unlabelled_dir, whose labels it corrects")
+            raise InputError(f"--{flag}: needs --unlabelled_dir, to which it applies")
     pairs = match_pairs(args.image_dir, args.label_dir)
     pairs += find_unlabelled(args.unlabelled_dir, pairs)
     read_dirs = [args.image_dir, args.label_dir, *args.unlabelled_dir]
@@ -38,9 +38,14 @@ def main(args):
     refuse_overwriting_masks("--output_dir", args.output_dir, stems)
     refuse_overwriting_labels("--colored_dir", args.colored_dir, [f"{stem}.png" for stem in stems])
     network = load_network(args.checkpoint, args.gpu_id, args.classes and find_class_set(args.classes))
-    doubtful = {network.class_set.id_of(name, "--doubtful"): probability for name, probability in args.doubtful}
+    doubtful = doubtful_classes(args.doubtful, network.class_set)
     partial_masks = [PartialMasks(each, network.class_set) for each in args.partial_masks]
     image_size = args.image_size or network.image_size
+    rules = {"relabelling": f"above {args.threshold:g}"}
+    if args.unlabelled_dir:
+        rules["unlabelled"] = f"above {args.unlabelled_threshold:g}"
+    if args.doubtful:
+        rules["doubtful"] = " ".join(f"{name}={probability:g}" for name, probability in args.doubtful)
     with atomic_folder(args.output_dir) as labels_dir, atomic_folder(args.colored_dir) as colored_dir:
         changes = write_labels(
             network,
@@ -51,9 +56,7 @@ def main(args):
             doubtful=doubtful,
             partial_masks=partial_masks,
             colored_dir=colored_dir,
-            made_by=provenance(
-                args.checkpoint, image_size, args.tta, network.class_set, relabelling=f"above {args.threshold:g}"
-            ),
+            made_by=provenance(args.checkpoint, image_size, args.tta, network.class_set, **rules),
             image_size=image_size,
             batch_size=args.batch_size or network.batch_size,
             workers=args.workers,

@@ -34,7 +34,7 @@ from faceparse.metrics import Scores, confusion_matrix, format_table
 from faceparse.optimisation import AveragedModel, build_optimizer, learning_rate
 from faceparse.precision import Precision
 from faceparse.prediction import predict
-from faceparse.pseudo_labels import PartialMasks, format_changes, write_labels
+from faceparse.pseudo_labels import PartialMasks, doubtful_classes, format_changes, write_labels
 from faceparse.torch_network import TorchNetwork
 from faceparse.training_log import draw_runs, read_log, write_log
 from faceparse.training_state import STATES, TrainingState, read_newest
@@ -255,7 +255,7 @@ def check_start(args, run_dir, train_pairs, class_set, device):
         import_logger(args.logger)
     for flag in ("partial_masks", "doubtful"):
         if getattr(args, flag) and not (args.unlabelled_dir and args.self_distill_epoch):
-            raise InputError(f"--{flag}: needs --unlabelled_dir and --self_distill_epoch, whose labels it corrects")
+            raise InputError(f"--{flag}: needs --unlabelled_dir and --self_distill_epoch, to which it applies")
     if args.out_channels not in (None, len(class_set)):
         raise InputError(
             f"--out_channels {args.out_channels}: the class set has {len(class_set)} classes; --classes names another"
@@ -314,7 +314,7 @@ def train(args, device, run_dir):
     train_pairs = find_pairs(args.dataset_dir, "train", args.label_dir, labelled_by_hand)
     unlabelled = find_unlabelled(args.unlabelled_dir, train_pairs) if args.self_distill_epoch else []
     val_pairs = find_pairs(args.dataset_dir, "val", args.truth_dir)
-    doubtful = {class_set.id_of(name, "--doubtful"): probability for name, probability in args.doubtful}
+    doubtful = doubtful_classes(args.doubtful, class_set)
     partial_masks = [PartialMasks(each, class_set) for each in args.partial_masks]
     check_start(args, run_dir, train_pairs, class_set, device)
     state = build_training(args, device, class_set)

@@ -67,6 +67,8 @@ def class_probability(text):
     name, separator, probability = text.rpartition("=")
     if not separator:
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form hat=0.1")
+    if fraction(probability) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r}: at probability 0 every pixel is doubtful")
     return name, fraction(probability)
 
 
@@ -209,7 +211,7 @@ def train_parser(description):
         choices=("none", "color", "full", "wide", "strong"),
         default="color",
         help="full adds flip, geometry, blur, noise; wide adds faces off-centre, tilted, half and twice as large, and "
-        "people before other photographs; strong is full with more colour and rectangles of other photographs",
+        "people before other photographs; strong is full with stronger changes of colour and CutMix",
     )
     group.add_argument("--augment_from_epoch", type=positive_int, default=15, help="first epoch that is augmented")
 

@@ -16,9 +16,10 @@ WIDE_GEOMETRY = {"rotation": 45.0, "scale": 2.0, "shift": 0.25}
 SURROUNDED = 0.3  # share of samples in mode "wide" that stand before another photograph
 BRIGHTNESS = CONTRAST = SATURATION = 0.2  # factors 1 +- this
 HUE = 0.03  # turns of the colour circle, either way
-STRONGER = 2.5  # times as much of the four in half of the samples in mode "strong"
+STRONGER = 2.5  # the four above are multiplied by this in half of the samples in mode "strong"
 CUTMIX = 0.5  # share of samples in mode "strong" that get a rectangle of another photograph
-CUTMIX_AREA = (0.02, 0.4)  # of the picture; the rectangle is at most three times as long in one direction
+CUTMIX_AREA = (0.02, 0.4)  # of the picture
+CUTMIX_ASPECT = 3.0  # largest ratio of the rectangle's sides
 BLUR = 0.3  # share of samples that are blurred
 NOISE = 0.03  # largest standard deviation, of the range 0 to 1
 
@@ -94,7 +95,11 @@ def random_surroundings(images, masks, generator):
     So there are other backgrounds, and other people, who keep their labels.
     """
     chosen = (uniform(len(images), 0, 1, generator) < SURROUNDED).to(images.device, non_blocking=True)
-    replaced = (masks == 0) & chosen[:, None, None]
+    return take_from_another(images, masks, (masks == 0) & chosen[:, None, None])
+
+
+def take_from_another(images, masks, replaced):
+    """Replace the pixels where `replaced` [N, S, S] is true by those of another sample, in photograph and mask."""
     images = torch.where(replaced[:, None], images.roll(1, dims=0), images)
     return images, torch.where(replaced, masks.roll(1, dims=0), masks)
 
@@ -102,12 +107,12 @@ def random_surroundings(images, masks, generator):
 def random_cutmix(images, masks, generator):
     """In a share of the samples, replace a rectangle by that of another one, with its labels.
 
-    CutMix (Yun et al., 2019, https://arxiv.org/abs/1905.04899). Faces have one place in all portraits, so that hats,
-    clothes and earrings come to other heads, near where they belong.
+    CutMix (Yun et al., 2019, https://arxiv.org/abs/1905.04899), with ranges of our own for area and sides. In portraits
+    the face is always in the same place, so a hat or an earring lands near where it belongs on another head.
     """
-    n, side = len(images), images.shape[-1]
-    area, aspect = uniform(n, *CUTMIX_AREA, generator), uniform(n, -math.log(3), math.log(3), generator).exp()
-    chosen = uniform(n, 0, 1, generator) < CUTMIX
+    n, side, ratio = len(images), images.shape[-1], math.log(CUTMIX_ASPECT)
+    area, aspect = uniform(n, *CUTMIX_AREA, generator), uniform(n, -ratio, ratio, generator).exp()
+    chosen = (uniform(n, 0, 1, generator) < CUTMIX)[:, None]
     centres = (torch.arange(side) + 0.5) / side
 
     def extent(length):
@@ -115,11 +120,10 @@ def random_cutmix(images, masks, generator):
         start = uniform(n, 0, 1, generator) * (1 - length)
         return (start[:, None] <= centres) & (centres < (start + length)[:, None])
 
-    rows, columns = extent((area * aspect).sqrt()), extent((area / aspect).sqrt())
-    replaced = rows[:, :, None] & columns[:, None, :] & chosen[:, None, None]
-    replaced = replaced.to(images.device, non_blocking=True)
-    images = torch.where(replaced[:, None], images.roll(1, dims=0), images)
-    return images, torch.where(replaced, masks.roll(1, dims=0), masks)
+    rows, columns = extent((area * aspect).sqrt()) & chosen, extent((area / aspect).sqrt())
+    # Combined on the device, because sending a mask for each pixel from the host takes too long.
+    rows, columns = (each.to(images.device, non_blocking=True) for each in (rows, columns))
+    return take_from_another(images, masks, rows[:, :, None] & columns[:, None, :])
 
 
 def resample_masks(masks, grid):
@@ -136,14 +140,12 @@ def random_color(images, generator, stronger=1):
     Half of the samples are changed `stronger` times as much.
     """
     n = len(images)
-    brightness = uniform(n, -BRIGHTNESS, BRIGHTNESS, generator)
-    contrast = uniform(n, -CONTRAST, CONTRAST, generator)
-    saturation = uniform(n, -SATURATION, SATURATION, generator)
-    hue = uniform(n, -HUE, HUE, generator)
-    if stronger != 1:
+    factors = [uniform(n, 1 - most, 1 + most, generator) for most in (BRIGHTNESS, CONTRAST, SATURATION)]
+    hue = uniform(n, -HUE, HUE, generator) * (2 * math.pi)
+    if stronger != 1:  # without a draw, so that the other modes give what they always gave for a seed
         strength = torch.where(uniform(n, 0, 1, generator) < 0.5, stronger, 1)
-        brightness, contrast, saturation, hue = (strength * each for each in (brightness, contrast, saturation, hue))
-    return apply_color(images, 1 + brightness, 1 + contrast, 1 + saturation, 2 * math.pi * hue)
+        factors, hue = [1 + strength * (factor - 1) for factor in factors], strength * hue
+    return apply_color(images, *factors, hue)
 
 
 def apply_color(images, brightness, contrast, saturation, hue):

@@ -49,7 +49,7 @@ def pseudo_label(logits, threshold, doubtful=None):
     """Return the predicted ids, uint8 [H, W], of logits [C, H, W]; 255 where none exceeds `threshold`.
 
     `doubtful`, id to probability: 255 also where such a class has at least that probability and another is predicted.
-    A network finds too few pixels of a rare class, and would teach that the others are not of it.
+    A network overlooks parts of a rare class, and training on its labels would teach to overlook them.
     """
     confidence, prediction = most_probable(logits)
     sure = confidence > threshold
@@ -57,6 +57,14 @@ def pseudo_label(logits, threshold, doubtful=None):
         possible = confidence * np.exp(logits[class_id] - logits.max(axis=0)) >= probability
         sure &= (prediction == class_id) | ~possible
     return np.where(sure, prediction, IGNORE_INDEX).astype(np.uint8)
+
+
+def doubtful_classes(pairs, class_set):
+    """Return {id: probability} of pairs (name, probability). Raises InputError for a name unknown or given twice."""
+    doubtful = {class_set.id_of(name, "--doubtful"): probability for name, probability in pairs}
+    if len(doubtful) < len(pairs):
+        raise InputError("--doubtful: names a class twice")
+    return doubtful
 
 
 def most_probable(logits):

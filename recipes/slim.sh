@@ -1,19 +1,22 @@
 #!/usr/bin/env bash
-# The recipe of the shipped weights, from random ones, in six stages. The photographs without masks are labelled by the
-# network so far. Hours are those of one CPU core, with 700 photographs with masks and 1,157 without.
+# The recipe of the shipped weights, from random ones, in six stages. Photographs without masks get their labels from the
+# network of the stage before. Hours are those of one CPU core, with 700 photographs with masks and 1,157 without.
 #
 #   slim_256         60 epochs at 256 px on photographs with masks    1.1 h
 #   slim_256_all     28 epochs at 256 px on all                       1.3 h
 #   slim_512          5 epochs at 512 px on photographs with masks    0.6 h
 #   slim_512_all      5 epochs at 512 px on all                       1.2 h and 0.3 h for the labels
 #   slim_512_more    18 epochs at 512 px on all, labelled again       4.3 h and 0.3 h for the labels
-#   slim_512_strong  12 epochs at 512 px on all, labelled again,      2.9 h and 0.3 h for the labels
-#                    with CutMix and more colour
+#   slim_512_strong  12 epochs at 512 px on all, labelled again,      3.0 h and 0.3 h for the labels
+#                    with CutMix and stronger changes of colour
 #
 #   bash recipes/slim.sh [--workers 4 ...]     # further flags go to every training; called again, it continues
 #
 # Photographs without masks are taken from dataset/test_image, or from the folders in UNLABELLED; PARTIAL_MASKS names
-# folders of true masks of one class for some of them, as in UNLABELLED="dataset/test_image more" PARTIAL_MASKS=hair=hair.
+# folders of true masks of one class for some of them, as in
+#   UNLABELLED="dataset/test_image more" PARTIAL_MASKS=hair=more_hair bash recipes/slim.sh
+# The shipped weights had 957 photographs besides those of dataset/test_image. To repeat a stage, delete its folder and
+# those of all later stages in checkpoints/, and their labels in dataset/train/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 read -ra unlabelled <<< "${UNLABELLED:-dataset/test_image}"
@@ -21,6 +24,7 @@ read -ra partial <<< "${PARTIAL_MASKS:-}"
 
 [ -d dataset/corrected ] || python check_dataset.py --fix_left_right dataset/corrected
 
+# Place 0 is empty, so that stage 1 is at place 1.
 names=(- slim_256 slim_256_all slim_512 slim_512_all slim_512_more slim_512_strong)
 epochs=(- 60 28 5 5 18 12)
 checkpoint() { echo "checkpoints/${names[$1]}/Deeplab_checkpoint_epoch_${epochs[$1]}.pt"; }
@@ -29,6 +33,7 @@ complete=0
 for stage in 1 2 3 4 5 6; do
     [ ! -e "$(checkpoint $stage)" ] || complete=$stage
 done
+[ $complete = 0 ] || echo "continuing after stage $complete, by its $(checkpoint $complete)"
 
 train() { # train STAGE FLAGS...: from the weights of the stage before; what was interrupted continues
     local name=${names[$1]} flags=(--epochs "${epochs[$1]}" "${@:2}")
@@ -41,7 +46,8 @@ train() { # train STAGE FLAGS...: from the weights of the stage before; what was
 }
 
 label() { # label STAGE FOLDER FLAGS...: the corrected masks, and for the other photographs labels by the stage before
-    [ "$1" -gt "$complete" ] && [ ! -d "$2" ] || return 0
+    [ "$1" -gt "$complete" ] || return 0
+    [ ! -d "$2" ] || { echo "$2: used as it is; delete it to label again"; return 0; }
     python generate_labels.py --tta --threshold 1 --checkpoint "$(checkpoint $(($1 - 1)))" \
         --label_dir dataset/corrected/train_mask --unlabelled_dir "${unlabelled[@]}" \
         ${partial:+--partial_masks "${partial[@]}"} --output_dir "$2" --colored_dir "$2_colored" "${@:3}"

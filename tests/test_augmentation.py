@@ -279,7 +279,7 @@ def test_surroundings_are_those_of_another_sample_with_its_mask(masks):
 
 
 def test_cutmix_replaces_a_rectangle_by_that_of_another_sample_with_its_mask():
-    """Pixel by pixel; the share of samples, and the rectangle's area and proportions, are those of the paper's text."""
+    """Pixel by pixel; the share of samples, the rectangle's area and the ratio of its sides are those asked for."""
     photos = torch.rand(400, 1, SIZE, SIZE, generator=rng()).expand(400, 3, SIZE, SIZE)
     labels = torch.arange(400)[:, None, None].expand(400, SIZE, SIZE)
     images, found = random_cutmix(photos, labels, rng())
@@ -295,6 +295,23 @@ def test_cutmix_replaces_a_rectangle_by_that_of_another_sample_with_its_mask():
             shares.append(height * width / SIZE**2)
     assert 170 <= len(shares) <= 230  # within 3 standard deviations of 200
     assert 0.01 < min(shares) < 0.05 and 0.35 < max(shares) < 0.42
+
+
+def test_mode_strong_mixes_samples_and_changes_colours_more(monkeypatch):
+    """Sample i is of brightness i / 20 and class i, so that what comes from another sample shows."""
+    grey = (torch.arange(1, 9) * 12).to(torch.uint8)[:, None, None, None].expand(8, 3, SIZE, SIZE)
+    labels = torch.arange(10, 18).to(torch.uint8)[:, None, None].expand(8, SIZE, SIZE)
+    mixed, factors = {}, {}
+    for mode in ("full", "strong"):
+        many = [augment(grey, labels, mode, rng(seed)) for seed in range(12)]
+        targets = torch.stack([masks for _, masks in many])
+        own = targets == torch.arange(10, 18)[:, None, None]
+        mixed[mode] = (~own & (targets != 255)).any(dim=(2, 3)).float().mean()
+        brightness = torch.stack([images[:, 0] for images, _ in many])
+        means = (brightness * own).sum(dim=(2, 3)) / own.sum(dim=(2, 3))
+        factors[mode] = means / (torch.arange(1, 9) * 12 / 255)
+    assert mixed["full"] == 0 and 0.3 < mixed["strong"] < 0.7
+    assert factors["full"].max() < 1.25 < 1.4 < factors["strong"].max()
 
 
 def test_outside_is_ignored_in_the_mask_and_reflected_in_the_photograph(transform):

@@ -432,8 +432,14 @@ def test_photographs_without_masks_get_the_predictions(checkpoint_path, pairs, p
     flags += ["--unlabelled_threshold", 0, "--unlabelled_dir"]
     with pytest.raises(InputError, match="has the same stem as"):
         generate_labels.main(parse(generate_labels_parser, *flags, photos, pairs[0]))
-    with pytest.raises(InputError, match="--doubtful wig: no class"):
-        generate_labels.main(parse(generate_labels_parser, *flags, photos, "--doubtful", "wig=0.1"))
+    for doubtful, complaint in (
+        (["wig=0.1"], "--doubtful wig: no class"),
+        (["hat=0.1", "hat=0.2"], "names a class twice"),
+    ):
+        with pytest.raises(InputError, match=complaint):
+            generate_labels.main(parse(generate_labels_parser, *flags, photos, "--doubtful", *doubtful))
+    with pytest.raises(InputError, match="--doubtful: needs --unlabelled_dir"):
+        generate_labels.main(parse(generate_labels_parser, *flags[:-1], "--doubtful", "hat=0.1"))
     generate_labels.main(parse(generate_labels_parser, *flags, photos))
     assert "0 pixels changed, 0.00% of all" in capsys.readouterr().out.splitlines()
     labels = {path.stem: read_mask(path) for path in (tmp_path / "merged").iterdir()}
@@ -443,6 +449,17 @@ def test_photographs_without_masks_get_the_predictions(checkpoint_path, pairs, p
     assert labels.keys() == predictions.keys()
     for stem, label_map in predictions.items():
         np.testing.assert_array_equal(labels[stem], label_map)
+    # Where the commonest class is only possible, there is no label any more.
+    common = int(np.bincount(np.concatenate([each.ravel() for each in predictions.values()])).argmax())
+    flags += [photos, "--doubtful", f"{CELEBAMASK.names[common]}=0.01"]
+    generate_labels.main(parse(generate_labels_parser, *flags))
+    ignored = []
+    for stem, label_map in predictions.items():
+        found = read_mask(tmp_path / "merged" / f"{stem}.png")
+        ignored.append(found == 255)
+        np.testing.assert_array_equal(found[~ignored[-1]], label_map[~ignored[-1]])
+        assert not (ignored[-1] & (label_map == common)).any()
+    assert 0 < np.concatenate([each.ravel() for each in ignored]).mean() < 0.9
 
 
 def test_given_masks_are_never_overwritten(checkpoint_path, pairs, tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from options import train_parser
+from options import generate_labels_parser, train_parser
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.sh"))
 RECORDER = """#!/usr/bin/env bash
@@ -15,14 +15,52 @@ echo "$@" >> "$COMMANDS"
 """
 
 
+def run_recipe(folder, name, *flags):
+    """Return the parsed flags of the trainings and of the labellings of a recipe, which runs in `folder`.
+
+    A `python` that only records its arguments takes the place of the real one.
+    """
+    (folder / "python").write_text(RECORDER)
+    (folder / "python").chmod(0o755)
+    # A recipe skips what it finds trained beside it.
+    shutil.copytree(RECIPES[0].parent, folder / "recipes", dirs_exist_ok=True)
+    (folder / "commands").write_text("")
+    env = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "COMMANDS": str(folder / "commands")}
+    subprocess.run(["bash", folder / "recipes" / name, *flags], env=env, check=True)
+    commands = [line.split() for line in (folder / "commands").read_text().splitlines()]
+    parsers = {"main_deeplab.py": train_parser("Train."), "generate_labels.py": generate_labels_parser("Label.")}
+    return [
+        [parser.parse_args(flags) for script, *flags in commands if script == name] for name, parser in parsers.items()
+    ]
+
+
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.name)
 def test_recipe_trains_with_known_flags_and_passes_flags_on(recipe, tmp_path):
-    """A `python` that only records its arguments takes the place of the real one."""
-    (tmp_path / "python").write_text(RECORDER)
-    (tmp_path / "python").chmod(0o755)
-    shutil.copytree(recipe.parent, tmp_path / "recipes")  # a recipe skips what it finds trained beside it
-    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "COMMANDS": str(tmp_path / "commands")}
-    subprocess.run(["bash", tmp_path / "recipes" / recipe.name, "--seed", "7", "--resume"], env=env, check=True)
-    commands = [line.split() for line in (tmp_path / "commands").read_text().splitlines()]
-    trainings = [train_parser("Train.").parse_args(flags) for script, *flags in commands if script == "main_deeplab.py"]
+    trainings, _ = run_recipe(tmp_path, recipe.name, "--seed", "7", "--resume")
     assert trainings and trainings[-1].seed == 7 and trainings[-1].resume
+
+
+def test_every_stage_starts_from_the_one_before_and_learns_from_its_labels(tmp_path):
+    trainings, labellings = run_recipe(tmp_path, "slim.sh")
+    ends = [f"checkpoints/{each.save_prefix}/Deeplab_checkpoint_epoch_{each.epochs}.pt" for each in trainings]
+    assert [each.load_model_path for each in trainings] == [None, *ends[:-1]]
+    assert [each.checkpoint for each in labellings] == [ends[0], ends[2], ends[3], ends[4]]
+    learnt = [each.label_dir for each in trainings if each.unlabelled_dir]
+    assert learnt == [each.output_dir for each in labellings] and len(set(learnt)) == 4
+    assert not any(each.resume for each in trainings)
+
+
+def test_what_is_complete_is_skipped_and_what_was_interrupted_continues(tmp_path):
+    checkpoints = tmp_path / "checkpoints"
+    (checkpoints / "slim_512_more").mkdir(parents=True)
+    (checkpoints / "slim_512_more/Deeplab_checkpoint_epoch_18.pt").touch()  # the stages before it are not there
+    trainings, labellings = run_recipe(tmp_path, "slim.sh")
+    assert [each.save_prefix for each in trainings] == ["slim_512_strong"] and not trainings[0].resume
+    assert [dict(each.doubtful)["ear_r"] for each in labellings] == [0.05]
+    (tmp_path / labellings[0].output_dir).mkdir(parents=True)
+    (checkpoints / "slim_512_strong").mkdir()
+    (checkpoints / "slim_512_strong/last.pt").touch()
+    trainings, labellings = run_recipe(tmp_path, "slim.sh")
+    assert [each.resume for each in trainings] == [True] and not labellings
+    (checkpoints / "slim_512_strong/Deeplab_checkpoint_epoch_12.pt").touch()
+    assert run_recipe(tmp_path, "slim.sh") == [[], []]

@@ -645,17 +645,21 @@ def test_unlabelled_photographs_join_after_self_distillation(sample_dataset, tmp
     for folder in ("alone", "by_hand", "refused"):
         (tmp_path / folder).mkdir()
     start = ["--dataset_dir", sample_dataset, *flags]
-    alone = train(tmp_path / "alone", *start, "--epochs", 2, "--self_distill_epoch", 1, "--unlabelled_threshold", 0.05)
+    sure = ["--unlabelled_threshold", 0.05, "--doubtful", "skin=0.01"]
+    alone = train(tmp_path / "alone", *start, "--epochs", 2, "--self_distill_epoch", 1, *sure)
     labels = masks(alone / "merged_labels")
     assert len(labels) == 8 + len(unlabelled) and labels.keys() > set(unlabelled)
 
     shutil.copy(alone / "Deeplab_checkpoint_epoch_1.pt", tmp_path / "a.pt")
     command = ["--checkpoint", tmp_path / "a.pt", "--image_dir", sample_dataset / "train/train_image"]
     command += ["--label_dir", sample_dataset / "train/train_mask", "--output_dir", tmp_path / "merged"]
-    command += ["--colored_dir", tmp_path / "colored", *flags[-2:], "--unlabelled_threshold", 0.05]
+    command += ["--colored_dir", tmp_path / "colored", *flags[-2:], *sure]
     command += ["--batch_size", 4, "--workers", 0]
     generate_labels.main(generate_labels_parser("G.").parse_args([str(each) for each in command]))
     assert masks(tmp_path / "merged") == labels
+    command = [each for each in command if each not in sure[2:]]
+    generate_labels.main(generate_labels_parser("G.").parse_args([str(each) for each in command]))
+    assert masks(tmp_path / "merged") != labels  # so skin was doubtful somewhere
 
     by_hand = ["--epochs", 1, "--load_model_path", tmp_path / "a.pt", "--label_dir", tmp_path / "merged"]
     run_dir = train(tmp_path / "by_hand", *start, *by_hand)
