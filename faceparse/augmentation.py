@@ -142,7 +142,7 @@ def random_color(images, generator, stronger=1):
     n = len(images)
     factors = [uniform(n, 1 - most, 1 + most, generator) for most in (BRIGHTNESS, CONTRAST, SATURATION)]
     hue = uniform(n, -HUE, HUE, generator) * (2 * math.pi)
-    if stronger != 1:  # without a draw, so that the other modes give what they always gave for a seed
+    if stronger != 1:  # the other modes draw nothing here, so that a seed gives them what it always gave
         strength = torch.where(uniform(n, 0, 1, generator) < 0.5, stronger, 1)
         factors, hue = [1 + strength * (factor - 1) for factor in factors], strength * hue
     return apply_color(images, *factors, hue)
