@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import cases, plain_network, plain_scores, preparation, reading, video
+from benchmarks import cases, frontier, plain_network, plain_scores, preparation, reading, video
 from benchmarks.__main__ import DEFAULT, Bench, differing_share, lay_out
 from benchmarks.measure import run_python
 from benchmarks.plain_network import mixed_loss
 from dataset_utils import PairDataset, find_pairs
 from faceparse import checkpoints
 from faceparse.classes import CELEBAMASK
-from faceparse.images import list_images, read_mask, write_label_map
+from faceparse.images import list_images, match_pairs, read_mask, write_label_map
 from faceparse.metrics import Scores, score_folders
+from faceparse.prediction import load_network
 from faceparse.torch_network import TorchNetwork
 from loss import mixed_loss as our_mixed_loss
 from models import build_model
@@ -142,3 +143,15 @@ def test_preparation_is_measured_beside_its_floor(capsys):
     preparation.main(SimpleNamespace(floor=None, pictures=4, repeats=1))
     pictures, *measured = capsys.readouterr().out.splitlines()[-1].strip("| ").split(" | ")
     assert pictures == "4" and len(measured) == 5 and all(float(each) > 0 for each in measured)
+
+
+def test_the_frontier_has_the_scores_of_the_scripts(work_dir, tmp_path):
+    checkpoint, (image_dir, mask_dir) = work_dir / f"{DEFAULT}.pt", sorted(work_dir.glob("dataset/val/val_*"))
+    (size, gflops, miou, macro_f1), smaller = frontier.measure(checkpoint, match_pairs(image_dir, mask_dir), (64, 32))
+    network = load_network(checkpoint)
+    write_predictions(network, list_images(image_dir), tmp_path / "labels", image_size=64, batch_size=1, workers=0)
+    scores = Scores(score_folders(tmp_path / "labels", mask_dir)[0])
+    assert (size, miou, macro_f1) == (64, scores.miou, scores.macro_f1)
+    assert gflops == pytest.approx(4 * smaller[1], rel=0.01)  # four times the pixels
+    frontier.draw(tmp_path / "frontier.png", {"a.pt": [(size, gflops, miou, macro_f1), smaller]})
+    assert cv2.imread(str(tmp_path / "frontier.png")).shape[1] > 500
