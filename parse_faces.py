@@ -26,12 +26,14 @@ from faceparse.drawing import cut_out, overlay, recolour
 from faceparse.errors import InputError, run_script
 from faceparse.images import (
     IMAGE_SUFFIXES,
+    read_photo,
     refuse_overwriting_labels,
     refuse_overwriting_masks,
     write_label_map,
     write_picture,
 )
 from faceparse.provenance import provenance
+from faceparse.wording import counted
 from options import parse_faces_parser
 
 NO_FACE, UNREADABLE = 1, 2  # exit statuses
@@ -138,10 +140,25 @@ def write_parsed(file, parsed, output_dir, cutouts, recoloured, made_by):
         temporary.write_text(json.dumps(describe(file, parsed), indent=1, ensure_ascii=False), encoding="utf-8")
 
 
+def parse_photo(parser, file, output_dir, cutouts, recoloured, whole, made_by):
+    """Write the files of a photograph that has a face; return the number of its faces. InputError as `read_photo`."""
+    parsed = parser(read_photo(file), whole=whole)
+    if parsed.faces:
+        write_parsed(file, parsed, output_dir, cutouts, recoloured, made_by)
+    return len(parsed.faces)
+
+
+def report_video(file, result):
+    """Say what `parse_video` returned."""
+    say(
+        f"{file}: {counted(result['frames'], 'frame')}, {result['with_faces']} with faces, {result['broken']} broken "
+        f"ones skipped, {result['frames_per_second']:.1f} frames/s; the sound is left out"
+    )
+
+
 def main(args):
     try:  # here, so that --help need not wait for these
         from faceparse.face_parser import FaceParser
-        from faceparse.images import read_photo
         from faceparse.video import VIDEO_SUFFIXES, parse_video, show_webcam
     except ImportError as error:
         raise InputError(
@@ -152,7 +169,7 @@ def main(args):
         raise InputError("give photographs, videos or folders to parse, or else --webcam 0")
     suffixes = {"_".join(map(str.strip, text.split(","))): text for text in args.cutout}
     files, problems = find_inputs(args.inputs, IMAGE_SUFFIXES | VIDEO_SUFFIXES)
-    if not files:
+    if args.inputs and not files:
         raise InputError("; ".join(problems))
     videos = {file for file in files if file.suffix.lower() in VIDEO_SUFFIXES}
     refuse_same_outputs({file: output_names(file, file in videos, suffixes, args.colors) for file in files})
@@ -177,35 +194,29 @@ def main(args):
         say("--cutout, --colors and --whole are for photographs; of a video the overlay of the faces found is written")
     searched = "not searched" if args.whole else "found"
     made_by = provenance(args.checkpoint, parser.image_size, tta=False, class_set=parser.class_set, faces=searched)
-    output_dir, without_face, faces = Path(args.output_dir), 0, 0
+    output_dir, parsed, parsed_videos, faces, without_face = Path(args.output_dir), 0, 0, 0, 0
     for problem in problems:
         say(f"error: {problem}")
     for file in tqdm(files, "parsing", unit="file", leave=False, disable=None):
         try:
             if file in videos:
                 result = parse_video(parser, file, output_dir / f"{file.stem}_overlay.mp4")
+                report_video(file, result)
+                parsed_videos, found = parsed_videos + 1, result["with_faces"]
             else:
-                photo = read_photo(file)
+                found = parse_photo(parser, file, output_dir, cutouts, args.colors, args.whole, made_by)
+                parsed, faces = parsed + 1, faces + found
         except InputError as error:
             problems.append(error)
             say(f"error: {error}")
             continue
-        if file in videos:
-            say(
-                f"{file}: {result['frames']} frames, {result['with_faces']} with faces, {result['broken']} broken ones "
-                f"skipped, {result['frames_per_second']:.1f} frames/s; the sound is left out"
-            )
-            found = result["with_faces"]
-        else:
-            parsed = parser(photo, whole=args.whole)
-            found = len(parsed.faces)
-            faces += found
-            if found:
-                write_parsed(file, parsed, output_dir, cutouts, args.colors, made_by)
         if not found:
             without_face += 1
             say(f"{file}: no face found; --whole parses a portrait without a search")
-    print(f"{faces} faces of {len(files) - len(videos)} photographs, and {len(videos)} videos, in {args.output_dir}")
+    done = [f"{counted(faces, 'face')} of {counted(parsed, 'photograph')}"] * bool(parsed)
+    done += [counted(parsed_videos, "video")] * bool(parsed_videos)
+    if done:
+        print(f"{' and '.join(done)}, in {args.output_dir}")
     if problems or without_face:
         sys.exit(UNREADABLE if problems else NO_FACE)
 

@@ -33,7 +33,8 @@ def run(tmp_path, monkeypatch, capsys):
             errors.run_script(lambda: parse_faces.main(args))
         except SystemExit as ended:
             status = ended.code
-        return status, capsys.readouterr().err
+        call.printed, stderr = capsys.readouterr()
+        return status, stderr
 
     return call
 
@@ -50,6 +51,7 @@ def test_a_path_with_spaces_and_umlauts_and_all_outputs(run, tmp_path):
     before = photo.read_bytes()
     status, _ = run(photo.parent, "--cutout", "hair,hat", "--cutout", "person", "--colors", "hair=#a02020")
     assert status == 0 and photo.read_bytes() == before and names(photo.parent) == [photo.name]
+    assert run.printed.splitlines()[-1] == "1 face of 1 photograph, in parsed"
     stem = "Frau Müller"
     endings = (".json", ".png", "_colored.jpg", "_hair_hat.png", "_overlay.jpg", "_person.png")
     assert names("parsed") == sorted(stem + ending for ending in endings)
@@ -97,6 +99,9 @@ def test_the_others_go_on_and_the_status_says_what_was_wrong(run, tmp_path):
     assert names("parsed") == ["transparent.json", "transparent.png", "transparent_overlay.jpg"]
     status, stderr = run("wall.jpg", "transparent.png", "--output_dir", "second")
     assert status == 1 and "error" not in stderr and len(names("second")) == 3
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    status, stderr = run("damaged.jpg", "broken.mp4", "--output_dir", "nothing")
+    assert status == 2 and "broken.mp4" in stderr and "photograph" not in run.printed and not Path("nothing").exists()
     status, stderr = run("damaged.jpg", "transparent.png", "--output_dir", "third")
     assert status == 2 and "damaged.jpg" in stderr and "Traceback" not in stderr and len(names("third")) == 3
 
@@ -109,6 +114,13 @@ def test_without_dlib_only_the_whole_picture(run, monkeypatch):
     assert run(ASTRONAUT, "--whole")[0] == 0
     assert len(names("parsed")) == 3
     assert json.loads(Path("parsed/astronaut.json").read_text())["faces"][0]["box"] is None
+
+
+def test_the_webcam_is_opened(run):
+    if sys.platform != "linux":
+        pytest.skip("elsewhere asking for a camera may open a dialogue")
+    status, stderr = run("--webcam", 99)
+    assert status == 2 and "--webcam 99: no such camera" in stderr
 
 
 @pytest.mark.parametrize(
