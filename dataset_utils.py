@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from faceparse import decoded_file, distributed
+from faceparse.classes import IGNORE_INDEX
 from faceparse.dataset_layout import advice, split_folders
 from faceparse.errors import InputError
 from faceparse.images import list_images, match_pairs, read_mask, read_pair, resize_mask, resize_photo
@@ -20,6 +21,7 @@ from faceparse.loading import (
     to_tensor,
     worker_processes,
 )
+from faceparse.network_size import fitted_size
 from faceparse.parallel import in_threads
 
 
@@ -54,7 +56,10 @@ def epoch_seed(seed, epoch, purpose, *step):
 
 
 class PairDataset(ReadingDataset):
-    """Training pairs at the network's size: uint8 photograph [3, S, S] and mask [S, S], squashed where not square."""
+    """Training pairs at the network's size: uint8 photograph [3, S, S] and mask [S, S].
+
+    As in prediction the longer side becomes S. What lacks to a square is black, and 255 in the mask.
+    """
 
     def __init__(self, pairs, image_size, class_set):
         self.pairs, self.image_size, self.class_set = pairs, image_size, class_set
@@ -65,16 +70,29 @@ class PairDataset(ReadingDataset):
     def read(self, index):
         _, photo_path, mask_path = self.pairs[index]
         photo, mask = read_pair(photo_path, mask_path, self.class_set)
+        return to_tensor(self.fit(photo, resize_photo, fill=0)), self.fit_mask(mask)
+
+    def fit_mask(self, mask):
+        return torch.from_numpy(self.fit(mask, resize_mask, fill=IGNORE_INDEX))
+
+    def fit(self, picture, resize, fill):
+        """Return a picture [H, W, ...] as [S, S, ...], resized into the middle of a square of `fill`."""
         size = self.image_size
-        return to_tensor(resize_photo(photo, size, size)), torch.from_numpy(resize_mask(mask, size, size))
+        picture = resize(picture, *fitted_size(picture.shape, size))
+        height, width, *channels = picture.shape
+        if height == width:
+            return picture
+        square = np.full((size, size, *channels), fill, np.uint8)
+        top, left = (size - height) // 2, (size - width) // 2
+        square[top : top + height, left : left + width] = picture
+        return square
 
 
 class MaskDataset(PairDataset):
     """The masks of a PairDataset without the photographs, whose decoding takes longer."""
 
     def read(self, index):
-        mask = read_mask(self.pairs[index][2], self.class_set)
-        return torch.from_numpy(resize_mask(mask, self.image_size, self.image_size))
+        return self.fit_mask(read_mask(self.pairs[index][2], self.class_set))
 
 
 class TrainingSet:

@@ -3,7 +3,7 @@
 python prepare_lapa.py --source LaPa --output_dir dataset_lapa
 python main_deeplab.py --dataset_dir dataset_lapa --classes lapa
 
-LaPa's photographs are of many sizes and not square, and training squashes what is not square. So each is cut to a
+LaPa's photographs are of many sizes and not square, and the network expects a face in a square. So each is cut to a
 square around its 106 landmarks in which the face has the size and place that faces have in CelebAMask-HQ. What lies
 outside the photograph becomes black, and 255, ignored, in the mask. To score on the whole photographs, as the paper
 does, leave the download as it is:
@@ -121,7 +121,7 @@ def make_pair(example, image_size):
 
 
 def main(args):
-    prepare(args, *find_examples(Path(args.source)), Recipe("LaPa", LAPA, find_problems, make_pair))
+    prepare(args, *find_examples(Path(args.source)), Recipe("LaPa", "lapa", find_problems, make_pair))
 
 
 if __name__ == "__main__":

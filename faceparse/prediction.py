@@ -7,7 +7,7 @@ from tqdm import tqdm
 
 from faceparse.errors import InputError
 from faceparse.images import read_photo, resize_photo
-from faceparse.network_size import SMALLEST_SIDE
+from faceparse.network_size import fitted_size
 from faceparse.onnx_network import OnnxNetwork
 from faceparse.parallel import in_threads
 
@@ -37,10 +37,7 @@ def read_resized(item, image_size):
     index, photo = item
     if not isinstance(photo, np.ndarray):
         photo = read_photo(photo)
-    height, width = photo.shape[:2]
-    scale = image_size / max(height, width)
-    h, w = (max(SMALLEST_SIDE, round(side * scale)) for side in (height, width))
-    return index, resize_photo(photo, w, h), (height, width)
+    return index, resize_photo(photo, *fitted_size(photo.shape, image_size)), photo.shape[:2]
 
 
 def batches_of_equal_size(items, batch_size):

@@ -134,16 +134,17 @@ def test_pair_of_the_networks_size_is_what_the_files_hold(pairs):
 
 
 def test_rectangular_pair_becomes_square_with_photograph_and_mask_in_place(tmp_path):
-    """The photograph is white exactly where the mask is 1."""
+    """The photograph is white exactly where the mask is 1. Above and below lies what is black and ignored."""
     mask = np.zeros((48, 96), dtype=np.uint8)
     mask[12:36, 24:48] = 1
     Image.fromarray(np.dstack([255 * mask] * 3)).save(tmp_path / "a.png")
     write_label_map(tmp_path / "mask.png", mask)
-    image, labels = PairDataset([("a", tmp_path / "a.png", tmp_path / "mask.png")], 32, CELEBAMASK)[0]
-    expected = np.zeros((32, 32), dtype=np.uint8)
-    expected[8:24, 8:16] = 1
+    image, labels = PairDataset([("a", tmp_path / "a.png", tmp_path / "mask.png")], 64, CELEBAMASK)[0]
+    expected = np.full((64, 64), 255, dtype=np.uint8)
+    expected[16:48] = 0
+    expected[24:40, 16:32] = 1  # two thirds of the size, as in prediction
     np.testing.assert_array_equal(labels, expected)
-    assert ((image > 127).all(dim=0).numpy() == expected).all()
+    assert ((image > 127).all(dim=0).numpy() == (expected == 1)).all()
 
 
 @pytest.mark.parametrize("cache", ["ram", "disk", "off"])
