@@ -8,7 +8,7 @@ import torch
 
 from faceparse import distributed
 from faceparse.atomic_files import atomic_path
-from faceparse.classes import CELEBAMASK, class_set_from_dict, require_class_set
+from faceparse.classes import CELEBAMASK, agreed_class_set, class_set_from_dict
 from faceparse.errors import InputError, first_line
 from faceparse.network_size import checked_image_size
 from models import MODELS, build_model
@@ -83,7 +83,7 @@ def read_checkpoint(path, class_set=None, content=None):
 def class_set_of(content, path, wanted):
     """Return the ClassSet of a checkpoint's content; files without a description are CelebAMask-HQ's if they have 19.
 
-    Raises InputError where it is not the `wanted` one (None for any), and where nothing tells what the classes are.
+    Raises InputError as `agreed_class_set` does, and where nothing tells what the classes are.
     """
     num_classes = content["num_classes"]
     if "classes" in content:
@@ -96,8 +96,7 @@ def class_set_of(content, path, wanted):
         class_set = wanted
     if len(class_set) != num_classes:
         raise InputError(f"{path}: has {num_classes} classes, but the class set has {len(class_set)}")
-    require_class_set(class_set, wanted, path)
-    return class_set
+    return agreed_class_set(class_set, wanted, path)
 
 
 def is_state_dict(content):
@@ -193,7 +192,7 @@ def load_start(model, path, strict):
         raise InputError(f"{path}: holds neither a checkpoint of this project nor a state_dict")
     if strict and isinstance(content.get("classes"), dict):
         class_set = class_set_from_dict(content["classes"], path)
-        if class_set != model.class_set:
+        if not class_set.has_classes_of(model.class_set):
             raise InputError(
                 f"{path}: its {len(class_set)} classes are not those of --classes (--load_not_strict loads what fits)"
             )

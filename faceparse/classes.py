@@ -43,6 +43,10 @@ class ClassSet:
     def __len__(self):
         return len(self.names)
 
+    def has_classes_of(self, other):
+        """Whether weights trained on one set mean the same in the other: colours and ignored id may differ."""
+        return (self.names, set(self.left_right_pairs)) == (other.names, set(other.left_right_pairs))
+
     def id_of(self, name, source=""):
         """Return the id of a class. Raises InputError, with `source` before it, where there is no such class."""
         if name not in self.names:
@@ -174,7 +178,14 @@ def distinct_colours(count):
     return [[0, 0, 0], *([round(255 * channel) for channel in hue] for hue in hues)]
 
 
-def require_class_set(class_set, wanted, source):
-    """Raise InputError where a `wanted` class set (None is any) differs from that of a file, `source`."""
-    if wanted is not None and wanted != class_set:
-        raise InputError(f"{source}: has other classes than --classes: {len(class_set)}, {', '.join(class_set.names)}")
+def agreed_class_set(class_set, wanted, source):
+    """Return the class set to use, of that of a file, `source`, and a `wanted` one, which takes its place if given.
+
+    Raises InputError where their classes differ.
+    """
+    if wanted is None:
+        return class_set
+    if not wanted.has_classes_of(class_set):
+        what = "left and right pairs" if class_set.names == wanted.names else "classes"
+        raise InputError(f"{source}: has other {what} than --classes: {len(class_set)}, {', '.join(class_set.names)}")
+    return wanted

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from faceparse.classes import class_set_from_dict, require_class_set
+from faceparse.classes import agreed_class_set, class_set_from_dict
 from faceparse.errors import InputError, first_line
 from faceparse.network_size import checked_image_size
 
@@ -41,8 +41,7 @@ class OnnxNetwork:
             description, image_size = json.loads(metadata["classes"]), int(metadata["image_size"])
         except (ValueError, RecursionError):
             raise InputError(f"{path}: its metadata are damaged; export it again") from None
-        self.class_set = class_set_from_dict(description, path)
-        require_class_set(self.class_set, class_set, path)
+        self.class_set = agreed_class_set(class_set_from_dict(description, path), class_set, path)
         self.image_size = checked_image_size(image_size, path)
         self.path = path
 

@@ -137,6 +137,18 @@ def test_a_wrong_description_is_refused_in_one_line(tmp_path, change, message):
     assert "wrong.json" in str(refused.value) and "\n" not in str(refused.value)
 
 
+def test_other_colours_are_the_same_classes():
+    """The network is taken, and the colours are those that were asked for."""
+    colours = [[index, 0, 0] for index in range(5)]
+    Path("red.json").write_text(json.dumps(DESCRIPTION | {"colours": colours, "ignored_id": 9}))
+    red = find_class_set("red.json")
+    assert checkpoints.load_model("checkpoints/deeplab/best.pt", class_set=red).class_set == red
+    unpaired = {key: value for key, value in DESCRIPTION.items() if key != "left_right_pairs"}
+    Path("unpaired.json").write_text(json.dumps(unpaired))
+    with pytest.raises(InputError, match="has other left and right pairs than --classes"):
+        checkpoints.load_model("checkpoints/deeplab/best.pt", class_set=find_class_set("unpaired.json"))
+
+
 def test_unknown_sets_and_files_that_are_no_json(tmp_path):
     (tmp_path / "text.json").write_text("names: background")
     for name, message in (
