@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from faceparse.errors import InputError, is_of_a_path
@@ -134,14 +134,14 @@ def only_writer(path, otherwise):
     Raises InputError, which ends in what to do, `otherwise`, where another process holds it.
     """
     path = Path(path)
-    with writing(path), parents_of(path / "any"):
-        handle = hold(path)
+    with ExitStack() as stack:
+        with writing(path):  # what fails later is not about this folder
+            stack.enter_context(parents_of(path / "any"))
+            handle = hold(path)
         if handle is None:
             raise InputError(f"{path}: another run is writing there; {otherwise}")
-        try:
-            yield
-        finally:
-            release(handle)
+        stack.callback(release, handle)
+        yield
 
 
 def check_new_folder(flag, path):

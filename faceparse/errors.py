@@ -118,8 +118,12 @@ def run_script(main):
     try:
         with _signals_caught():
             main()
+        sys.stdout.flush()
     except InputError as error:
         end(2, f"error: {error}")
+    except BrokenPipeError:  # as in `f1score.py | head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        sys.exit(128 + 13)  # as one that SIGPIPE ends
     except OSError as error:
         if not is_of_a_path(error):
             raise
