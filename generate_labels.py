@@ -22,6 +22,7 @@ from faceparse.images import match_pairs, refuse_overwriting_labels, refuse_over
 from faceparse.prediction import load_network
 from faceparse.provenance import provenance
 from faceparse.pseudo_labels import PartialMasks, doubtful_classes, format_changes, write_labels
+from faceparse.wording import counted
 from options import generate_labels_parser
 
 
@@ -41,11 +42,13 @@ def main(args):
     doubtful = doubtful_classes(args.doubtful, network.class_set)
     partial_masks = [PartialMasks(each, network.class_set) for each in args.partial_masks]
     image_size = args.image_size or network.image_size
-    rules = {"relabelling": f"above {args.threshold:g}"}
+    rules = {"relabelling": f"{args.label_dir} above {args.threshold:g}"}
     if args.unlabelled_dir:
         rules["unlabelled"] = f"above {args.unlabelled_threshold:g}"
     if args.doubtful:
         rules["doubtful"] = " ".join(f"{name}={probability:g}" for name, probability in args.doubtful)
+    if args.partial_masks:
+        rules["partial masks"] = " ".join(args.partial_masks)
     with atomic_folder(args.output_dir) as labels_dir, atomic_folder(args.colored_dir) as colored_dir:
         changes = write_labels(
             network,
@@ -63,7 +66,7 @@ def main(args):
             tta=args.tta,
         )
     print(format_changes(changes, network.class_set))
-    print(f"{len(pairs)} merged masks in {args.output_dir}, coloured in {args.colored_dir}")
+    print(f"{counted(len(pairs), 'merged mask')} in {args.output_dir}, coloured in {args.colored_dir}")
 
 
 if __name__ == "__main__":

@@ -13,11 +13,12 @@ from faceparse.atomic_files import atomic_folder, refuse_overwriting
 from faceparse.classes import find_class_set
 from faceparse.drawing import save_overlay
 from faceparse.errors import run_script
-from faceparse.images import list_images, refuse_overwriting_masks, write_label_map
+from faceparse.images import list_images, refuse_overwriting_labels, refuse_overwriting_masks, write_label_map
 from faceparse.parallel import in_threads
 from faceparse.prediction import load_network, predict
 from faceparse.provenance import provenance
 from faceparse.upsampling import label_map
+from faceparse.wording import counted
 from options import validate_parser
 
 
@@ -44,7 +45,9 @@ def main(args):
     photos = list_images(args.image_dir)
     refuse_overwriting("--output_dir", args.output_dir, args.image_dir)
     if args.save_visualizations:
-        refuse_overwriting("--output_dir", Path(args.output_dir) / "overlays", args.image_dir)
+        overlays = Path(args.output_dir) / "overlays"
+        refuse_overwriting("--output_dir", overlays, args.image_dir)
+        refuse_overwriting_labels("--output_dir", overlays, [f"{stem}.png" for stem in photos])
     refuse_overwriting_masks("--output_dir", args.output_dir, photos)
     network = load_network(args.checkpoint, args.gpu_id, args.classes and find_class_set(args.classes))
     image_size = args.image_size or network.image_size
@@ -59,7 +62,7 @@ def main(args):
         workers=args.workers,
         tta=args.tta,
     )
-    print(f"{len(photos)} label maps in {args.output_dir}")
+    print(f"{counted(len(photos), 'label map')} in {args.output_dir}")
 
 
 if __name__ == "__main__":

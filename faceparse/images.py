@@ -138,7 +138,8 @@ def read_mask(path, class_set=CELEBAMASK):
 def read_partial_mask(path, shape):
     """Return a mask of one class as bool [H, W], True where a pixel is not 0; InputError where it is not of `shape`."""
     with open_image(path) as image:
-        mask = np.asarray(image.convert("L")) > 0
+        # In mode P, too, a number is a class id, whatever its colour.
+        mask = np.asarray(image if image.mode in MASK_MODES else image.convert("L")) > 0
     require_size(path, mask, shape, "photograph")
     return mask
 
@@ -209,9 +210,14 @@ def write_label_map(path, label_map, palette_of=None, made_by=""):
         image.save(temporary, compress_level=1, pnginfo=text)
 
 
-def write_picture(path, picture):
-    """Write uint8 RGB [H, W, 3] in the format of the path's suffix, atomically; JPEG in high quality."""
+def check_picture_name(path):
+    """Raise InputError for a name that tells no format of pictures."""
     if Path(path).suffix.lower() not in IMAGE_SUFFIXES:
         raise InputError(f"{path}: is no picture's name; end it in one of {', '.join(sorted(IMAGE_SUFFIXES))}")
+
+
+def write_picture(path, picture):
+    """Write uint8 RGB [H, W, 3] in the format of the path's suffix, atomically; JPEG in high quality."""
+    check_picture_name(path)
     with atomic_path(path) as temporary:
         Image.fromarray(picture).save(temporary, compress_level=1, quality=95, subsampling=0)

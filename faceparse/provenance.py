@@ -1,6 +1,7 @@
 """What made a label map: which checkpoint, at which size, and how. Needs no torch."""
 
 import hashlib
+import re
 from pathlib import Path
 
 from faceparse.classes import CELEBAMASK
@@ -28,7 +29,8 @@ def mark_of(maker):
     """Return the mark of the class set that a text of `provenance` tells, None for another text."""
     if not maker.startswith("checkpoint "):
         return None
-    return maker.partition(f"{CLASS_SET} ")[2] or mark(CELEBAMASK)
+    named = re.search(f", {CLASS_SET} ([0-9a-f]{{{HASH_DIGITS}}})$", maker)
+    return named[1] if named else mark(CELEBAMASK)
 
 
 def require_makers_class_set(folder, makers, class_set):

@@ -27,7 +27,10 @@ class PartialMasks:
         self.files = list_images(folder)
 
     def apply(self, logits, stem):
-        """Return logits [C, H, W] that agree with the mask of the photograph `stem`, if there is one."""
+        """Return logits [C, H, W] that agree with the mask of the photograph `stem`, if there is one.
+
+        A pixel that masks of two classes claim keeps no class: all its logits are -inf.
+        """
         if stem not in self.files:
             return logits
         inside = read_partial_mask(self.files[stem], logits.shape[1:])
@@ -40,22 +43,20 @@ def merge(logits, mask, threshold):
 
     logits: [C, H, W]; mask: uint8 [H, W], its ignored pixels stay so. Returns uint8 [H, W].
     """
-    confidence, prediction = most_probable(logits)
-    replace = (confidence > threshold) & (mask != IGNORE_INDEX)
-    return np.where(replace, prediction, mask).astype(np.uint8)
+    replace = (softmax(logits).max(axis=0) > threshold) & (mask != IGNORE_INDEX)
+    return np.where(replace, logits.argmax(axis=0), mask).astype(np.uint8)
 
 
 def pseudo_label(logits, threshold, doubtful=None):
-    """Return the predicted ids, uint8 [H, W], of logits [C, H, W]; 255 where none exceeds `threshold`.
+    """Return the predicted ids, uint8 [H, W], of logits [C, H, W]; 255 where none exceeds `threshold` or all are -inf.
 
     `doubtful`, id to probability: 255 also where such a class has at least that probability and another is predicted.
     A network overlooks parts of a rare class, and training on its labels would teach to overlook them.
     """
-    confidence, prediction = most_probable(logits)
-    sure = confidence > threshold
+    probabilities, prediction = softmax(logits), logits.argmax(axis=0)
+    sure = probabilities.max(axis=0) > threshold
     for class_id, probability in (doubtful or {}).items():
-        possible = confidence * np.exp(logits[class_id] - logits.max(axis=0)) >= probability
-        sure &= (prediction == class_id) | ~possible
+        sure &= (prediction == class_id) | (probabilities[class_id] < probability)
     return np.where(sure, prediction, IGNORE_INDEX).astype(np.uint8)
 
 
@@ -67,9 +68,11 @@ def doubtful_classes(pairs, class_set):
     return doubtful
 
 
-def most_probable(logits):
-    """Return the largest softmax probability and its class, both [H, W], of logits [C, H, W]."""
-    return 1 / np.exp(logits - logits.max(axis=0)).sum(axis=0), logits.argmax(axis=0)
+def softmax(logits):
+    """Return the probabilities of logits [C, H, W]; zeros where all of them are -inf."""
+    largest = logits.max(axis=0)
+    powers = np.exp(logits - np.where(np.isneginf(largest), 0, largest))
+    return powers / np.maximum(powers.sum(axis=0), 1)  # The largest power is 1.
 
 
 def write_labels(

@@ -148,7 +148,7 @@ def test_a_single_file(checkpoint_path, model, photos, tmp_path, capsys):
     labels = predict(checkpoint_path, photos / "wide.jpg", tmp_path)
     assert list(labels) == ["wide"]
     assert_same_but_for_ties(labels["wide"], naive_logits(model.coarse_logits, photos / "wide.jpg"))
-    assert f"1 label maps in {tmp_path}" in capsys.readouterr().out
+    assert f"1 label map in {tmp_path}" in capsys.readouterr().out
 
 
 def test_defaults_are_the_shipped_checkpoint_and_the_validation_photographs(sample_dataset, tmp_path, monkeypatch):
@@ -342,6 +342,15 @@ def test_partial_masks_overrule_the_network(tmp_path):
     assert pseudo_label(masks.apply(np.log(probabilities), "another photograph"), 0.59).tolist() == [
         [hair, skin, skin, 255]
     ]
+    # What the true masks of two classes claim both is of neither.
+    both = PartialMasks(f"hat={tmp_path}", CELEBAMASK).apply(masks.apply(np.log(probabilities), "a"), "a")
+    assert pseudo_label(both, 0, {hair: 0.5}).tolist() == [[255, 255, skin, skin]]
+    # A palette, here white for 0 and black for 1, changes nothing.
+    palette = Image.fromarray(np.array([[1, 1, 0, 0]], np.uint8), "P")
+    palette.putpalette([255, 255, 255, 0, 0, 0])
+    palette.save(tmp_path / "b.png")
+    masks = PartialMasks(f"hair={tmp_path}", CELEBAMASK)
+    assert pseudo_label(masks.apply(np.log(probabilities), "b"), 0.6).tolist() == [[hair, hair, skin, 255]]
     for argument in (f"wig={tmp_path}", "hair", "hair="):
         with pytest.raises(InputError, match="give CLASS=FOLDER, CLASS one of background, skin"):
             PartialMasks(argument, CELEBAMASK)
@@ -460,7 +469,7 @@ def test_photographs_without_masks_get_the_predictions(checkpoint_path, pairs, p
         np.testing.assert_array_equal(found[~ignored[-1]], label_map[~ignored[-1]])
         assert not (ignored[-1] & (label_map == common)).any()
     assert 0 < np.concatenate([each.ravel() for each in ignored]).mean() < 0.9
-    rules = f"relabelling above 1, unlabelled above 0, doubtful {CELEBAMASK.names[common]}=0.01"
+    rules = f"relabelling {pairs[1]} above 1, unlabelled above 0, doubtful {CELEBAMASK.names[common]}=0.01"
     assert made_by(tmp_path / "merged" / f"{stem}.png").endswith(rules)
 
 
