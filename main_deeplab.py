@@ -39,6 +39,7 @@ from faceparse.torch_network import TorchNetwork
 from faceparse.training_log import draw_runs, read_log, write_log
 from faceparse.training_state import STATES, TrainingState, read_newest
 from faceparse.upsampling import label_map
+from faceparse.wording import counted
 from loss import loss_at_epoch
 from models import build_model
 from models.cost import count_parameters
@@ -249,6 +250,18 @@ def compile_if_possible(model, device):
     model.compile()
 
 
+def holds_a_run(run_dir):
+    """Tell whether a folder holds what a new run would overwrite.
+
+    One that was killed in its first epoch, before its first state, can only start again and does not count.
+    """
+    files = {path.name for path in run_dir.glob("[!.]*.pt")}
+    log = run_dir / "log.jsonl"
+    epochs = len(log.read_bytes().splitlines()) if log.exists() else 0
+    left_over = files <= {"Deeplab_checkpoint_epoch_1.pt", "best.pt"} and epochs == 1
+    return ((files or epochs) and not left_over) or (run_dir / "merged_labels").exists()
+
+
 def check_start(args, run_dir, train_pairs, class_set, device):
     """Raise InputError for flags that would lose an earlier run or fail later."""
     if args.logger:
@@ -263,13 +276,9 @@ def check_start(args, run_dir, train_pairs, class_set, device):
     states = [run_dir / name for name in STATES if (run_dir / name).exists()]
     if args.resume and not states:
         raise InputError(f"{run_dir / STATES[0]}: nothing to resume; start without --resume")
-    files = {path.name for path in run_dir.glob("[!.]*.pt")}
-    # A run that was killed before its first state leaves these, and can only start again.
-    left_over = (
-        not states and files <= {"Deeplab_checkpoint_epoch_1.pt", "best.pt"} and (run_dir / "log.jsonl").exists()
-    )
-    if not args.resume and ((files and not left_over) or (run_dir / "merged_labels").exists()):
-        raise InputError(f"{run_dir}: holds a run; --resume continues it, another --save_prefix starts a new run")
+    if not args.resume and holds_a_run(run_dir):
+        way_on = "--resume continues it, another" if states else "another"
+        raise InputError(f"{run_dir}: holds a run; {way_on} --save_prefix starts a new run")
     if args.sync_batchnorm and device.type != "cuda":
         raise InputError("--sync_batchnorm: PyTorch has this for GPUs alone; leave it out on the CPU")
     if args.self_distill_epoch >= args.epochs:
@@ -310,8 +319,12 @@ def read_run_log(run_dir, last_epoch):
 def train(args, device, run_dir):
     class_set = find_class_set(args.classes)
     # Without self-distillation, the label folder holds masks for the unlabelled photographs, by generate_labels.py.
-    labelled_by_hand = [] if args.self_distill_epoch else args.unlabelled_dir
-    train_pairs = find_pairs(args.dataset_dir, "train", args.label_dir, labelled_by_hand)
+    if args.unlabelled_dir and not args.self_distill_epoch and not args.label_dir:
+        raise InputError(
+            "--unlabelled_dir: needs --self_distill_epoch, or the labels of generate_labels.py in --label_dir"
+        )
+    have_labels = [] if args.self_distill_epoch else args.unlabelled_dir
+    train_pairs = find_pairs(args.dataset_dir, "train", args.label_dir, have_labels)
     unlabelled = find_unlabelled(args.unlabelled_dir, train_pairs) if args.self_distill_epoch else []
     val_pairs = find_pairs(args.dataset_dir, "val", args.truth_dir)
     doubtful = doubtful_classes(args.doubtful, class_set)
@@ -332,7 +345,8 @@ def train(args, device, run_dir):
             state_path.replace(run_dir / STATES[0])  # it takes the place of the damaged one
         print(
             f"{args.model_type}: {count_parameters(state.model):,} parameters; "
-            f"{len(train_pairs)} + {len(val_pairs)} pairs; epochs {first_epoch} to {args.epochs}"
+            f"{len(train_pairs)} training and {counted(len(val_pairs), 'validation pair')}; "
+            f"epochs {first_epoch} to {args.epochs}"
         )
         send_to_logger = open_logger(args.logger, run_dir, log, first_epoch, vars(args), class_set)
     if args.compile:

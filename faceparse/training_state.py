@@ -12,6 +12,7 @@ from faceparse.dataset_layout import split_folders
 from faceparse.errors import InputError, unbroken
 from faceparse.optimisation import AveragedModel
 from faceparse.precision import Precision
+from faceparse.wording import counted
 
 # The flags that may differ between a run and its --resume.
 FREE_ON_RESUME = {
@@ -108,7 +109,8 @@ class TrainingState:
         """Give this process its own statistics back; return where the epoch continues: first_step and loss_sum."""
         count = len(saved["processes"])
         if count != distributed.world_size() and distributed.rank() == 0:
-            print(f"{count} processes are now {distributed.world_size()}: the run differs from an uninterrupted one")
+            before, now = counted(count, "process"), distributed.world_size()
+            print(f"{before} before, {now} now: from here on the run differs from an uninterrupted one")
         own = saved["processes"][distributed.rank() % count]
         for network, buffers in ((self.model, own["trained_buffers"]), (self.evaluated, own["buffers"])):
             checkpoints.load_weights(network, network.state_dict() | buffers, path)
@@ -167,7 +169,7 @@ def check_flags(args, path, saved):
         if distributed.rank() == 0:
             print(f"the truth was {before}, is {now}: best.pt starts anew")
     if saved["epoch"] >= args.epochs:
-        raise InputError(f"{path}: has {saved['epoch']} epochs already; give more --epochs to continue")
+        raise InputError(f"{path}: has {counted(saved['epoch'], 'epoch')} already; give more --epochs to continue")
     for name in ("learning_rate", "batch_size", *(["epochs"] if args.schedule == "cosine" else [])):
         before, now = saved["args"].get(name), getattr(args, name)
         if now != before and distributed.rank() == 0:

@@ -140,6 +140,15 @@ def test_masks_in_mode_l_are_never_overwritten(place):
     assert {path: path.read_bytes() for path in (place / "dataset").rglob("*.png")} == before
 
 
+def test_overlays_take_no_mask_s_place(place):
+    mask = Path("out/overlays/val_0000.png")
+    write_label_map(mask, np.zeros((64, 64), np.uint8))
+    before = mask.read_bytes()
+    with pytest.raises(InputError, match=r"--output_dir out/overlays: val_0000\.png is a label map"):
+        call(validate, *PREDICT, "--output_dir", "out", "--save_visualizations")
+    assert mask.read_bytes() == before
+
+
 def test_own_label_maps_are_written_again(place):
     for _ in range(2):
         call(validate, *PREDICT)
@@ -398,6 +407,29 @@ def test_a_run_killed_before_its_first_state_starts_again(place):
     (run_dir / "best.pt").rename(run_dir / "Deeplab_checkpoint_epoch_28.pt")  # not of such a run
     with pytest.raises(InputError, match="holds a run"):
         call(main_deeplab, *TRAIN, "--epochs", 1, "--save_every", 1)
+
+
+def test_the_log_of_a_run_whose_weights_were_deleted_is_kept(place):
+    log = place / "checkpoints/deeplab/log.jsonl"
+    log.parent.mkdir(parents=True)
+    log.write_text('{"epoch": 1, "train_loss": 2.0}\n{"epoch": 2, "train_loss": 1.0}\n')
+    before = log.read_bytes()
+    with pytest.raises(InputError, match="deeplab: holds a run; another --save_prefix"):
+        call(main_deeplab, *TRAIN, "--epochs", 1)
+    assert log.read_bytes() == before
+
+
+def test_what_fails_in_a_folder_that_is_held_is_not_about_the_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match="of_the_user"), only_writer(tmp_path / "run", "wait"):
+        (tmp_path / "of_the_user").read_text()
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_reader_that_ends_early_is_no_error():
+    script = "import errors; errors.run_script(lambda: print('line\\n' * 10**5))"
+    command = f'"{sys.executable}" -c "{script}" | head -1; echo ${{PIPESTATUS[0]}}'
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT / "faceparse", capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("line\n141\n", "")
 
 
 def test_a_renamed_run_continues(place):

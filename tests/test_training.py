@@ -67,7 +67,10 @@ def reference(sample_dataset, tmp_path_factory):
     command = [sys.executable, SCRIPT, "--dataset_dir", sample_dataset, *FULL]
     done = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "deeplabv3plus_mobilenet_slim: 1,345,059 parameters" in done.stdout and "8 + 5 pairs" in done.stdout
+    assert (
+        "deeplabv3plus_mobilenet_slim: 1,345,059 parameters" in done.stdout
+        and "8 training and 5 validation pairs" in done.stdout
+    )
     assert [path.name for path in folder.iterdir()] == ["checkpoints"]
     return folder / "checkpoints/deeplab"
 
@@ -504,7 +507,7 @@ def test_two_processes_train_distil_resume_and_validate_as_one(sample_dataset, t
     flags = ["--dataset_dir", sample_dataset, *SMALL, *split("--save_every 1 --ema 0.5 --distill_threshold 0.01")]
     flags += ["--self_distill_epoch", 1]
     out = launch_two(tmp_path, *flags, "--epochs", 2)
-    assert out.count("8 + 5 pairs") == out.count("pixels changed") == 1  # only one of them prints
+    assert out.count("8 training and 5") == out.count("pixels changed") == 1  # only one of them prints
     out = launch_two(tmp_path, *flags, "--epochs", 3, "--resume")
     assert out.count("epochs 3 to 3") == 1
     run_dir = tmp_path / "checkpoints/deeplab"
