@@ -22,6 +22,9 @@ cd "$(dirname "$0")/.."
 read -ra unlabelled <<< "${UNLABELLED:-dataset/test_image}"
 read -ra partial <<< "${PARTIAL_MASKS:-}"
 
+for folder in "${unlabelled[@]}" ${partial:+"${partial[@]#*=}"}; do # now, and not after an hour
+    [ -d "$folder" ] || { echo "error: $folder: no such folder; see UNLABELLED and PARTIAL_MASKS in $0" >&2; exit 2; }
+done
 [ -d dataset/corrected ] || python check_dataset.py --fix_left_right dataset/corrected
 
 # Place 0 is empty, so that stage 1 is at place 1.

@@ -24,6 +24,7 @@ def run_recipe(folder, name, *flags):
     (folder / "python").chmod(0o755)
     # A recipe skips what it finds trained beside it.
     shutil.copytree(RECIPES[0].parent, folder / "recipes", dirs_exist_ok=True)
+    (folder / "dataset/test_image").mkdir(parents=True, exist_ok=True)
     (folder / "commands").write_text("")
     env = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "COMMANDS": str(folder / "commands")}
     subprocess.run(["bash", folder / "recipes" / name, *flags], env=env, check=True)
@@ -64,3 +65,11 @@ def test_what_is_complete_is_skipped_and_what_was_interrupted_continues(tmp_path
     assert [each.resume for each in trainings] == [True] and not labellings
     (checkpoints / "slim_512_strong/Deeplab_checkpoint_epoch_12.pt").touch()
     assert run_recipe(tmp_path, "slim.sh") == [[], []]
+
+
+def test_a_missing_folder_of_photographs_is_said_before_the_first_stage(tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("UNLABELLED", "dataset/test_image mistyped")
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        run_recipe(tmp_path, "slim.sh")
+    assert failed.value.returncode == 2 and "error: mistyped: no such folder" in capfd.readouterr().err
+    assert not (tmp_path / "commands").read_text()
