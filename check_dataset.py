@@ -11,16 +11,23 @@ unmirrored picture, so that both eyes, brows and ears are interchanged. The corr
 import shutil
 from pathlib import Path
 
-from faceparse.atomic_files import atomic_folder, check_new_folder
+from faceparse.atomic_files import atomic_folder, check_new_folder, refuse_overwriting
 from faceparse.classes import find_class_set
-from faceparse.dataset_checks import check_dataset, swap_left_right
+from faceparse.dataset_checks import advice_on_left_right, check_dataset, swap_left_right
 from faceparse.dataset_layout import FOLDERS, split_folders
 from faceparse.drawing import contact_sheet, render
 from faceparse.errors import InputError, run_script
-from faceparse.images import read_mask, write_label_map, write_picture
+from faceparse.images import (
+    check_picture_name,
+    read_mask,
+    refuse_overwriting_labels,
+    write_label_map,
+    write_picture,
+)
+from faceparse.wording import counted
 from options import check_dataset_parser
 
-SHEET_COUNT = 60  # pairs on a sheet; the full CelebAMask-HQ has about 1,800 such masks
+SHEET_COUNT = 60  # pairs on a sheet
 
 
 def check_out(out, mask_dirs):
@@ -29,6 +36,13 @@ def check_out(out, mask_dirs):
         if out.is_relative_to(folder.resolve()):
             raise InputError(f"--fix_left_right {out}: lies in the masks' own folder; choose another")
     check_new_folder("--fix_left_right", out)
+
+
+def check_sheet(path, folders):
+    """Raise InputError if `path` is no picture's name, lies in one of the data set's folders, or is a label map."""
+    check_picture_name(path)
+    refuse_overwriting("--sheet", path.parent, *folders)
+    refuse_overwriting_labels("--sheet", path.parent, [path.name])
 
 
 def write_corrected(splits, out, class_set):
@@ -51,7 +65,12 @@ def main(args):
     if out:
         check_out(out, [split_folders(root, split)[1] for split in FOLDERS])
 
+    if args.sheet:
+        check_sheet(Path(args.sheet), [folder for split in FOLDERS for folder in split_folders(root, split)])
+
     splits = check_dataset(root, class_set)
+    if not out:
+        print(advice_on_left_right(splits, root, args.classes))
     suspects = [(split, pair) for split, pairs in splits.items() for pair in pairs if pair.is_reversed]
     if args.sheet and not suspects:
         print(f"{args.sheet}: not written, there are no suspects to show")
@@ -61,7 +80,7 @@ def main(args):
             for split, pair in suspects[:SHEET_COUNT]
         ]
         write_picture(args.sheet, contact_sheet(items, class_set=class_set))
-        print(f"{args.sheet}: written, {len(items)} of {len(suspects)} masks with left and right reversed")
+        print(f"{args.sheet}: written, {len(items)} of {counted(len(suspects), 'mask')} with left and right reversed")
     if out:
         write_corrected(splits, out, class_set)
         print(f"{out}: all masks written, {len(suspects)} of them corrected")

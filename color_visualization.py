@@ -13,8 +13,9 @@ from faceparse.atomic_files import atomic_folder, refuse_overwriting
 from faceparse.classes import find_class_set
 from faceparse.drawing import contact_sheet, render
 from faceparse.errors import InputError, run_script
-from faceparse.images import list_images, refuse_overwriting_labels, write_picture
+from faceparse.images import check_picture_name, list_images, refuse_overwriting_labels, write_picture
 from faceparse.parallel import in_parallel
+from faceparse.wording import counted
 from options import color_parser
 
 
@@ -36,8 +37,8 @@ def match_photos(label_dir, image_dir):
     if not pairs:
         raise InputError(f"{label_dir}: holds no label map of the photographs in {image_dir}; they share their stems")
     if len(pairs) < len(labels):
-        left_out = len(labels) - len(pairs)
-        print(f"{label_dir}: left out {left_out} label maps that have no photograph in {image_dir}", file=sys.stderr)
+        left_out = counted(len(labels) - len(pairs), "label map")
+        print(f"{label_dir}: left out {left_out} without a photograph in {image_dir}", file=sys.stderr)
     return pairs
 
 
@@ -45,11 +46,14 @@ def main(args):
     class_set = find_class_set(args.classes)
     pairs = match_photos(args.label_dir, args.image_dir)
     if args.sheet:
-        if any(file and Path(args.sheet).resolve() == file.resolve() for pair in pairs for file in pair):
+        sheet = Path(args.sheet)
+        check_picture_name(sheet)
+        refuse_overwriting_labels("--sheet", sheet.parent, [sheet.name])
+        if any(file and sheet.resolve() == file.resolve() for pair in pairs for file in pair):
             raise InputError(f"--sheet {args.sheet}: is one of the files to read; choose another name")
         items = [(pair[0].stem, render(pair, args.alpha, class_set)) for pair in pairs[: args.sheet_count]]
         write_picture(args.sheet, contact_sheet(items, class_set=class_set))
-        print(f"{args.sheet}: written, {len(items)} of {len(pairs)} label maps")
+        print(f"{args.sheet}: written, {len(items)} of {counted(len(pairs), 'label map')}")
         return
     refuse_overwriting("--output_dir", args.output_dir, *[file for file in pairs[0] if file])
     refuse_overwriting_labels("--output_dir", args.output_dir, [f"{label.stem}.png" for label, _ in pairs])
@@ -57,7 +61,7 @@ def main(args):
         write = partial(write_rendered, alpha=args.alpha, output_dir=unfinished, class_set=class_set)
         for _ in in_parallel(write, pairs, "colouring"):
             pass
-    print(f"{args.output_dir}: {len(pairs)} pictures written")
+    print(f"{args.output_dir}: {counted(len(pairs), 'picture')} written")
 
 
 if __name__ == "__main__":

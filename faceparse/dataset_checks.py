@@ -1,5 +1,6 @@
 """What a data set is checked for: sizes, class ids, left and right reversed, near-duplicates across splits."""
 
+import shlex
 from collections import Counter
 from functools import partial
 from itertools import combinations
@@ -15,6 +16,7 @@ from faceparse.dataset_layout import find_splits, split_folders
 from faceparse.errors import InputError
 from faceparse.images import MASK_MODES, list_images, open_image, read_pair, read_photo
 from faceparse.parallel import in_parallel
+from faceparse.wording import counted
 
 # Of 256. In the 1,000 pictures of our share of CelebAMask-HQ the one that occurs twice, cropped and coloured anew,
 # differs from itself by 26 bits; the most alike pictures of two people differ by 39.
@@ -145,7 +147,7 @@ def check_dataset(root, class_set):
     if unusable:
         print(listing([pair.problem for pair in unusable]), end="")
         print(next(filter(None, (explain_colours(pair.mask_file) for pair in unusable)), ""))
-        raise InputError(f"{root}: {len(unusable)} pairs cannot be used; they are listed above with the reason")
+        raise InputError(f"{root}: {counted(len(unusable), 'pair')} cannot be used, listed above with the reason")
     for split, pairs in splits.items():
         report_split(split, pairs, class_set)
 
@@ -155,24 +157,28 @@ def check_dataset(root, class_set):
         files = list_images(test_dir)
         hashes["test"] = (list(files), np.array(list(in_parallel(hash_file, files.values(), "test"))))
     report_near_duplicates(hashes)
-    print(f"{root}: fit to train on; {advice_on_left_right(root, splits)}")
+    print(f"{root}: fit to train on")
     return splits
 
 
-def advice_on_left_right(root, splits):
-    """Say what to do about masks with left and right reversed."""
+def advice_on_left_right(splits, root, classes):
+    """Say what to do about masks with left and right reversed, in what `check_dataset` returns of `root`.
+
+    `classes` is what --classes names the class set by.
+    """
     pairs = [pair for pairs in splits.values() for pair in pairs]
     count = sum(pair.is_reversed for pair in pairs)
     if not count:
         return "no mask has left and right reversed"
     if count > len(pairs) / 2:
         return (
-            f"but {count} masks of {len(pairs)} have left and right reversed: the data set means the picture's left, "
+            f"left and right are reversed in {count} masks of {len(pairs)}: the data set means the picture's left, "
             "where left is the subject's here; swap the names of each pair in the class set"
         )
+    flags = f"--dataset_dir {shlex.quote(str(root))} --classes {shlex.quote(classes)}"
     return (
-        f"{count} masks of {len(pairs)} have left and right reversed: write corrected copies with "
-        f"python check_dataset.py --dataset_dir {root} --fix_left_right OUT"
+        f"left and right are reversed in {counted(count, 'mask')} of {len(pairs)}: write corrected copies with "
+        f"python check_dataset.py {flags} --fix_left_right OUT"
     )
 
 
@@ -182,9 +188,10 @@ def report_split(split, pairs, class_set):
     sizes = ", ".join(f"{size} ({count})" for size, count in Counter(pair.size for pair in pairs).most_common())
     suspects = [pair.stem for pair in pairs if pair.is_reversed]
     found = (pixels.sum(axis=0) > 0).sum()
-    print(f"{split}: {len(pairs)} pairs; sizes {sizes}; {found} of {len(class_set)} classes")
+    print(f"{split}: {counted(len(pairs), 'pair')}; sizes {sizes}; {found} of {len(class_set)} classes")
     print(format_counts(pixels, class_set))
-    print(f"left and right reversed in {len(suspects)} masks of {len(pairs)} ({len(suspects) / len(pairs):.1%})")
+    share = f"{len(suspects) / len(pairs):.1%}"
+    print(f"left and right reversed in {counted(len(suspects), 'mask')} of {len(pairs)} ({share})")
     print(listing(suspects))
 
 

@@ -22,6 +22,7 @@ from faceparse.errors import InputError
 from faceparse.images import list_images, made_by, read_mask, read_mask_of, require_partners
 from faceparse.parallel import in_parallel
 from faceparse.provenance import describe_makers, require_makers_class_set
+from faceparse.wording import counted
 
 
 def confusion_matrix(truth, prediction, num_classes):
@@ -107,9 +108,10 @@ def match_predictions(submit_dir, truth_dir):
     """
     predictions, truths = list_images(submit_dir), list_images(truth_dir)
     require_partners(truths, predictions, "prediction", submit_dir)
-    extra = len(predictions.keys() - truths.keys())
+    extra = predictions.keys() - truths.keys()
     if extra:
-        print(f"{submit_dir}: left out {extra} predictions that have no truth in {truth_dir}", file=sys.stderr)
+        left_out = counted(len(extra), "prediction")
+        print(f"{submit_dir}: left out {left_out} without a truth in {truth_dir}", file=sys.stderr)
     return [(predictions[stem], file) for stem, file in truths.items()]
 
 

@@ -11,12 +11,13 @@ import numpy as np
 from PIL import Image
 
 from faceparse.atomic_files import atomic_path
-from faceparse.classes import ClassSet
-from faceparse.dataset_checks import check_dataset, listing
+from faceparse.classes import find_class_set
+from faceparse.dataset_checks import advice_on_left_right, check_dataset, listing
 from faceparse.dataset_layout import FOLDERS, split_folders
 from faceparse.errors import InputError
 from faceparse.images import open_image, write_label_map, write_picture
 from faceparse.parallel import in_parallel
+from faceparse.wording import counted
 
 RECORD = "prepared.json"  # the flags that a folder was prepared with
 END_OF_JPEG = b"\xff\xd9"  # a download that broke off lacks it
@@ -35,14 +36,14 @@ class Recipe(NamedTuple):
     """What differs between data sets; both functions can be sent to other processes.
 
     name: of the data set.
-    class_set: a ClassSet, that of the masks.
+    classes: what --classes names the class set of the masks by.
     find_problems: Example to a list of lines, which name each file that is missing, damaged or surprising.
     make_pair: Example and image size S to a photograph, uint8 RGB [S, S, 3], and its mask, uint8 class ids [S, S].
         Raises InputError that names the file that cannot be read.
     """
 
     name: str
-    class_set: ClassSet
+    classes: str
     find_problems: Callable
     make_pair: Callable
 
@@ -148,7 +149,7 @@ def write_pair(example, recipe, output_dir, image_size, photo_suffix):
     if not is_there(photo_file):
         write_picture(photo_file, photo)
     if not is_there(mask_file):
-        write_label_map(mask_file, mask, palette_of=recipe.class_set)
+        write_label_map(mask_file, mask, palette_of=find_class_set(recipe.classes))
     return ""
 
 
@@ -156,7 +157,7 @@ def refuse(problems, source, what_to_do):
     """Print a list of problems, cut to a bounded length, and raise InputError; do nothing where it is empty."""
     if problems:
         print(listing(problems), end="")
-        raise InputError(f"{source}: {len(problems):,} files are listed above with what is wrong; {what_to_do}")
+        raise InputError(f"{source}: {counted(len(problems), 'problem')}, listed above; {what_to_do}")
 
 
 def prepare(args, examples, surprises, recipe):
@@ -189,4 +190,5 @@ def prepare(args, examples, surprises, recipe):
 
     counts = Counter(example.split for example in selected)
     print(f"{output_dir}: {', '.join(f'{counts[split]:,} {split}' for split in FOLDERS)}; {len(todo):,} written now")
-    check_dataset(output_dir, recipe.class_set)
+    splits = check_dataset(output_dir, find_class_set(recipe.classes))
+    print(advice_on_left_right(splits, output_dir, recipe.classes))

@@ -109,14 +109,15 @@ def test_report(dataset, capsys):
     check("--dataset_dir", dataset)
     printed = capsys.readouterr().out
     assert "train: 3 pairs; sizes 32x32 (3)" in printed
-    assert "reversed in 1 masks of 3 (33.3%)\n  b\n" in printed
-    assert "reversed in 1 masks of 2 (50.0%)\n  e\n" in printed
+    assert "reversed in 1 mask of 3 (33.3%)\n  b\n" in printed
+    assert "reversed in 1 mask of 2 (50.0%)\n  e\n" in printed
     assert "of train and val (32 bits of 256 or fewer): 1\n  c d: " in printed
     assert "of train and test (32 bits of 256 or fewer): 1\n  a f: " in printed
     assert "of val and test (32 bits of 256 or fewer): 0" in printed
+    assert f"python check_dataset.py --dataset_dir {dataset} --classes celebamask --fix_left_right OUT" in printed
 
 
-def test_corrected_copies_and_sheet(dataset, tmp_path):
+def test_corrected_copies_and_sheet(dataset, tmp_path, capsys):
     before = contents(dataset)
     out = tmp_path / "new/corrected"
     check("--dataset_dir", dataset, "--fix_left_right", out, "--sheet", tmp_path / "sheet.png")
@@ -128,6 +129,19 @@ def test_corrected_copies_and_sheet(dataset, tmp_path):
     assert (out / "train_mask/a.png").read_bytes() == unchanged.read_bytes()
     assert [path.name for path in out.parent.iterdir()] == ["corrected"]
     assert Image.open(tmp_path / "sheet.png").mode == "RGB"
+    assert "--fix_left_right OUT" not in capsys.readouterr().out  # it is being done
+
+
+@pytest.mark.parametrize(
+    ("sheet", "message"),
+    [("data/train/train_mask/a.png", "holds the files to read"), ("suspects", "no picture's name")],
+)
+def test_a_sheet_takes_no_mask_s_place_and_a_picture_s_name(dataset, tmp_path, monkeypatch, sheet, message):
+    monkeypatch.chdir(tmp_path)
+    before = contents(tmp_path)
+    with pytest.raises(InputError, match=message):
+        check("--dataset_dir", dataset, "--sheet", sheet, "--fix_left_right", "out")
+    assert contents(tmp_path) == before
 
 
 def test_out_must_be_new_and_elsewhere(dataset, tmp_path):
@@ -272,8 +286,8 @@ def test_masks_of_test_photographs_are_checked_too(dataset, capsys):
     write_label_map(dataset / "test_mask/f.png", face(*ALL), palette_of=CELEBAMASK)
     check("--dataset_dir", dataset)
     printed = capsys.readouterr().out
-    assert "test: 1 pairs" in printed and "of train and test (32 bits of 256 or fewer): 1\n  a f: " in printed
-    assert "3 masks of 6 have left and right reversed: write corrected copies" in printed
+    assert "test: 1 pair;" in printed and "of train and test (32 bits of 256 or fewer): 1\n  a f: " in printed
+    assert "left and right are reversed in 3 masks of 6: write corrected copies" in printed
 
 
 def test_a_set_that_means_the_pictures_left_is_told_apart(dataset, capsys):
@@ -281,7 +295,7 @@ def test_a_set_that_means_the_pictures_left_is_told_apart(dataset, capsys):
         for file in (dataset / folder).iterdir():
             write_label_map(file, face(*ALL), palette_of=CELEBAMASK)
     check("--dataset_dir", dataset)
-    assert "5 masks of 5 have left and right reversed: the data set means the picture's" in capsys.readouterr().out
+    assert "left and right are reversed in 5 masks of 5: the data set means the picture's" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("inner", ["train", "train/train_image"])

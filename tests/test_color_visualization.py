@@ -77,7 +77,7 @@ def test_label_maps_of_other_photographs_are_left_out(folders, capsys):
     flags = ["--label_dir", folders / "labels", "--image_dir", folders / "photos", "--output_dir", folders / "out"]
     colour(*flags)
     assert "other.png" not in [path.name for path in (folders / "out").iterdir()]
-    assert "1 label maps" in capsys.readouterr().err
+    assert "left out 1 label map without" in capsys.readouterr().err
 
 
 def test_bad_input(folders):

@@ -169,7 +169,7 @@ def test_all_that_is_wrong_is_named_before_anything_is_written(own_download, tmp
     Image.new("L", (512, 512)).save(parts / "00005_beard.png")
     Image.new("L", (512, 512)).save(parts / "00077_skin.png")
     (parts.parent / "99").mkdir()
-    with pytest.raises(InputError, match=r"11 files .* nothing was written"):
+    with pytest.raises(InputError, match=r"11 problems.* nothing was written"):
         prepare(own_download, tmp_path / "out")
     printed = capsys.readouterr().out
     for expected in (
@@ -194,7 +194,7 @@ def test_a_part_damaged_within_is_named(own_download, tmp_path, capsys):
     part = own_download / "CelebAMask-HQ-mask-anno/0/00001_hair.png"
     content = part.read_bytes()
     part.write_bytes(content[:800] + bytes(100) + content[900:])
-    with pytest.raises(InputError, match="1 files"):
+    with pytest.raises(InputError, match="1 problem,"):
         prepare(own_download, tmp_path / "out")
     assert "00001_hair.png: not a readable image" in capsys.readouterr().out
 
@@ -336,7 +336,7 @@ def test_all_that_is_wrong_in_lapa_is_named(tmp_path, capsys):
     (source / "test/landmarks/0_0.txt").write_text(far)
     (source / "test/labels/9_9.png").write_bytes(b"")
     (source / "test/images/notes.doc").write_bytes(b"")
-    with pytest.raises(InputError, match=r"6 files .* nothing was written"):
+    with pytest.raises(InputError, match=r"6 problems.* nothing was written"):
         prepare_lapa_of(source, tmp_path / "out")
     printed = capsys.readouterr().out
     for expected in (
@@ -354,7 +354,7 @@ def test_all_that_is_wrong_in_lapa_is_named(tmp_path, capsys):
 def test_a_label_of_no_class_of_lapa_is_named(tmp_path, capsys):
     draw_lapa(tmp_path / "LaPa")
     Image.new("L", (200, 150), 11).save(tmp_path / "LaPa/val/labels/0_0.png")
-    with pytest.raises(InputError, match="1 files"):
+    with pytest.raises(InputError, match="1 problem,"):
         prepare_lapa_of(tmp_path / "LaPa", tmp_path / "out", "--image_size", 64)
     assert "holds class id 11" in capsys.readouterr().out
 
