@@ -1,6 +1,6 @@
 """Train a face parser and validate it.
 
-    python main_deeplab.py --batch_size 32 --epochs 400 --learning_rate 0.001 --gpu_id 2
+    python main_deeplab.py --batch_size 32 --epochs 400 --learning_rate 0.001
     torchrun --nproc_per_node 4 main_deeplab.py ...      # several GPUs; on CPUs too
     python main_deeplab.py ... --resume                  # continue a stopped run
     python main_deeplab.py ... --self_distill_epoch 30   # self-distillation in one run
@@ -366,9 +366,10 @@ def train(args, device, run_dir):
             training_set = read_training_set(args, train_pairs, class_set, device)
             if device.type == "cuda":
                 try_largest_step(state, trained, training_set, device)
-        torch.backends.cudnn.benchmark = True  # The batches of training are of one size,
+        # Trying algorithms pays where all batches have one size. Photographs are validated and labelled at their own.
+        torch.backends.cudnn.benchmark = True
         trained_line = train_one_epoch(state, epoch, trained, training_set, device, run_dir=run_dir, **resume_at)
-        torch.backends.cudnn.benchmark = False  # and photographs are validated and labelled at sizes of their own.
+        torch.backends.cudnn.benchmark = False
         resume_at = {}
         distributed.average_buffers(state.model)
         if state.ema is not None:

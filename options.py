@@ -105,10 +105,10 @@ TTA_HELP = "average flip and scales 0.75, 1, 1.25"
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows the defaults, except None and False, which carry no information."""
+    """Shows the defaults, except None, False and [], which carry no information."""
 
     def _get_help_string(self, action):
-        says_nothing = action.default is None or action.default is False
+        says_nothing = action.default in (None, []) or action.default is False
         return action.help if says_nothing else super()._get_help_string(action)
 
 

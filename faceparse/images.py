@@ -165,7 +165,7 @@ def read_pair(photo_path, mask_path, class_set=CELEBAMASK):
     return photo, read_mask_of(mask_path, photo.shape, class_set)
 
 
-def made_by(path):
+def read_maker(path):
     """Return the text that says what made a label map; "" where the file has none, as a data set's masks."""
     with open_image(path) as image:
         return str(image.info.get(MADE_BY, ""))
@@ -174,7 +174,7 @@ def made_by(path):
 def refuse_overwriting_masks(flag, output_dir, stems):
     """Raise InputError if a file that is no label map of ours would be replaced, such as a data set's mask."""
     for path in (Path(output_dir) / f"{stem}.png" for stem in stems):
-        if path.exists() and not made_by(path):
+        if path.exists() and not read_maker(path):
             raise InputError(
                 f"{flag} {output_dir}: {path.name} is a data set's mask, or does not say what made it; "
                 "choose another folder"
@@ -195,7 +195,7 @@ def write_label_map(path, label_map, palette_of=None, made_by=""):
 
     The mode is L by default, which every reader returns as class ids. With the ClassSet `palette_of` it is P in the
     colours of that set, as in the data set's own masks; OpenCV turns such files into colours. The text `made_by` is
-    kept in the file for the function of that name.
+    kept in the file, for `read_maker`.
     """
     image = Image.fromarray(label_map)
     if palette_of:

@@ -19,7 +19,7 @@ import numpy as np
 from faceparse.atomic_files import atomic_path
 from faceparse.classes import CELEBAMASK, IGNORE_INDEX, find_class_set
 from faceparse.errors import InputError
-from faceparse.images import list_images, made_by, read_mask, read_mask_of, require_partners
+from faceparse.images import list_images, read_maker, read_mask, read_mask_of, require_partners
 from faceparse.parallel import in_parallel
 from faceparse.provenance import describe_makers, require_makers_class_set
 from faceparse.wording import counted
@@ -90,12 +90,13 @@ def format_score(value):
 
 
 def format_table(scores, class_set=CELEBAMASK):
-    """Return all scores as a readable table: a line per class and one of means."""
+    """Return all scores as a readable table: a line per class, one of means, and one of means without background."""
     rows = [("id", "class", "IoU", "precision", "recall", "F1")]
-    for index, values in enumerate(zip(scores.iou, scores.precision, scores.recall, scores.f1, strict=True)):
+    columns = (scores.iou, scores.precision, scores.recall, scores.f1)
+    for index, values in enumerate(zip(*columns, strict=True)):
         rows.append((index, class_set.names[index], *map(format_score, values)))
-    means = (scores.miou, scores.macro_precision, scores.macro_recall, scores.macro_f1)
-    rows.append(("", "mean", *map(format_score, means)))
+    rows.append(("", "mean", *(format_score(mean(column)) for column in columns)))
+    rows.append(("", f"mean 1-{len(scores.iou) - 1}", *(format_score(mean(column[1:])) for column in columns)))
     width = max(10, *map(len, class_set.names))
     return "\n".join("{:>2} {:<{width}} {:>7} {:>10} {:>7} {:>7}".format(*row, width=width) for row in rows)
 
@@ -126,7 +127,7 @@ def score_pair(pair, class_set):
     if prediction.max() >= len(class_set):  # read_mask allows 255, which only a truth may hold
         raise InputError(f"{prediction_file}: holds id {prediction.max()}; predict a class 0 to {len(class_set) - 1}")
     matrix = confusion_matrix(truth, prediction, len(class_set))
-    return matrix, per_image_f1(matrix), made_by(prediction_file)
+    return matrix, per_image_f1(matrix), read_maker(prediction_file)
 
 
 def score_folders(submit_dir, truth_dir, class_set=CELEBAMASK):

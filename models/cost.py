@@ -1,4 +1,7 @@
-"""Parameters and FLOPs of a network. `python -m models.cost` prints them for each."""
+"""Parameters and FLOPs of a network, FLOPs being twice the multiply-adds.
+
+python -m models.cost    # of each network
+"""
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode

@@ -91,7 +91,15 @@ def test_nothing_but_ignored_pixels_gives_no_score():
 
 def test_table_names_every_class():
     rows = [line.split() for line in format_table(Scores(np.diag([1] * 18 + [0]))).splitlines()]
-    assert len(rows) == 21
+    assert len(rows) == 22
     assert rows[5] == ["4", "l_eye", *["1.0000"] * 4]
     assert rows[19] == ["18", "cloth", *["n/a"] * 4]
     assert rows[20] == ["mean", *["1.0000"] * 4]
+
+
+def test_table_has_means_without_the_background():
+    """Of 3 pixels of the background one is found, of class 1 all, of class 2 one of two."""
+    rows = [line.split() for line in format_table(Scores(np.array([[1, 1, 1], [0, 2, 0], [0, 1, 1]]))).splitlines()]
+    recalls = (1 / 3, 1, 1 / 2)
+    assert rows[-2][:1] == ["mean"] and float(rows[-2][3]) == pytest.approx(sum(recalls) / 3, abs=1e-4)
+    assert rows[-1][:2] == ["mean", "1-2"] and float(rows[-1][4]) == pytest.approx(sum(recalls[1:]) / 2, abs=1e-4)

@@ -15,7 +15,7 @@ from dataset_utils import to_tensor
 from faceparse import SHIPPED_CHECKPOINT, checkpoints
 from faceparse.classes import CELEBAMASK
 from faceparse.errors import InputError
-from faceparse.images import list_images, made_by, read_mask, read_photo, write_label_map
+from faceparse.images import list_images, read_maker, read_mask, read_photo, write_label_map
 from faceparse.pseudo_labels import PartialMasks, format_changes, merge, pseudo_label
 from faceparse.torch_network import TorchNetwork
 from faceparse.tta import FlipAndScale
@@ -470,7 +470,7 @@ def test_photographs_without_masks_get_the_predictions(checkpoint_path, pairs, p
         assert not (ignored[-1] & (label_map == common)).any()
     assert 0 < np.concatenate([each.ravel() for each in ignored]).mean() < 0.9
     rules = f"relabelling {pairs[1]} above 1, unlabelled above 0, doubtful {CELEBAMASK.names[common]}=0.01"
-    assert made_by(tmp_path / "merged" / f"{stem}.png").endswith(rules)
+    assert read_maker(tmp_path / "merged" / f"{stem}.png").endswith(rules)
 
 
 def test_given_masks_are_never_overwritten(checkpoint_path, pairs, tmp_path):

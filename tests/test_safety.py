@@ -22,7 +22,7 @@ from faceparse import atomic_files, checkpoints, errors, locking
 from faceparse.atomic_files import atomic_folder, atomic_path, only_writer
 from faceparse.classes import CELEBAMASK
 from faceparse.errors import InputError, run_script
-from faceparse.images import made_by, read_mask, write_label_map
+from faceparse.images import read_maker, read_mask, write_label_map
 from models import build_model
 from options import generate_labels_parser, score_parser, train_parser, validate_parser
 
@@ -160,7 +160,7 @@ def test_scores_tell_what_made_the_label_maps_and_warn_of_a_mixture(place, capsy
     score = (evaluate, "--submit_dir", "predictions", "--truth_dir", "dataset/val/val_mask")
     call(validate, *PREDICT)
     digest = subprocess.run(["sha256sum", "model.pt"], capture_output=True, text=True, check=True).stdout[:12]
-    assert made_by("predictions/val_0000.png") == f"checkpoint {digest}, image size 32, TTA no"
+    assert read_maker("predictions/val_0000.png") == f"checkpoint {digest}, image size 32, TTA no"
     call(*score)
     printed = capsys.readouterr()
     assert f"predictions: made by checkpoint {digest}, image size 32, TTA no\n" in printed.out and not printed.err
@@ -381,7 +381,7 @@ def test_label_maps_keep_their_pixels_beside_the_text(tmp_path):
     labels = np.arange(256, dtype=np.uint8).reshape(16, 16)
     write_label_map(tmp_path / "a.png", labels, made_by="checkpoint 0, TTA no")
     assert np.array_equal(np.array(Image.open(tmp_path / "a.png")), labels)
-    assert made_by(tmp_path / "a.png") == "checkpoint 0, TTA no"
+    assert read_maker(tmp_path / "a.png") == "checkpoint 0, TTA no"
 
 
 @pytest.mark.parametrize("damage", [lambda text: "", lambda text: text[: len(text) // 3], lambda text: "\0" + text[1:]])
