@@ -51,13 +51,16 @@ def cut_out(photo, probability):
 def recolour(photo, colour, opacity):
     """Give a photograph, uint8 RGB [H, W, 3], another colour (RGB, 0 to 255) where `opacity`, float [H, W], is 1.
 
-    The shading stays: pixels are as much lighter or darker than the colour as their luma (ITU-R BT.601) was than the
-    mean luma of the part.
+    The shading stays, as on the page (web/worker.js): a pixel whose luma (ITU-R BT.601) is the part's mean gets the
+    colour itself, a darker one is as much darker, and a brighter one nearer to white.
     """
-    luma = photo @ np.array(LUMA, np.float32)
-    shading = luma / max(1.0, np.average(luma, weights=opacity + 1e-9))
-    coloured = np.minimum(shading[..., None] * np.float32(colour), 255)
-    return np.rint(photo + opacity[..., None] * (coloured - photo)).astype(np.uint8)
+    part = opacity > 0.5
+    if not part.any():
+        return photo
+    luma = photo @ np.array(LUMA, np.float32) + 8  # so that noise in the darkest pixels has no large ratio
+    ratio, colour = (luma / luma[part].mean())[..., None], np.float32(colour)
+    shaded = np.where(ratio < 1, colour * ratio, 255 - (255 - colour) / ratio)
+    return np.rint(photo + opacity[..., None] * (shaded - photo)).astype(np.uint8)
 
 
 def contact_sheet(items, tile=192, class_set=CELEBAMASK):

@@ -157,9 +157,11 @@ def test_recolouring_keeps_the_shading():
     photo[0, 1] = 50
     photo[0, 3] = 30
     opacity = np.array([[1, 1, 0, 0]], np.float32)
-    # The part's mean luma is 75: its pixels are 4/3 and 2/3 of the colour; the rest stays.
-    expected = [[(120, 40, 0), (60, 20, 0), (100, 100, 100), (30, 30, 30)]]
+    # The part's lumas and 8 are 108 and 58, 83 in the mean. The brighter one's distance from white, 165 in red, shrinks
+    # by 83 / 108, to 127; the darker one is 58 / 83 of the colour. The rest stays.
+    expected = [[(128, 82, 59), (63, 21, 0), (100, 100, 100), (30, 30, 30)]]
     np.testing.assert_array_equal(recolour(photo, (90, 30, 0), opacity), expected)
+    np.testing.assert_array_equal(recolour(photo, (90, 30, 0), 0 * opacity), photo)
     np.testing.assert_array_equal(cut_out(photo, opacity)[0, :, 3], [255, 255, 0, 0])
 
 
