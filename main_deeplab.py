@@ -177,14 +177,15 @@ def prediction_options(args, progress):
     }
 
 
-def self_distil(args, epoch, run_dir, model, pairs, doubtful, partial_masks, device):
-    """Merge the model's confident predictions into the training masks; return the pairs with the merged masks.
+def self_distil(state, epoch, run_dir, pairs, doubtful, partial_masks, device):
+    """Merge confident predictions of a TrainingState into the training masks; return the pairs with the merged masks.
 
     Photographs whose mask is None get the predictions alone.
 
     This is done once, before the `epoch` that first trains on them. The folder appears whole: if it exists it was made
     by this model, so a resumed run uses it.
     """
+    args, model = state.args, state.evaluated
     merged_dir = run_dir / "merged_labels"
     if not merged_dir.is_dir():
         if epoch > args.self_distill_epoch + 1:
@@ -308,6 +309,21 @@ def main(args):
             train(args, device, run_dir)
 
 
+def find_data(args):
+    """Return the training pairs, [(stem, photograph, None)] of those that self-distillation adds, and validation pairs.
+
+    Without self-distillation, the label folder holds masks for the unlabelled photographs too, by generate_labels.py.
+    """
+    if args.unlabelled_dir and not (args.self_distill_epoch or args.label_dir):
+        raise InputError(
+            "--unlabelled_dir: needs --self_distill_epoch, or the labels of generate_labels.py in --label_dir"
+        )
+    have_labels = [] if args.self_distill_epoch else args.unlabelled_dir
+    train_pairs = find_pairs(args.dataset_dir, "train", args.label_dir, have_labels)
+    unlabelled = find_unlabelled(args.unlabelled_dir, train_pairs) if args.self_distill_epoch else []
+    return train_pairs, unlabelled, find_pairs(args.dataset_dir, "val", args.truth_dir)
+
+
 def read_run_log(run_dir, last_epoch):
     """Return the log of a run that is resumed; InputError, which says what to do, where it is damaged."""
     try:
@@ -318,15 +334,7 @@ def read_run_log(run_dir, last_epoch):
 
 def train(args, device, run_dir):
     class_set = find_class_set(args.classes)
-    # Without self-distillation, the label folder holds masks for the unlabelled photographs, by generate_labels.py.
-    if args.unlabelled_dir and not args.self_distill_epoch and not args.label_dir:
-        raise InputError(
-            "--unlabelled_dir: needs --self_distill_epoch, or the labels of generate_labels.py in --label_dir"
-        )
-    have_labels = [] if args.self_distill_epoch else args.unlabelled_dir
-    train_pairs = find_pairs(args.dataset_dir, "train", args.label_dir, have_labels)
-    unlabelled = find_unlabelled(args.unlabelled_dir, train_pairs) if args.self_distill_epoch else []
-    val_pairs = find_pairs(args.dataset_dir, "val", args.truth_dir)
+    train_pairs, unlabelled, val_pairs = find_data(args)
     doubtful = doubtful_classes(args.doubtful, class_set)
     partial_masks = [PartialMasks(each, class_set) for each in args.partial_masks]
     check_start(args, run_dir, train_pairs, class_set, device)
@@ -362,7 +370,7 @@ def train(args, device, run_dir):
             training_set = None  # frees its memory before the next one is read
             if 0 < args.self_distill_epoch < epoch:
                 pairs = train_pairs + unlabelled
-                train_pairs = self_distil(args, epoch, run_dir, state.evaluated, pairs, doubtful, partial_masks, device)
+                train_pairs = self_distil(state, epoch, run_dir, pairs, doubtful, partial_masks, device)
             training_set = read_training_set(args, train_pairs, class_set, device)
             if device.type == "cuda":
                 try_largest_step(state, trained, training_set, device)
