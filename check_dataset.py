@@ -11,7 +11,7 @@ unmirrored picture, so that both eyes, brows and ears are interchanged. The corr
 import shutil
 from pathlib import Path
 
-from faceparse.atomic_files import atomic_folder, check_new_folder, refuse_overwriting
+from faceparse.atomic_files import atomic_folder, check_new_folder
 from faceparse.classes import find_class_set
 from faceparse.dataset_checks import advice_on_left_right, check_dataset, swap_left_right
 from faceparse.dataset_layout import FOLDERS, split_folders
@@ -20,10 +20,10 @@ from faceparse.errors import InputError, run_script
 from faceparse.images import (
     check_picture_name,
     read_mask,
-    refuse_overwriting_labels,
     write_label_map,
     write_picture,
 )
+from faceparse.outputs import check_outputs
 from faceparse.wording import counted
 from options import check_dataset_parser
 
@@ -41,8 +41,7 @@ def check_out(out, mask_dirs):
 def check_sheet(path, folders):
     """Raise InputError if `path` is no picture's name, lies in one of the data set's folders, or is a label map."""
     check_picture_name(path)
-    refuse_overwriting("--sheet", path.parent, *folders)
-    refuse_overwriting_labels("--sheet", path.parent, [path.name])
+    check_outputs("--sheet", path.parent, folders, pictures=[path.name])
 
 
 def write_corrected(splits, out, class_set):

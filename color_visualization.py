@@ -9,11 +9,12 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from faceparse.atomic_files import atomic_folder, refuse_overwriting
+from faceparse.atomic_files import atomic_folder
 from faceparse.classes import find_class_set
 from faceparse.drawing import contact_sheet, render
 from faceparse.errors import InputError, run_script
-from faceparse.images import check_picture_name, list_images, refuse_overwriting_labels, write_picture
+from faceparse.images import check_picture_name, list_images, write_picture
+from faceparse.outputs import check_outputs
 from faceparse.parallel import in_parallel
 from faceparse.wording import counted
 from options import color_parser
@@ -48,15 +49,15 @@ def main(args):
     if args.sheet:
         sheet = Path(args.sheet)
         check_picture_name(sheet)
-        refuse_overwriting_labels("--sheet", sheet.parent, [sheet.name])
+        check_outputs("--sheet", sheet.parent, [], pictures=[sheet.name])
         if any(file and sheet.resolve() == file.resolve() for pair in pairs for file in pair):
             raise InputError(f"--sheet {args.sheet}: is one of the files to read; choose another name")
         items = [(pair[0].stem, render(pair, args.alpha, class_set)) for pair in pairs[: args.sheet_count]]
         write_picture(args.sheet, contact_sheet(items, class_set=class_set))
         print(f"{args.sheet}: written, {len(items)} of {counted(len(pairs), 'label map')}")
         return
-    refuse_overwriting("--output_dir", args.output_dir, *[file for file in pairs[0] if file])
-    refuse_overwriting_labels("--output_dir", args.output_dir, [f"{label.stem}.png" for label, _ in pairs])
+    pictures = [f"{label.stem}.png" for label, _ in pairs]
+    check_outputs("--output_dir", args.output_dir, [file for file in pairs[0] if file], pictures=pictures)
     with atomic_folder(args.output_dir) as unfinished:
         write = partial(write_rendered, alpha=args.alpha, output_dir=unfinished, class_set=class_set)
         for _ in in_parallel(write, pairs, "colouring"):

@@ -15,10 +15,11 @@ Photographs of --unlabelled_dir have no masks; they get the predictions, and 255
 """
 
 from dataset_utils import find_unlabelled
-from faceparse.atomic_files import atomic_folder, refuse_overwriting
+from faceparse.atomic_files import atomic_folder
 from faceparse.classes import find_class_set
 from faceparse.errors import InputError, run_script
-from faceparse.images import match_pairs, refuse_overwriting_labels, refuse_overwriting_masks
+from faceparse.images import match_pairs
+from faceparse.outputs import check_outputs
 from faceparse.prediction import load_network
 from faceparse.provenance import provenance
 from faceparse.pseudo_labels import PartialMasks, doubtful_classes, format_changes, write_labels
@@ -33,11 +34,10 @@ def main(args):
     pairs = match_pairs(args.image_dir, args.label_dir)
     pairs += find_unlabelled(args.unlabelled_dir, pairs)
     read_dirs = [args.image_dir, args.label_dir, *args.unlabelled_dir]
-    refuse_overwriting("--output_dir", args.output_dir, *read_dirs)
-    refuse_overwriting("--colored_dir", args.colored_dir, *read_dirs, args.output_dir)
     stems = [stem for stem, _, _ in pairs]
-    refuse_overwriting_masks("--output_dir", args.output_dir, stems)
-    refuse_overwriting_labels("--colored_dir", args.colored_dir, [f"{stem}.png" for stem in stems])
+    check_outputs("--output_dir", args.output_dir, read_dirs, label_maps=stems)
+    colored = [f"{stem}.png" for stem in stems]
+    check_outputs("--colored_dir", args.colored_dir, [*read_dirs, args.output_dir], pictures=colored)
     network = load_network(args.checkpoint, args.gpu_id, args.classes and find_class_set(args.classes))
     doubtful = doubtful_classes(args.doubtful, network.class_set)
     partial_masks = [PartialMasks(each, network.class_set) for each in args.partial_masks]

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from faceparse.atomic_files import atomic_path, refuse_overwriting
+from faceparse.atomic_files import atomic_path
 from faceparse.class_counts import class_pixels
 from faceparse.classes import find_class_set
 from faceparse.drawing import cut_out, overlay, recolour
@@ -27,11 +27,10 @@ from faceparse.errors import InputError, run_script
 from faceparse.images import (
     IMAGE_SUFFIXES,
     read_photo,
-    refuse_overwriting_labels,
-    refuse_overwriting_masks,
     write_label_map,
     write_picture,
 )
+from faceparse.outputs import check_outputs
 from faceparse.provenance import provenance
 from faceparse.wording import counted
 from options import parse_faces_parser
@@ -173,10 +172,8 @@ def main(args):
         raise InputError("; ".join(problems))
     videos = {file for file in files if file.suffix.lower() in VIDEO_SUFFIXES}
     refuse_same_outputs({file: output_names(file, file in videos, suffixes, args.colors) for file in files})
-    refuse_overwriting("--output_dir", args.output_dir, *files)
-    refuse_overwriting_masks("--output_dir", args.output_dir, [file.stem for file in files])
     pictures = [f"{file.stem}_{suffix}.png" for file in files for suffix in suffixes]
-    refuse_overwriting_labels("--output_dir", args.output_dir, pictures)
+    check_outputs("--output_dir", args.output_dir, files, [file.stem for file in files], pictures)
     parser = FaceParser(
         args.checkpoint,
         gpu_id=args.gpu_id,

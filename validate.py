@@ -9,11 +9,12 @@ Each prediction is a single-channel PNG of class ids at the photograph's own siz
 
 from pathlib import Path
 
-from faceparse.atomic_files import atomic_folder, refuse_overwriting
+from faceparse.atomic_files import atomic_folder
 from faceparse.classes import find_class_set
 from faceparse.drawing import save_overlay
 from faceparse.errors import run_script
-from faceparse.images import list_images, refuse_overwriting_labels, refuse_overwriting_masks, write_label_map
+from faceparse.images import list_images, write_label_map
+from faceparse.outputs import check_outputs
 from faceparse.parallel import in_threads
 from faceparse.prediction import load_network, predict
 from faceparse.provenance import provenance
@@ -43,12 +44,10 @@ def write_predictions(network, photos, output_dir, *, made_by="", save_visualiza
 
 def main(args):
     photos = list_images(args.image_dir)
-    refuse_overwriting("--output_dir", args.output_dir, args.image_dir)
+    check_outputs("--output_dir", args.output_dir, [args.image_dir], label_maps=photos)
     if args.save_visualizations:
-        overlays = Path(args.output_dir) / "overlays"
-        refuse_overwriting("--output_dir", overlays, args.image_dir)
-        refuse_overwriting_labels("--output_dir", overlays, [f"{stem}.png" for stem in photos])
-    refuse_overwriting_masks("--output_dir", args.output_dir, photos)
+        overlays = [f"{stem}.png" for stem in photos]
+        check_outputs("--output_dir", Path(args.output_dir) / "overlays", [args.image_dir], pictures=overlays)
     network = load_network(args.checkpoint, args.gpu_id, args.classes and find_class_set(args.classes))
     image_size = args.image_size or network.image_size
     write_predictions(

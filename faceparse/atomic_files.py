@@ -1,4 +1,4 @@
-"""Write files and folders whole or not at all, and never over files that are read."""
+"""Write files and folders whole or not at all."""
 
 import os
 import shutil
@@ -152,11 +152,3 @@ def check_new_folder(flag, path):
     path = Path(path)
     if path.exists() and not (path.is_dir() and all(file.name.startswith(UNFINISHED) for file in path.iterdir())):
         raise InputError(f"{flag} {path}: exists already; choose a new or an empty folder")
-
-
-def refuse_overwriting(flag, output_dir, *inputs):
-    """Raise InputError if `output_dir` is one of the input folders, or the folder of an input file."""
-    for path in map(Path, inputs):
-        folder = path.parent if path.is_file() else path
-        if Path(output_dir).resolve() == folder.resolve():
-            raise InputError(f"{flag} {output_dir}: holds the files to read; choose another folder")

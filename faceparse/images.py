@@ -171,25 +171,6 @@ def read_maker(path):
         return str(image.info.get(MADE_BY, ""))
 
 
-def refuse_overwriting_masks(flag, output_dir, stems):
-    """Raise InputError if a file that is no label map of ours would be replaced, such as a data set's mask."""
-    for path in (Path(output_dir) / f"{stem}.png" for stem in stems):
-        if path.exists() and not read_maker(path):
-            raise InputError(
-                f"{flag} {output_dir}: {path.name} is a data set's mask, or does not say what made it; "
-                "choose another folder"
-            )
-
-
-def refuse_overwriting_labels(flag, output_dir, names):
-    """Raise InputError where a picture of one of the names would replace a label map or mask, which has one channel."""
-    for path in (Path(output_dir) / name for name in names):
-        if path.exists():
-            with open_image(path) as image:
-                if image.mode in MASK_MODES:
-                    raise InputError(f"{flag} {output_dir}: {path.name} is a label map; choose another folder")
-
-
 def write_label_map(path, label_map, palette_of=None, made_by=""):
     """Write uint8 class ids [H, W] as a single-channel PNG, atomically.
 

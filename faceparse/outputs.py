@@ -1,0 +1,31 @@
+"""What the outputs of a script must not replace: what it reads, a data set's masks, label maps."""
+
+from pathlib import Path
+
+from faceparse.errors import InputError
+from faceparse.images import MASK_MODES, open_image, read_maker
+
+
+def check_outputs(flag, folder, reads, label_maps=(), pictures=()):
+    """Raise InputError, which names `flag`, where files written into `folder` would replace what must stay.
+
+    reads: folders and files that are read. Nothing is written into such a folder, or the folder of such a file.
+    label_maps: stems of the label maps to write, which may replace label maps that say what made them.
+    pictures: names of the pictures to write, which may replace no label map or mask, a picture of one channel.
+    """
+    folder = Path(folder)
+    for path in map(Path, reads):
+        if folder.resolve() == (path.parent if path.is_file() else path).resolve():
+            raise InputError(f"{flag} {folder}: holds the files to read; choose another folder")
+    for path in (folder / f"{stem}.png" for stem in label_maps):
+        if path.exists() and not read_maker(path):
+            what = "a data set's mask, or does not say what made it"
+            raise InputError(f"{flag} {folder}: {path.name} is {what}; choose another folder")
+    for path in (folder / name for name in pictures):
+        if path.exists() and is_mask(path):
+            raise InputError(f"{flag} {folder}: {path.name} is a label map; choose another folder")
+
+
+def is_mask(path):
+    with open_image(path) as image:
+        return image.mode in MASK_MODES
