@@ -8,13 +8,14 @@ The last check is needed because some photographs of CelebAMask-HQ are mirrored 
 unmirrored picture, so that both eyes, brows and ears are interchanged. The corrected copies have the right names.
 """
 
+import shlex
 import shutil
 from pathlib import Path
 
 from faceparse.atomic_files import atomic_folder, check_new_folder
 from faceparse.classes import find_class_set
 from faceparse.dataset_checks import advice_on_left_right, check_dataset, swap_left_right
-from faceparse.dataset_layout import FOLDERS, split_folders
+from faceparse.dataset_layout import FOLDERS, require_classes_of, split_folders
 from faceparse.drawing import contact_sheet, render
 from faceparse.errors import InputError, run_script
 from faceparse.images import (
@@ -67,6 +68,7 @@ def main(args):
     if args.sheet:
         check_sheet(Path(args.sheet), [folder for split in FOLDERS for folder in split_folders(root, split)])
 
+    require_classes_of(root, class_set)
     splits = check_dataset(root, class_set)
     if not out:
         print(advice_on_left_right(splits, root, args.classes))
@@ -82,7 +84,8 @@ def main(args):
         print(f"{args.sheet}: written, {len(items)} of {counted(len(suspects), 'mask')} with left and right reversed")
     if out:
         write_corrected(splits, out, class_set)
-        print(f"{out}: all masks written, {len(suspects)} of them corrected")
+        flags = f"--label_dir {shlex.quote(str(out / 'train_mask'))} --truth_dir {shlex.quote(str(out / 'val_mask'))}"
+        print(f"{out}: all masks written, {len(suspects)} of them corrected; train with {flags}")
 
 
 if __name__ == "__main__":

@@ -13,9 +13,10 @@ from faceparse.atomic_files import atomic_folder
 from faceparse.classes import find_class_set
 from faceparse.drawing import contact_sheet, render
 from faceparse.errors import InputError, run_script
-from faceparse.images import check_picture_name, list_images, write_picture
+from faceparse.images import check_picture_name, list_images, read_maker, write_picture
 from faceparse.outputs import check_outputs
 from faceparse.parallel import in_parallel
+from faceparse.provenance import require_makers_class_set
 from faceparse.wording import counted
 from options import color_parser
 
@@ -46,6 +47,7 @@ def match_photos(label_dir, image_dir):
 def main(args):
     class_set = find_class_set(args.classes)
     pairs = match_photos(args.label_dir, args.image_dir)
+    require_makers_class_set(args.label_dir, [read_maker(pairs[0][0])], class_set)
     if args.sheet:
         sheet = Path(args.sheet)
         check_picture_name(sheet)

@@ -36,6 +36,7 @@ from faceparse.images import list_images
 from faceparse.onnx_network import OnnxNetwork
 from faceparse.prediction import read_resized, to_network_input
 from faceparse.torch_network import TorchNetwork
+from faceparse.wording import counted
 from models.folding import fold_batchnorm
 from options import export_parser
 
@@ -202,7 +203,7 @@ def main(args):
         if args.int8:
             quantize(temporary, to_calibrate)
             changed = changed_share(network, OnnxNetwork(temporary), to_compare)
-            outcome = f"int8 changes {changed:.2%} of the labels of {len(to_compare)} other photographs"
+            outcome = f"int8 changes {changed:.2%} of the labels of {counted(len(to_compare), 'other photograph')}"
             if changed > LABELS_HOLD:
                 raise InputError(f"{args.output}: not written, {outcome}; leave out --int8")
         elif args.float16:

@@ -25,6 +25,7 @@ from faceparse import checkpoints, distributed
 from faceparse.atomic_files import atomic_folder, only_writer
 from faceparse.augmentation import augment
 from faceparse.classes import find_class_set
+from faceparse.dataset_layout import require_classes_of
 from faceparse.drawing import save_overlay
 from faceparse.errors import InputError, first_line, run_script, unbroken
 from faceparse.images import read_mask_of
@@ -288,7 +289,8 @@ def check_start(args, run_dir, train_pairs, class_set, device):
         )
     if min(args.batch_size, len(train_pairs)) < 2 * distributed.world_size():
         raise InputError(
-            f"--batch_size {args.batch_size} and {len(train_pairs)} training pairs: BatchNorm needs 2 images a process"
+            f"--batch_size {args.batch_size} and {counted(len(train_pairs), 'training pair')}: BatchNorm needs 2 of "
+            "each for every process"
         )
 
 
@@ -334,6 +336,7 @@ def read_run_log(run_dir, last_epoch):
 
 def train(args, device, run_dir):
     class_set = find_class_set(args.classes)
+    require_classes_of(args.dataset_dir, class_set)
     train_pairs, unlabelled, val_pairs = find_data(args)
     doubtful = doubtful_classes(args.doubtful, class_set)
     partial_masks = [PartialMasks(each, class_set) for each in args.partial_masks]

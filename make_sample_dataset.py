@@ -24,6 +24,7 @@ from faceparse.classes import CELEBAMASK, find_class_set
 from faceparse.errors import InputError, run_script
 from faceparse.images import write_label_map
 from faceparse.scenes import PERSON_HEIGHTS, compose_scene
+from faceparse.wording import counted
 from options import sample_dataset_parser
 
 # split: (photographs, masks); the position is part of a picture's random seed.
@@ -413,8 +414,9 @@ def main(args):
         class_set=class_set,
         scenes=args.scenes,
     )
-    scenes = f", {args.scenes} scenes" if args.scenes else ""
-    print(f"{args.train} train and {args.val} val pairs{scenes} and {args.test} test photographs are in {output_dir}")
+    scenes = f", {counted(args.scenes, 'scene')}" if args.scenes else ""
+    pairs = f"{args.train} train and {counted(args.val, 'val pair')}{scenes}"
+    print(f"{output_dir}: holds {pairs} and {counted(args.test, 'test photograph')}")
 
 
 if __name__ == "__main__":

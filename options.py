@@ -74,9 +74,9 @@ def class_probability(text):
 
 def recolouring(text):
     """Turn NAME=#RRGGBB into (name, (red, green, blue))."""
-    match = re.fullmatch("(.+)=#?([0-9a-fA-F]{6})", text)
+    match = re.fullmatch("([^=]+)=#?([0-9a-fA-F]{6})", text)
     if not match:
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form hair=#a02020")
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form hair=#a02020, one class at a time")
     return match[1], tuple(bytes.fromhex(match[2]))
 
 

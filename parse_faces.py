@@ -37,6 +37,7 @@ from options import parse_faces_parser
 
 NO_FACE, UNREADABLE = 1, 2  # exit statuses
 OTHER_PHOTOGRAPHS = {".heic", ".heif", ".avif", ".dng"}  # what phones write and Pillow does not read
+NOT_READ = ": of a format that is not read; save it as JPEG or PNG"
 FACE = ("skin", "nose", "eye_g", "l_eye", "r_eye", "l_brow", "r_brow", "mouth", "i_mouth", "u_lip", "l_lip")
 
 
@@ -54,9 +55,11 @@ def find_inputs(inputs, suffixes):
             )
             files += inside
             others = sorted(file for file in path.iterdir() if file.suffix.lower() in OTHER_PHOTOGRAPHS)
-            problems += [f"{file}: of a format that is not read; save it as JPEG or PNG" for file in others]
+            problems += [f"{file}{NOT_READ}" for file in others]
             if not inside and not others:
-                problems.append(f"{path}: holds no photographs and no videos")
+                problems.append(f"{path}: holds no photographs and no videos; folders within it are not read")
+        elif path.suffix.lower() in OTHER_PHOTOGRAPHS and path.is_file():
+            problems.append(f"{path}{NOT_READ}")
         elif path.is_file():
             files.append(path)
         else:
@@ -165,7 +168,8 @@ def main(args):
         ) from None
 
     if bool(args.inputs) == (args.webcam is not None):
-        raise InputError("give photographs, videos or folders to parse, or else --webcam 0")
+        both = ", and not both" if args.inputs else ""
+        raise InputError(f"give photographs, videos or folders to parse, or else --webcam 0{both}")
     suffixes = {"_".join(map(str.strip, text.split(","))): text for text in args.cutout}
     files, problems = find_inputs(args.inputs, IMAGE_SUFFIXES | VIDEO_SUFFIXES)
     if args.inputs and not files:
@@ -209,7 +213,8 @@ def main(args):
             continue
         if not found:
             without_face += 1
-            say(f"{file}: no face found; --whole parses a portrait without a search")
+            hint = "" if file in videos else "; --whole parses a portrait without a search"
+            say(f"{file}: no face found{hint}")
     done = [f"{counted(faces, 'face')} of {counted(parsed, 'photograph')}"] * bool(parsed)
     done += [counted(parsed_videos, "video")] * bool(parsed_videos)
     if done:

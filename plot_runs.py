@@ -8,6 +8,7 @@ from pathlib import Path
 
 from faceparse.errors import InputError, run_script
 from faceparse.training_log import draw_runs, read_log
+from faceparse.wording import counted
 from options import plot_runs_parser
 
 
@@ -32,7 +33,7 @@ def main(args):
     for name, log in runs.items():
         scores = [(line["mIoU"], line["epoch"]) for line in log if line.get("mIoU") is not None]
         best = "best mIoU {:.4f} in epoch {}".format(*max(scores)) if scores else "not validated yet"
-        print(f"{name}: {log[-1]['epoch']} epochs, {best}")
+        print(f"{name}: {counted(log[-1]['epoch'], 'epoch')}, {best}")
     print(f"{args.output}: written")
 
 

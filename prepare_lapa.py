@@ -121,7 +121,7 @@ def make_pair(example, image_size):
 
 
 def main(args):
-    prepare(args, *find_examples(Path(args.source)), Recipe("LaPa", "lapa", find_problems, make_pair))
+    prepare(args, *find_examples(Path(args.source)), Recipe("LaPa", find_problems, make_pair))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from faceparse.errors import InputError
+from faceparse.wording import counted
 
 # Pixels of this id take no part in any loss or score. `read_mask` turns the ignored id of a class set into it.
 IGNORE_INDEX = 255
@@ -134,7 +135,9 @@ def class_set_from_dict(description, source):
         isinstance(names, list) and all(isinstance(name, str) and name and not {*"/\\"} & {*name} for name in names),
         "names is no list of names without slashes",
     )
-    require(2 <= len(names) <= 255, f"names has {len(names)} classes; 2 to 255 fit a mask, and 255 is ignored")
+    require(
+        2 <= len(names) <= 255, f"names has {counted(len(names), 'class')}; 2 to 255 fit a mask, and 255 is ignored"
+    )
     require(len(set(names)) == len(names), f"names holds {max(names, key=names.count)!r} twice")
 
     colours = description.get("colours", distinct_colours(len(names)))

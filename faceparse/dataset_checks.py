@@ -117,11 +117,16 @@ def explain_colours(mask_file):
         with open_image(mask_file) as image:
             if image.mode in MASK_MODES:
                 return ""
+            if len(image.getbands()) == 1:
+                return f"{mask_file.name} has more than 8 bits a pixel: save it with 8 (mode L)"
             counted = image.convert("RGB").getcolors(256)
     except InputError:  # the problem is another one
         return ""
     if counted is None:
-        return f"{mask_file.name} has more colours than there are classes: it was saved with loss (JPEG) or smoothed"
+        return (
+            f"{mask_file.name} has more colours than there are classes: it was saved with loss (JPEG) or smoothed, or "
+            "it is a photograph: are the two folders exchanged?"
+        )
     colours = {colour for _, colour in counted}
     if all(red == green == blue for red, green, blue in colours):
         return f"the three channels of {mask_file.name} are equal: keep one of them (mode L)"
@@ -150,6 +155,12 @@ def check_dataset(root, class_set):
         raise InputError(f"{root}: {counted(len(unusable), 'pair')} cannot be used, listed above with the reason")
     for split, pairs in splits.items():
         report_split(split, pairs, class_set)
+    found = sum(pair.pixels for pair in splits["train"]) > 0
+    if found.sum() < 2:
+        raise InputError(
+            f"{root}: the training masks hold less than two classes; their pixels are class ids, from 0 to "
+            f"{len(class_set) - 1}, and {class_set.ignored_id} is ignored"
+        )
 
     hashes = {split: ([p.stem for p in pairs], np.array([p.hashes for p in pairs])) for split, pairs in splits.items()}
     test_dir = split_folders(root, "test")[0]
@@ -173,7 +184,8 @@ def advice_on_left_right(splits, root, classes):
     if count > len(pairs) / 2:
         return (
             f"left and right are reversed in {count} masks of {len(pairs)}: the data set means the picture's left, "
-            "where left is the subject's here; swap the names of each pair in the class set"
+            "where left is the subject's here, or its class set names the right one of each pair first; in a JSON file "
+            "of its classes (dataset/README.md) either exchange l_ and r_ in the names, or the two in each pair"
         )
     flags = f"--dataset_dir {shlex.quote(str(root))} --classes {shlex.quote(classes)}"
     return (
@@ -200,4 +212,5 @@ def report_near_duplicates(hashes):
     for (split, (stems, bits)), (other, (other_stems, other_bits)) in combinations(hashes.items(), 2):
         found = near_duplicates(bits, other_bits)
         print(f"near-duplicates of {split} and {other} ({NEAR_DUPLICATE_BITS} bits of 256 or fewer): {len(found)}")
-        print(listing([f"{stems[i]} {other_stems[j]}: {distance} bits" for distance, i, j in found]), end="")
+        lines = [f"{split} {stems[i]}, {other} {other_stems[j]}: {distance} bits" for distance, i, j in found]
+        print(listing(lines), end="")

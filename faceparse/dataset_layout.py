@@ -1,7 +1,9 @@
 """Where a data set's photographs and masks lie, and what to do with a folder that is laid out otherwise."""
 
+import json
 from pathlib import Path
 
+from faceparse.classes import find_class_set
 from faceparse.errors import InputError
 from faceparse.images import IMAGE_SUFFIXES, match_pairs
 
@@ -11,6 +13,8 @@ FOLDERS = {
     "val": ("val/val_image", "val/val_mask"),
     "test": ("test_image", "test_mask"),
 }
+RECORD = "prepared.json"  # the flags that a folder was prepared with
+CLASSES_OF = {"CelebAMask-HQ": "celebamask", "LaPa": "lapa"}  # the data sets that are prepared, as --classes names them
 # What other data sets call their folders of photographs and of masks.
 OTHER_NAMES = (
     ("image", "images", "img", "imgs", "photos", "JPEGImages"),
@@ -21,6 +25,25 @@ OTHER_NAMES = (
 def split_folders(root, split):
     """Return the paths of a split's photographs and masks."""
     return tuple(Path(root) / folder for folder in FOLDERS[split])
+
+
+def require_classes_of(root, class_set):
+    """Raise InputError where a data set says that its classes are others, by a classes.json or by what prepared it."""
+    description = Path(root) / "classes.json"
+    known = description if description.is_file() else CLASSES_OF.get(read_record(root).get("data_set"))
+    if known and not find_class_set(str(known)).has_classes_of(class_set):
+        raise InputError(f"{root}: has other classes; give --classes {known}")
+
+
+def read_record(root):
+    """Return the flags that a folder was prepared with; none where it was not. InputError for a damaged file."""
+    record = Path(root) / RECORD
+    if not record.exists():
+        return {}
+    try:
+        return dict(json.loads(record.read_text(encoding="utf-8")))
+    except (TypeError, ValueError, RecursionError):
+        raise InputError(f"{record}: is not as it was written; delete it, or choose another folder") from None
 
 
 def find_splits(root):

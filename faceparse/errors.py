@@ -121,6 +121,10 @@ def run_script(main):
         sys.stdout.flush()
     except InputError as error:
         end(2, f"error: {error}")
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] in ("faceparse", "models"):
+            raise
+        end(2, f"error: needs a package that is not installed ({error}); pip install -r requirements.txt")
     except BrokenPipeError:  # as in `f1score.py | head`: nobody reads on
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
         sys.exit(128 + 13)  # as one that SIGPIPE ends

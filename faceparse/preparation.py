@@ -13,13 +13,12 @@ from PIL import Image
 from faceparse.atomic_files import atomic_path
 from faceparse.classes import find_class_set
 from faceparse.dataset_checks import advice_on_left_right, check_dataset, listing
-from faceparse.dataset_layout import FOLDERS, split_folders
+from faceparse.dataset_layout import CLASSES_OF, FOLDERS, RECORD, read_record, split_folders
 from faceparse.errors import InputError
 from faceparse.images import open_image, write_label_map, write_picture
 from faceparse.parallel import in_parallel
 from faceparse.wording import counted
 
-RECORD = "prepared.json"  # the flags that a folder was prepared with
 END_OF_JPEG = b"\xff\xd9"  # a download that broke off lacks it
 
 
@@ -35,15 +34,13 @@ class Example(NamedTuple):
 class Recipe(NamedTuple):
     """What differs between data sets; both functions can be sent to other processes.
 
-    name: of the data set.
-    classes: what --classes names the class set of the masks by.
+    name: of the data set, a key of CLASSES_OF.
     find_problems: Example to a list of lines, which name each file that is missing, damaged or surprising.
     make_pair: Example and image size S to a photograph, uint8 RGB [S, S, 3], and its mask, uint8 class ids [S, S].
         Raises InputError that names the file that cannot be read.
     """
 
     name: str
-    classes: str
     find_problems: Callable
     make_pair: Callable
 
@@ -113,16 +110,12 @@ def all_folders(output_dir):
 
 def refuse_mixing(output_dir, flags):
     """Raise InputError where a folder holds another data set, or was prepared with other flags."""
-    record = output_dir / RECORD
-    if not record.exists():
+    known = read_record(output_dir)
+    if not known:
         for folder in all_folders(output_dir):
             if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
                 raise InputError(f"--output_dir {output_dir}: {folder} is of another data set; choose another folder")
         return
-    try:
-        known = dict(json.loads(record.read_text(encoding="utf-8")))
-    except (TypeError, ValueError, RecursionError):
-        raise InputError(f"{record}: is not as it was written; choose another --output_dir") from None
     changed = [f"{name} {known.get(name)}, now {flags[name]}" for name in flags if known.get(name) != flags[name]]
     if changed:
         raise InputError(f"--output_dir {output_dir}: was prepared with {'; '.join(changed)}; choose another folder")
@@ -149,7 +142,7 @@ def write_pair(example, recipe, output_dir, image_size, photo_suffix):
     if not is_there(photo_file):
         write_picture(photo_file, photo)
     if not is_there(mask_file):
-        write_label_map(mask_file, mask, palette_of=find_class_set(recipe.classes))
+        write_label_map(mask_file, mask, palette_of=find_class_set(CLASSES_OF[recipe.name]))
     return ""
 
 
@@ -190,5 +183,6 @@ def prepare(args, examples, surprises, recipe):
 
     counts = Counter(example.split for example in selected)
     print(f"{output_dir}: {', '.join(f'{counts[split]:,} {split}' for split in FOLDERS)}; {len(todo):,} written now")
-    splits = check_dataset(output_dir, find_class_set(recipe.classes))
-    print(advice_on_left_right(splits, output_dir, recipe.classes))
+    classes = CLASSES_OF[recipe.name]
+    splits = check_dataset(output_dir, find_class_set(classes))
+    print(advice_on_left_right(splits, output_dir, classes))

@@ -180,6 +180,7 @@ def draw(parsed):
 
 def show_webcam(parser, number):
     """Show a camera's overlay and its frames a second in a window, until it is closed, or until q, Esc or Ctrl-C."""
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # ten lines where there is no camera
     capture, title = open_video(number), "faces (q ends)"
     tracker, per_second, before = FaceTracker(parser), 0.0, time.perf_counter()
     try:

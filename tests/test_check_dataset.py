@@ -1,6 +1,7 @@
 """The data set's checks: left and right, near-duplicates, what it writes and what it refuses."""
 
 import errno
+import json
 import re
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 
 import check_dataset
+import main_deeplab
 from faceparse.classes import CELEBAMASK
 from faceparse.dataset_checks import (
     ROWS_AT_A_TIME,
@@ -25,11 +27,15 @@ from faceparse.dataset_layout import advice
 from faceparse.drawing import colorize
 from faceparse.errors import InputError
 from faceparse.images import read_mask, write_label_map
-from options import check_dataset_parser
+from options import check_dataset_parser, train_parser
 
 
 def check(*flags):
     check_dataset.main(check_dataset_parser("Check.").parse_args([str(flag) for flag in flags]))
+
+
+def train(*flags):
+    main_deeplab.main(train_parser("Train.").parse_args([str(flag) for flag in flags]))
 
 
 def face(*reversed_pairs):
@@ -111,8 +117,8 @@ def test_report(dataset, capsys):
     assert "train: 3 pairs; sizes 32x32 (3)" in printed
     assert "reversed in 1 mask of 3 (33.3%)\n  b\n" in printed
     assert "reversed in 1 mask of 2 (50.0%)\n  e\n" in printed
-    assert "of train and val (32 bits of 256 or fewer): 1\n  c d: " in printed
-    assert "of train and test (32 bits of 256 or fewer): 1\n  a f: " in printed
+    assert "of train and val (32 bits of 256 or fewer): 1\n  train c, val d: " in printed
+    assert "of train and test (32 bits of 256 or fewer): 1\n  train a, test f: " in printed
     assert "of val and test (32 bits of 256 or fewer): 0" in printed
     assert f"python check_dataset.py --dataset_dir {dataset} --classes celebamask --fix_left_right OUT" in printed
 
@@ -237,6 +243,27 @@ def test_a_list_of_pairs_is_explained(dataset):
         check("--dataset_dir", dataset)
 
 
+def test_masks_of_one_class_are_refused(dataset):
+    """As of an editor that writes white for the face: 255 is ignored."""
+    for file in dataset.glob("*/*_mask/*.png"):
+        write_label_map(file, np.where(read_mask(file) > 0, 255, 0).astype(np.uint8))
+    with pytest.raises(InputError, match="hold less than two classes; their pixels are class ids, from 0 to 18"):
+        check("--dataset_dir", dataset)
+
+
+@pytest.mark.parametrize("script", [check, train])
+def test_a_class_set_that_lies_with_the_data_is_not_forgotten(dataset, script, monkeypatch):
+    monkeypatch.chdir(dataset)
+    (dataset / "prepared.json").write_text('{"data_set": "LaPa"}')
+    with pytest.raises(InputError, match="has other classes; give --classes lapa"):
+        script("--dataset_dir", dataset)
+    (dataset / "classes.json").write_text(json.dumps({"names": ["background", "face"]}))
+    with pytest.raises(InputError, match=r"has other classes; give --classes .*data/classes\.json"):
+        script("--dataset_dir", dataset)
+    (dataset / "classes.json").write_text(json.dumps(CELEBAMASK.to_dict() | {"ignored_id": 99}))
+    check("--dataset_dir", dataset)  # they are the same classes
+
+
 def colour_masks(folder, change):
     for file in folder.glob("*.png"):
         Image.fromarray(change(read_mask(file) % 255)).save(file)
@@ -252,6 +279,7 @@ def colour_masks(folder, change):
             lambda mask: np.random.default_rng(0).integers(0, 256, (*mask.shape, 3), dtype=np.uint8),
             r"a\.png has more colours than there are classes",
         ),
+        (lambda mask: mask.astype(np.uint16), r"a\.png has more than 8 bits a pixel"),
     ],
 )
 def test_masks_in_colour_are_explained(dataset, capsys, change, expected):
@@ -286,7 +314,9 @@ def test_masks_of_test_photographs_are_checked_too(dataset, capsys):
     write_label_map(dataset / "test_mask/f.png", face(*ALL), palette_of=CELEBAMASK)
     check("--dataset_dir", dataset)
     printed = capsys.readouterr().out
-    assert "test: 1 pair;" in printed and "of train and test (32 bits of 256 or fewer): 1\n  a f: " in printed
+    assert (
+        "test: 1 pair;" in printed and "of train and test (32 bits of 256 or fewer): 1\n  train a, test f: " in printed
+    )
     assert "left and right are reversed in 3 masks of 6: write corrected copies" in printed
 
 

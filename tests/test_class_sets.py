@@ -118,7 +118,7 @@ def test_a_mix_of_class_sets_is_refused():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"names": ["background"]}, "names has 1 classes; 2 to 255 fit a mask"),
+        ({"names": ["background"]}, "names has 1 class; 2 to 255 fit a mask"),
         ({"names": [*NAMES, "hair"]}, "names holds 'hair' twice"),
         ({"names": None}, "names is no list of names"),
         ({"colours": [[0, 0, 0]]}, "colours must be a list of 5, one a class"),

@@ -5,10 +5,11 @@ import pytest
 from PIL import Image
 
 import color_visualization
-from faceparse.classes import CELEBAMASK
+from faceparse.classes import CELEBAMASK, LAPA
 from faceparse.drawing import colorize, contact_sheet, overlay
 from faceparse.errors import InputError
 from faceparse.images import write_label_map, write_picture
+from faceparse.provenance import provenance
 from options import color_parser
 
 LABEL_MAP = np.arange(18, dtype=np.uint8).reshape(3, 6)
@@ -62,6 +63,14 @@ def test_folder_of_colours_and_of_overlays(folders):
     colour(*flags, "--output_dir", folders / "blend")
     with Image.open(folders / "blend/a.png") as image:
         assert image.getpixel((0, 0)) == (50, 25, 0)
+
+
+def test_label_maps_of_other_classes_are_not_drawn(folders):
+    (folders / "network").touch()
+    write_label_map(folders / "labels/a.png", LABEL_MAP, made_by=provenance(folders / "network", 64, False, LAPA))
+    with pytest.raises(InputError, match="its label maps have other classes; give theirs as --classes"):
+        colour("--label_dir", folders / "labels", "--output_dir", folders / "out")
+    assert not (folders / "out").exists()
 
 
 def test_sheet_is_written_instead(folders):

@@ -67,6 +67,6 @@ def test_what_is_no_run_is_refused(runs, name, content, expected):
 def test_a_run_that_was_never_validated(runs, capsys):
     write_log(runs / "a/log.jsonl", [{"epoch": 1, "train_loss": 1.0}])
     plot(runs / "a", "--output", runs / "runs.svg")
-    assert "1 epochs, not validated yet" in capsys.readouterr().out
+    assert "1 epoch, not validated yet" in capsys.readouterr().out
     with pytest.raises(InputError, match="must end in"):
         plot(runs / "a", "--output", runs / "runs.txt")
