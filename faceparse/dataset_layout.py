@@ -30,7 +30,7 @@ def split_folders(root, split):
 def require_classes_of(root, class_set):
     """Raise InputError where a data set says that its classes are others, by a classes.json or by what prepared it."""
     description = Path(root) / "classes.json"
-    known = description if description.is_file() else CLASSES_OF.get(read_record(root).get("data_set"))
+    known = description if description.is_file() else CLASSES_OF.get(str(read_record(root).get("data_set")))
     if known and not find_class_set(str(known)).has_classes_of(class_set):
         raise InputError(f"{root}: has other classes; give --classes {known}")
 

@@ -118,7 +118,8 @@ def run_script(main):
     try:
         with _signals_caught():
             main()
-        sys.stdout.flush()
+        if sys.stdout:  # None where it is closed
+            sys.stdout.flush()
     except InputError as error:
         end(2, f"error: {error}")
     except ModuleNotFoundError as error:
