@@ -8,12 +8,13 @@ import pytest
 from PIL import Image
 
 import check_dataset
+import color_visualization
 import f1score
 import main_deeplab
 import validate
 from faceparse.images import read_mask
 from faceparse.training_log import read_log
-from options import check_dataset_parser, f1score_parser, train_parser, validate_parser
+from options import check_dataset_parser, color_parser, f1score_parser, train_parser, validate_parser
 
 TEXT = (Path(__file__).parents[1] / "dataset/README.md").read_text(encoding="utf-8")
 
@@ -33,7 +34,7 @@ def test_an_own_set_of_four_classes_trains(tmp_path, monkeypatch):
                 Image.fromarray(rng.integers(0, high, shape, dtype=np.uint8)).save(folder / f"{stem}.{suffix}")
     (tmp_path / "dataset_own/classes.json").write_text(block("json")[0])
     monkeypatch.chdir(tmp_path)
-    check, train, predict, score = (line.split()[2:] for line in block("bash")[1].splitlines())
+    check, train, predict, score, colour = (line.split()[2:] for line in block("bash")[1].splitlines())
     check_dataset.main(check_dataset_parser("Check.").parse_args(check))
     small = ["--image_size", "32", "--epochs", "1", "--save_every", "1", "--batch_size", "2", "--workers", "0"]
     main_deeplab.main(train_parser("Train.").parse_args([*train, *small]))
@@ -41,6 +42,8 @@ def test_an_own_set_of_four_classes_trains(tmp_path, monkeypatch):
     validate.main(validate_parser("Predict.").parse_args(predict))
     f1score.main(f1score_parser("Score.").parse_args(score))
     assert Path("scores_with_f1_precision_recall.txt").read_text().count("Class ") == 4
+    color_visualization.main(color_parser("Colour.").parse_args(colour))
+    assert Path("own.png").exists()
 
 
 def test_colours_become_class_ids(tmp_path, monkeypatch):

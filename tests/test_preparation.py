@@ -205,7 +205,7 @@ def test_a_photograph_that_cannot_be_decoded_is_named_and_the_others_are_kept(ow
     whole = photo.read_bytes()
     table = whole.index(b"\xff\xc4") + 5  # of Huffman codes, which nothing reads before the pixels
     photo.write_bytes(whole[:table] + b"\xff" * 16 + whole[table + 16 :])
-    with pytest.raises(InputError, match=r"1 files .* run the same command again"):
+    with pytest.raises(InputError, match=r"1 problem, .* run the same command again"):
         prepare(own_download, tmp_path / "out", "--image_size", 64)
     assert "1.jpg: not a readable image" in capsys.readouterr().out
     assert len(contents(tmp_path / "out")) == 2 * 5 + 1
