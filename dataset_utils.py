@@ -58,7 +58,7 @@ def epoch_seed(seed, epoch, purpose, *step):
 class PairDataset(ReadingDataset):
     """Training pairs at the network's size: uint8 photograph [3, S, S] and mask [S, S].
 
-    As in prediction the longer side becomes S. What lacks to a square is black, and 255 in the mask.
+    As in prediction the longer side becomes S. The rest of the square reflects the photograph, and is 255 in the mask.
     """
 
     def __init__(self, pairs, image_size, class_set):
@@ -70,22 +70,20 @@ class PairDataset(ReadingDataset):
     def read(self, index):
         _, photo_path, mask_path = self.pairs[index]
         photo, mask = read_pair(photo_path, mask_path, self.class_set)
-        return to_tensor(self.fit(photo, resize_photo, fill=0)), self.fit_mask(mask)
+        return to_tensor(self.fit(photo, resize_photo, mode="symmetric")), self.fit_mask(mask)
 
     def fit_mask(self, mask):
-        return torch.from_numpy(self.fit(mask, resize_mask, fill=IGNORE_INDEX))
+        return torch.from_numpy(self.fit(mask, resize_mask, constant_values=IGNORE_INDEX))
 
-    def fit(self, picture, resize, fill):
-        """Return a picture [H, W, ...] as [S, S, ...], resized into the middle of a square of `fill`."""
+    def fit(self, picture, resize, **padding):
+        """Return a picture [H, W, ...] as [S, S, ...], resized into the middle of a square; `padding` as of np.pad."""
         size = self.image_size
         picture = resize(picture, *fitted_size(picture.shape, size))
-        height, width, *channels = picture.shape
-        if height == width:
+        missing = [size - side for side in picture.shape[:2]]
+        if not any(missing):
             return picture
-        square = np.full((size, size, *channels), fill, np.uint8)
-        top, left = (size - height) // 2, (size - width) // 2
-        square[top : top + height, left : left + width] = picture
-        return square
+        widths = [(each // 2, each - each // 2) for each in missing] + [(0, 0)] * (picture.ndim - 2)
+        return np.pad(picture, widths, **padding)
 
 
 class MaskDataset(PairDataset):

@@ -316,12 +316,14 @@ def find_data(args):
 
     Without self-distillation, the label folder holds masks for the unlabelled photographs too, by generate_labels.py.
     """
-    if args.unlabelled_dir and not (args.self_distill_epoch or args.label_dir):
-        raise InputError(
-            "--unlabelled_dir: needs --self_distill_epoch, or the labels of generate_labels.py in --label_dir"
-        )
     have_labels = [] if args.self_distill_epoch else args.unlabelled_dir
-    train_pairs = find_pairs(args.dataset_dir, "train", args.label_dir, have_labels)
+    try:
+        train_pairs = find_pairs(args.dataset_dir, "train", args.label_dir, have_labels)
+    except InputError as error:
+        if not have_labels or args.label_dir:
+            raise
+        hint = "--unlabelled_dir needs --self_distill_epoch, or the labels of generate_labels.py as --label_dir"
+        raise InputError(f"{error}; {hint}") from None
     unlabelled = find_unlabelled(args.unlabelled_dir, train_pairs) if args.self_distill_epoch else []
     return train_pairs, unlabelled, find_pairs(args.dataset_dir, "val", args.truth_dir)
 
@@ -336,7 +338,8 @@ def read_run_log(run_dir, last_epoch):
 
 def train(args, device, run_dir):
     class_set = find_class_set(args.classes)
-    require_classes_of(args.dataset_dir, class_set)
+    if not (args.label_dir and args.truth_dir):  # else no mask of the data set is read
+        require_classes_of(args.dataset_dir, class_set)
     train_pairs, unlabelled, val_pairs = find_data(args)
     doubtful = doubtful_classes(args.doubtful, class_set)
     partial_masks = [PartialMasks(each, class_set) for each in args.partial_masks]

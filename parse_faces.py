@@ -142,14 +142,6 @@ def write_parsed(file, parsed, output_dir, cutouts, recoloured, made_by):
         temporary.write_text(json.dumps(describe(file, parsed), indent=1, ensure_ascii=False), encoding="utf-8")
 
 
-def parse_photo(parser, file, output_dir, cutouts, recoloured, whole, made_by):
-    """Write the files of a photograph that has a face; return the number of its faces. InputError as `read_photo`."""
-    parsed = parser(read_photo(file), whole=whole)
-    if parsed.faces:
-        write_parsed(file, parsed, output_dir, cutouts, recoloured, made_by)
-    return len(parsed.faces)
-
-
 def report_video(file, result):
     """Say what `parse_video` returned."""
     say(
@@ -195,27 +187,33 @@ def main(args):
         say("--cutout, --colors and --whole are for photographs; of a video the overlay of the faces found is written")
     searched = "not searched" if args.whole else "found"
     made_by = provenance(args.checkpoint, parser.image_size, tta=False, class_set=parser.class_set, faces=searched)
-    output_dir, parsed, parsed_videos, faces, without_face = Path(args.output_dir), 0, 0, 0, 0
+    output_dir, parsed_photos, parsed_videos, faces, without_face = Path(args.output_dir), 0, 0, 0, 0
     for problem in problems:
         say(f"error: {problem}")
     for file in tqdm(files, "parsing", unit="file", leave=False, disable=None):
         try:
             if file in videos:
                 result = parse_video(parser, file, output_dir / f"{file.stem}_overlay.mp4")
-                report_video(file, result)
-                parsed_videos, found = parsed_videos + 1, result["with_faces"]
             else:
-                found = parse_photo(parser, file, output_dir, cutouts, args.colors, args.whole, made_by)
-                parsed, faces = parsed + 1, faces + found
+                photo = read_photo(file)
         except InputError as error:
             problems.append(error)
             say(f"error: {error}")
             continue
+        if file in videos:
+            report_video(file, result)
+            parsed_videos, found = parsed_videos + 1, result["with_faces"]
+        else:
+            parsed = parser(photo, whole=args.whole)
+            found = len(parsed.faces)
+            parsed_photos, faces = parsed_photos + 1, faces + found
+            if found:
+                write_parsed(file, parsed, output_dir, cutouts, args.colors, made_by)
         if not found:
             without_face += 1
             hint = "" if file in videos else "; --whole parses a portrait without a search"
             say(f"{file}: no face found{hint}")
-    done = [f"{counted(faces, 'face')} of {counted(parsed, 'photograph')}"] * bool(parsed)
+    done = [f"{counted(faces, 'face')} of {counted(parsed_photos, 'photograph')}"] * bool(parsed_photos)
     done += [counted(parsed_videos, "video")] * bool(parsed_videos)
     if done:
         print(f"{' and '.join(done)}, in {args.output_dir}")

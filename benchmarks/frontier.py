@@ -12,7 +12,7 @@ from pathlib import Path
 from faceparse.atomic_files import atomic_path
 from faceparse.checkpoints import read_checkpoint
 from faceparse.errors import InputError, run_script
-from faceparse.images import match_pairs, read_mask
+from faceparse.images import match_pairs, read_mask_of
 from faceparse.metrics import Scores, confusion_matrix
 from faceparse.prediction import load_network, predict
 from faceparse.upsampling import label_map
@@ -33,7 +33,7 @@ def measure(checkpoint, pairs, sizes):
         for index, logits, own_size in predict(
             network, photos, image_size=size, batch_size=network.batch_size, workers=1, progress=f"{size} px"
         ):
-            truth = read_mask(pairs[index][2], classes)
+            truth = read_mask_of(pairs[index][2], own_size, classes)
             total = total + confusion_matrix(truth, label_map(logits, own_size), len(classes))
         scores = Scores(total)
         rows.append((size, count_flops(model_type, size) / 1e9, scores.miou, scores.macro_f1))

@@ -46,7 +46,8 @@ class ClassSet:
 
     def has_classes_of(self, other):
         """Whether weights trained on one set mean the same in the other: colours and ignored id may differ."""
-        return (self.names, set(self.left_right_pairs)) == (other.names, set(other.left_right_pairs))
+        pairs, others = ({frozenset(pair) for pair in each.left_right_pairs} for each in (self, other))
+        return self.names == other.names and pairs == others
 
     def id_of(self, name, source=""):
         """Return the id of a class. Raises InputError, with `source` before it, where there is no such class."""

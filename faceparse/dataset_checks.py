@@ -119,15 +119,15 @@ def explain_colours(mask_file):
                 return ""
             if len(image.getbands()) == 1:
                 return f"{mask_file.name} has more than 8 bits a pixel: save it with 8 (mode L)"
-            counted = image.convert("RGB").getcolors(256)
+            colour_counts = image.convert("RGB").getcolors(256)
     except InputError:  # the problem is another one
         return ""
-    if counted is None:
+    if colour_counts is None:
         return (
             f"{mask_file.name} has more colours than there are classes: it was saved with loss (JPEG) or smoothed, or "
             "it is a photograph: are the two folders exchanged?"
         )
-    colours = {colour for _, colour in counted}
+    colours = {colour for _, colour in colour_counts}
     if all(red == green == blue for red, green, blue in colours):
         return f"the three channels of {mask_file.name} are equal: keep one of them (mode L)"
     for name, class_set in CLASS_SETS.items():
@@ -158,7 +158,7 @@ def check_dataset(root, class_set):
     found = sum(pair.pixels for pair in splits["train"]) > 0
     if found.sum() < 2:
         raise InputError(
-            f"{root}: the training masks hold less than two classes; their pixels are class ids, from 0 to "
+            f"{root}: the training masks hold fewer than two classes; their pixels are class ids, from 0 to "
             f"{len(class_set) - 1}, and {class_set.ignored_id} is ignored"
         )
 
@@ -183,9 +183,9 @@ def advice_on_left_right(splits, root, classes):
         return "no mask has left and right reversed"
     if count > len(pairs) / 2:
         return (
-            f"left and right are reversed in {count} masks of {len(pairs)}: the data set means the picture's left, "
-            "where left is the subject's here, or its class set names the right one of each pair first; in a JSON file "
-            "of its classes (dataset/README.md) either exchange l_ and r_ in the names, or the two in each pair"
+            f"left and right are reversed in {count} masks of {len(pairs)}. If the left eye's class is at the left of "
+            "the pictures, write a class set (dataset/README.md) with left and right exchanged in the names, because "
+            "here left is the subject's; if it is at the right, name the left class of each pair first"
         )
     flags = f"--dataset_dir {shlex.quote(str(root))} --classes {shlex.quote(classes)}"
     return (

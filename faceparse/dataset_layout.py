@@ -1,6 +1,7 @@
 """Where a data set's photographs and masks lie, and what to do with a folder that is laid out otherwise."""
 
 import json
+import shlex
 from pathlib import Path
 
 from faceparse.classes import find_class_set
@@ -31,8 +32,14 @@ def require_classes_of(root, class_set):
     """Raise InputError where a data set says that its classes are others, by a classes.json or by what prepared it."""
     description = Path(root) / "classes.json"
     known = description if description.is_file() else CLASSES_OF.get(str(read_record(root).get("data_set")))
-    if known and not find_class_set(str(known)).has_classes_of(class_set):
-        raise InputError(f"{root}: has other classes; give --classes {known}")
+    if not known:
+        return
+    try:
+        other = not find_class_set(str(known)).has_classes_of(class_set)
+    except InputError as error:
+        raise InputError(f"{error}; mend it, or rename it if it does not describe these masks") from None
+    if other:
+        raise InputError(f"{root}: has other classes; give --classes {shlex.quote(str(known))}")
 
 
 def read_record(root):
@@ -43,7 +50,7 @@ def read_record(root):
     try:
         return dict(json.loads(record.read_text(encoding="utf-8")))
     except (TypeError, ValueError, RecursionError):
-        raise InputError(f"{record}: is not as it was written; delete it, or choose another folder") from None
+        raise InputError(f"{record}: is not as it was written; put it back, or choose another folder") from None
 
 
 def find_splits(root):

@@ -19,7 +19,7 @@ def decoded_path(folder, pairs, image_size, class_set):
     The name is a fingerprint of all that the bytes follow from: the side in px, the classes, and path, size and time of
     change of each picture.
     """
-    digest = hashlib.sha256(f"{len(class_set)} {class_set.ignored_id} fitted".encode())  # squashed once
+    digest = hashlib.sha256(f"{len(class_set)} {class_set.ignored_id} fitted".encode())  # older files are squashed
     for path in (Path(path) for _, *paths in pairs for path in paths):
         state = path.stat()
         digest.update(f"\n{path.absolute()} {state.st_size} {state.st_mtime_ns}".encode())

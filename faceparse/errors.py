@@ -3,6 +3,7 @@
 import errno
 import os
 import signal
+import stat
 import sys
 import threading
 import traceback
@@ -17,6 +18,7 @@ OF_A_PATH = {
     )
     if hasattr(errno, name)
 }
+READER_GONE = 128 + 13  # the exit status of a program that SIGPIPE ends
 TOO_LITTLE_MEMORY = {  # by name or text, because not every script imports torch
     "OutOfMemoryError": "the GPU has too little memory; lower --batch_size or --image_size",
     "CUDA error: out of memory": "the GPU's memory is in use; choose another --gpu_id",
@@ -107,6 +109,13 @@ def end(status, line):
     sys.exit(status)
 
 
+def stdout_is_a_pipe():
+    try:
+        return stat.S_ISFIFO(os.fstat(sys.stdout.fileno()).st_mode)
+    except (AttributeError, OSError):  # it is closed, or no file
+        return False
+
+
 def run_script(main):
     """Call `main()`; turn bad input into one line on stderr and exit status 2, Ctrl-C into 130, SIGTERM into 143.
 
@@ -126,10 +135,10 @@ def run_script(main):
         if (error.name or "").split(".")[0] in ("faceparse", "models"):
             raise
         end(2, f"error: needs a package that is not installed ({error}); pip install -r requirements.txt")
-    except BrokenPipeError:  # as in `f1score.py | head`: nobody reads on
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
-        sys.exit(128 + 13)  # as one that SIGPIPE ends
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and stdout_is_a_pipe():  # as in `f1score.py | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain at the exit
+            sys.exit(READER_GONE)
         if not is_of_a_path(error):
             raise
         end(2, f"error: {error}")

@@ -17,7 +17,8 @@ def provenance(checkpoint, image_size, tta, class_set=CELEBAMASK, **more):
     parts = {"checkpoint": digest, "image size": image_size, "TTA": "yes" if tta else "no"} | more
     if class_set.names != CELEBAMASK.names:
         parts[CLASS_SET] = mark(class_set)  # the last of the parts
-    return ", ".join(f"{name} {value}" for name, value in parts.items())
+    text = ", ".join(f"{name} {value}" for name, value in parts.items())
+    return text.encode("utf-8", "backslashreplace").decode()  # names of folders need not be UTF-8
 
 
 def mark(class_set):

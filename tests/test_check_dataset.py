@@ -247,7 +247,7 @@ def test_masks_of_one_class_are_refused(dataset):
     """As of an editor that writes white for the face: 255 is ignored."""
     for file in dataset.glob("*/*_mask/*.png"):
         write_label_map(file, np.where(read_mask(file) > 0, 255, 0).astype(np.uint8))
-    with pytest.raises(InputError, match="hold less than two classes; their pixels are class ids, from 0 to 18"):
+    with pytest.raises(InputError, match="hold fewer than two classes; their pixels are class ids, from 0 to 18"):
         check("--dataset_dir", dataset)
 
 
@@ -259,6 +259,9 @@ def test_a_class_set_that_lies_with_the_data_is_not_forgotten(dataset, script, m
         script("--dataset_dir", dataset)
     (dataset / "classes.json").write_text(json.dumps({"names": ["background", "face"]}))
     with pytest.raises(InputError, match=r"has other classes; give --classes .*data/classes\.json"):
+        script("--dataset_dir", dataset)
+    (dataset / "classes.json").write_text("[]")
+    with pytest.raises(InputError, match=r"classes\.json: .*rename it if it does not describe these masks"):
         script("--dataset_dir", dataset)
     (dataset / "classes.json").write_text(json.dumps(CELEBAMASK.to_dict() | {"ignored_id": 99}))
     check("--dataset_dir", dataset)  # they are the same classes
@@ -325,9 +328,19 @@ def test_a_set_that_means_the_pictures_left_is_told_apart(dataset, capsys):
         for file in (dataset / folder).iterdir():
             write_label_map(file, face(*ALL), palette_of=CELEBAMASK)
     check("--dataset_dir", dataset)
-    assert "left and right are reversed in 5 masks of 5: the data set means the picture's" in capsys.readouterr().out
+    assert (
+        "left and right are reversed in 5 masks of 5. If the left eye's class is at the left" in capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize("inner", ["train", "train/train_image"])
 def test_a_folder_within_a_data_set_is_told_the_data_set(dataset, inner):
     assert advice(dataset / inner) == f"{dataset} has the layout: give it as --dataset_dir"
+
+
+def test_masks_that_lie_elsewhere_have_classes_of_their_own(dataset, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (dataset / "prepared.json").write_text('{"data_set": "LaPa"}')
+    elsewhere = ("--label_dir", dataset / "train/train_mask", "--truth_dir", tmp_path / "missing")
+    with pytest.raises(InputError, match="missing: no such"):
+        train("--dataset_dir", dataset, *elsewhere)

@@ -430,6 +430,15 @@ def test_a_reader_that_ends_early_is_no_error():
     command = f'"{sys.executable}" -c "{script}" | head -1; echo ${{PIPESTATUS[0]}}'
     done = subprocess.run(["bash", "-c", command], cwd=ROOT / "faceparse", capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("line\n141\n", "")
+    # A pipe of another kind is not taken for stdout.
+    with pytest.raises(SystemExit, match="2"):
+        errors.run_script(lambda: (_ for _ in ()).throw(BrokenPipeError(errno.EPIPE, "of a worker")))
+
+
+def test_a_missing_package_is_one_line(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        run_script(lambda: __import__("no_such_package"))
+    assert "needs a package that is not installed (No module named 'no_such_package')" in capsys.readouterr().err
 
 
 def test_a_renamed_run_continues(place):
