@@ -56,10 +56,11 @@ def match_pairs(image_dir, mask_dir, more_image_dirs=()):
 
 
 def require_partners(files, partners, kind, folder):
-    """Raise InputError for the first of `files`, {stem: path}, whose partner of that `kind` is missing in `folder`."""
-    for stem, file in files.items():
-        if stem not in partners:
-            raise InputError(f"{file}: has no {kind} {stem}.* in {folder}")
+    """Raise InputError where a partner of that `kind`, of one of `files`, {stem: path}, is missing in `folder`."""
+    alone = [stem for stem in files if stem not in partners]
+    if alone:
+        more = f" (the first of {len(alone)})" if len(alone) > 1 else ""
+        raise InputError(f"{files[alone[0]]}: has no {kind} {alone[0]}.* in {folder}{more}")
 
 
 # Whatever Pillow raises for damaged files, some of it from the depth of a decoder.

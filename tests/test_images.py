@@ -152,6 +152,9 @@ def test_match_pairs_by_stem_in_both_directions(tmp_path):
     touch(images, "11.jpg", "12.jpg")
     with pytest.raises(InputError, match=r"12\.jpg: has no mask"):
         match_pairs(images, masks)
+    (images / "13.jpg").touch()
+    with pytest.raises(InputError, match=r"12\.jpg: has no mask 12\.\* in .* \(the first of 2\)"):
+        match_pairs(images, masks)
 
 
 def test_a_new_folder_is_missing_or_empty_but_for_what_a_kill_left(tmp_path):
