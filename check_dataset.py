@@ -18,12 +18,7 @@ from faceparse.dataset_checks import advice_on_left_right, check_dataset, swap_l
 from faceparse.dataset_layout import FOLDERS, require_classes_of, split_folders
 from faceparse.drawing import contact_sheet, render
 from faceparse.errors import InputError, run_script
-from faceparse.images import (
-    check_picture_name,
-    read_mask,
-    write_label_map,
-    write_picture,
-)
+from faceparse.images import check_picture_name, read_mask, write_label_map, write_picture
 from faceparse.outputs import check_outputs
 from faceparse.wording import counted
 from options import check_dataset_parser

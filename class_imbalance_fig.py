@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from faceparse.atomic_files import atomic_path
 from faceparse.class_counts import class_pixels, format_counts, largest_first
 from faceparse.classes import find_class_set
 from faceparse.errors import InputError, run_script
 from faceparse.images import list_images, read_mask
 from faceparse.parallel import in_parallel
+from faceparse.plots import plot
+from faceparse.wording import counted
 from options import class_imbalance_parser
 
 
@@ -24,29 +25,18 @@ def class_pixels_of_file(path, class_set):
 
 def draw_shares(totals, paths, class_set, log=False):
     """Draw pixels per class [C] as a bar chart of shares and write it to each path."""
-    import matplotlib  # imported here because it takes longer to load than the rest of this script
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
     order, shares = largest_first(totals)
-    percent = 100 * shares
-    figure, axes = plt.subplots(figsize=(10, 4.5), layout="constrained")
+    percent, names = 100 * shares, [class_set.names[index] for index in order]
     colours = [tuple(channel / 255 for channel in class_set.colours[index]) for index in order]
-    bars = axes.bar(
-        [class_set.names[index] for index in order], percent, color=colours, edgecolor="black", linewidth=0.6
-    )
-    axes.bar_label(bars, [f"{value:.2g}" for value in percent], padding=2)
-    axes.set_ylabel("share of all pixels, %")
-    plt.setp(axes.get_xticklabels(), rotation=40, ha="right", rotation_mode="anchor")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.margins(x=0.01, y=0.1)
-    if log:
-        axes.set_yscale("log")
-    for path in paths:
-        with atomic_path(path) as temporary:
-            figure.savefig(temporary, dpi=150)
-    plt.close(figure)
+    with plot(*paths, dpi=150, figsize=(10, 4.5)) as (_, axes):
+        bars = axes.bar(names, percent, color=colours, edgecolor="black", linewidth=0.6)
+        axes.bar_label(bars, [f"{value:.2g}" for value in percent], padding=2)
+        axes.set_ylabel("share of all pixels, %")
+        for label in axes.get_xticklabels():
+            label.set(rotation=40, ha="right", rotation_mode="anchor")
+        axes.margins(x=0.01, y=0.1)
+        if log:
+            axes.set_yscale("log")
 
 
 def main(args):
@@ -58,7 +48,7 @@ def main(args):
     print(format_counts(pixels, class_set))
     paths = [Path(args.output_dir) / f"proportions_given_data{suffix}" for suffix in (".pdf", ".png")]
     draw_shares(pixels.sum(axis=0), paths, class_set, args.log)
-    print(f"{paths[0]}, {paths[1].name}: written, from {len(pixels)} masks")
+    print(f"{paths[0]}, {paths[1].name}: written, from {counted(len(pixels), 'mask')}")
 
 
 if __name__ == "__main__":

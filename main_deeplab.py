@@ -261,7 +261,7 @@ def holds_a_run(run_dir):
     log = run_dir / "log.jsonl"
     epochs = len(log.read_bytes().splitlines()) if log.exists() else 0
     left_over = files <= {"Deeplab_checkpoint_epoch_1.pt", "best.pt"} and epochs == 1
-    return ((files or epochs) and not left_over) or (run_dir / "merged_labels").exists()
+    return bool((files or epochs) and not left_over) or (run_dir / "merged_labels").exists()
 
 
 def check_start(args, run_dir, train_pairs, class_set, device):

@@ -24,12 +24,7 @@ from faceparse.class_counts import class_pixels
 from faceparse.classes import find_class_set
 from faceparse.drawing import cut_out, overlay, recolour
 from faceparse.errors import InputError, run_script
-from faceparse.images import (
-    IMAGE_SUFFIXES,
-    read_photo,
-    write_label_map,
-    write_picture,
-)
+from faceparse.images import IMAGE_SUFFIXES, read_photo, write_label_map, write_picture
 from faceparse.outputs import check_outputs
 from faceparse.provenance import provenance
 from faceparse.wording import counted

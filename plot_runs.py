@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 from faceparse.errors import InputError, run_script
+from faceparse.plots import check_plot_name
 from faceparse.training_log import draw_runs, read_log
 from faceparse.wording import counted
 from options import plot_runs_parser
@@ -27,8 +28,7 @@ def read_runs(paths):
 
 def main(args):
     runs = read_runs(args.runs)
-    if Path(args.output).suffix not in (".png", ".svg", ".pdf"):
-        raise InputError(f"--output {args.output}: must end in .png, .svg or .pdf")
+    check_plot_name("--output", args.output)
     draw_runs(args.output, runs)
     for name, log in runs.items():
         scores = [(line["mIoU"], line["epoch"]) for line in log if line.get("mIoU") is not None]

@@ -9,11 +9,11 @@ other ones than these and on masks as given.
 import argparse
 from pathlib import Path
 
-from faceparse.atomic_files import atomic_path
 from faceparse.checkpoints import read_checkpoint
-from faceparse.errors import InputError, run_script
+from faceparse.errors import run_script
 from faceparse.images import match_pairs, read_mask_of
 from faceparse.metrics import Scores, confusion_matrix
+from faceparse.plots import check_plot_name, plot
 from faceparse.prediction import load_network, predict
 from faceparse.upsampling import label_map
 from models.cost import count_flops
@@ -42,28 +42,19 @@ def measure(checkpoint, pairs, sizes):
 
 def draw(path, results):
     """Draw {checkpoint: rows of `measure`} and what is published, and write the picture to `path`."""
-    import matplotlib  # here, because it takes long to load
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 5), layout="constrained")
-    for checkpoint, rows in results.items():
-        _, gflops, mious, _ = zip(*rows, strict=True)
-        axes.plot(gflops, mious, ".-", label=Path(checkpoint).name)
-        for size, *place, _ in rows:
-            axes.annotate(f"{size} px", place, xytext=(6, -9), textcoords="offset points", fontsize=8)
-    for name, place in PUBLISHED.items():
-        axes.plot(*place, "o", markerfacecolor="none", color="grey", label=name)
-    axes.set(xscale="log", xlabel="GFLOPs a photograph", ylabel="mIoU")
-    ticks = (1, 2, 5, 10, 20)
-    axes.set_xticks(ticks, ticks)
-    axes.minorticks_off()
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside upper center")
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=120)
-    plt.close(figure)
+    with plot(path, figsize=(7, 5)) as (figure, axes):
+        for checkpoint, rows in results.items():
+            _, gflops, mious, _ = zip(*rows, strict=True)
+            axes.plot(gflops, mious, ".-", label=Path(checkpoint).name)
+            for size, *place, _ in rows:
+                axes.annotate(f"{size} px", place, xytext=(6, -9), textcoords="offset points", fontsize=8)
+        for name, place in PUBLISHED.items():
+            axes.plot(*place, "o", markerfacecolor="none", color="grey", label=name)
+        axes.set(xscale="log", xlabel="GFLOPs a photograph", ylabel="mIoU")
+        ticks = (1, 2, 5, 10, 20)
+        axes.set_xticks(ticks, ticks)
+        axes.minorticks_off()
+        figure.legend(loc="outside upper center")
 
 
 def parse_args():
@@ -77,8 +68,7 @@ def parse_args():
 
 
 def main(args):
-    if Path(args.output).suffix not in (".png", ".svg", ".pdf"):
-        raise InputError(f"--output {args.output}: must end in .png, .svg or .pdf")
+    check_plot_name("--output", args.output)
     pairs = match_pairs(args.image_dir, args.mask_dir)
     results = {}
     print("| checkpoint | size, px | GFLOPs | mIoU | macro F1 |\n|---|---|---|---|---|")

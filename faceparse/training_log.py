@@ -5,36 +5,27 @@ import math
 
 from faceparse.atomic_files import atomic_path
 from faceparse.errors import InputError
+from faceparse.plots import plot
 
 
 def draw_runs(path, runs):
     """Draw {name: log}, losses and validation mIoU of all epochs, a colour a run, and write the picture to `path`."""
-    import matplotlib  # here, because it takes long to load
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, (losses, scores) = plt.subplots(ncols=2, figsize=(12, 5), layout="constrained")
-    for index, (name, log) in enumerate(runs.items()):
-        validated = [line for line in log if "mIoU" in line]
-        colour = f"C{index}"
-        for axes, lines, value, style in (
-            (losses, log, "train_loss", "-"),
-            (losses, validated, "val_loss", ".--"),  # the dots show runs that were validated once
-            (scores, validated, "mIoU", ".-"),
-        ):
-            # JSON has no NaN: what diverged is null, and leaves a gap.
-            values = [math.nan if line[value] is None else line[value] for line in lines]
-            label = "" if value == "val_loss" else name
-            axes.plot([line["epoch"] for line in lines], values, style, color=colour, label=label)
-    losses.set(xlabel="epoch", ylabel="loss: training, validation dashed")
-    scores.set(xlabel="epoch", ylabel="validation mIoU")
-    for axes in (losses, scores):
-        axes.spines[["top", "right"]].set_visible(False)
-    losses.legend()
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=120)
-    plt.close(figure)
+    with plot(path, ncols=2, figsize=(12, 5)) as (_, (losses, scores)):
+        for index, (name, log) in enumerate(runs.items()):
+            validated = [line for line in log if "mIoU" in line]
+            colour = f"C{index}"
+            for axes, lines, value, style in (
+                (losses, log, "train_loss", "-"),
+                (losses, validated, "val_loss", ".--"),  # the dots show runs that were validated once
+                (scores, validated, "mIoU", ".-"),
+            ):
+                # JSON has no NaN: what diverged is null, and leaves a gap.
+                values = [math.nan if line[value] is None else line[value] for line in lines]
+                label = "" if value == "val_loss" else name
+                axes.plot([line["epoch"] for line in lines], values, style, color=colour, label=label)
+        losses.set(xlabel="epoch", ylabel="loss: training, validation dashed")
+        scores.set(xlabel="epoch", ylabel="validation mIoU")
+        losses.legend()
 
 
 def is_epoch(line):
