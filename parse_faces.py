@@ -24,15 +24,15 @@ from faceparse.class_counts import class_pixels
 from faceparse.classes import find_class_set
 from faceparse.drawing import cut_out, overlay, recolour
 from faceparse.errors import InputError, run_script
-from faceparse.images import IMAGE_SUFFIXES, read_photo, write_label_map, write_picture
+from faceparse.images import READ_SUFFIXES, read_photo, write_label_map, write_picture
 from faceparse.outputs import check_outputs
 from faceparse.provenance import provenance
 from faceparse.wording import counted
 from options import parse_faces_parser
 
 NO_FACE, UNREADABLE = 1, 2  # exit statuses
-OTHER_PHOTOGRAPHS = {".heic", ".heif", ".avif", ".dng"}  # what phones write and Pillow does not read
-NOT_READ = ": of a format that is not read; save it as JPEG or PNG"
+RAW_SUFFIX = ".dng"  # of phones; Pillow may read only the small preview in it
+NOT_READ = ": raw photographs are not read; save it as JPEG or PNG"
 FACE = ("skin", "nose", "eye_g", "l_eye", "r_eye", "l_brow", "r_brow", "mouth", "i_mouth", "u_lip", "l_lip")
 
 
@@ -49,11 +49,11 @@ def find_inputs(inputs, suffixes):
                 file for file in path.iterdir() if file.suffix.lower() in suffixes and not file.name.startswith(".")
             )
             files += inside
-            others = sorted(file for file in path.iterdir() if file.suffix.lower() in OTHER_PHOTOGRAPHS)
+            others = sorted(file for file in path.iterdir() if file.suffix.lower() == RAW_SUFFIX)
             problems += [f"{file}{NOT_READ}" for file in others]
             if not inside and not others:
                 problems.append(f"{path}: holds no photographs and no videos; folders within it are not read")
-        elif path.suffix.lower() in OTHER_PHOTOGRAPHS and path.is_file():
+        elif path.suffix.lower() == RAW_SUFFIX and path.is_file():
             problems.append(f"{path}{NOT_READ}")
         elif path.is_file():
             files.append(path)
@@ -158,7 +158,7 @@ def main(args):
         both = ", and not both" if args.inputs else ""
         raise InputError(f"give photographs, videos or folders to parse, or else --webcam 0{both}")
     suffixes = {"_".join(map(str.strip, text.split(","))): text for text in args.cutout}
-    files, problems = find_inputs(args.inputs, IMAGE_SUFFIXES | VIDEO_SUFFIXES)
+    files, problems = find_inputs(args.inputs, READ_SUFFIXES | VIDEO_SUFFIXES)
     if args.inputs and not files:
         raise InputError("; ".join(problems))
     videos = {file for file in files if file.suffix.lower() in VIDEO_SUFFIXES}

@@ -12,7 +12,9 @@ from faceparse.atomic_files import atomic_path
 from faceparse.classes import CELEBAMASK, IGNORE_INDEX
 from faceparse.errors import InputError
 
-IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}  # read and written
+HEIF_SUFFIXES = {".heic", ".heif"}  # iPhones' photographs
+READ_SUFFIXES = IMAGE_SUFFIXES | HEIF_SUFFIXES | {".avif"}
 MASK_MODES = ("P", "L", "1")  # of Pillow: one channel of ids
 MADE_BY = "Made by"  # the text in a label map's PNG that says what made it
 
@@ -37,9 +39,9 @@ def images_of(path):
     if not path.is_dir():
         hint = "; dataset/README.md says how to get the data" if path.parts[:1] == ("dataset",) else ""
         raise InputError(f"{path}: {'not a regular file' if path.exists() else 'no such file or folder' + hint}")
-    files = [file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and file.name[0] != "."]
+    files = [file for file in path.iterdir() if file.suffix.lower() in READ_SUFFIXES and file.name[0] != "."]
     if not files:
-        raise InputError(f"{path}: holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        raise InputError(f"{path}: holds no images ({', '.join(sorted(READ_SUFFIXES))})")
     return sorted(files)
 
 
@@ -75,6 +77,8 @@ def open_image(path):
     """Open an image with Pillow; whatever is wrong with the file becomes an InputError that names it."""
     if Path(path).exists() and not Path(path).is_file():  # a named pipe or a device would be read for ever
         raise InputError(f"{path}: not a regular file; remove it from its folder")
+    if Path(path).suffix.lower() in HEIF_SUFFIXES:
+        teach_pillow_heif(path)
     try:
         with Image.open(path) as image:
             yield image
@@ -82,6 +86,14 @@ def open_image(path):
         raise InputError(f"{path}: no such file") from None
     except READING_ERRORS as error:
         raise InputError(f"{path}: not a readable image, truncated or of an unknown format ({error})") from None
+
+
+def teach_pillow_heif(path):
+    try:
+        import pi_heif
+    except ImportError:
+        raise InputError(f"{path}: needs one more package, pip install pi-heif; or save it as JPEG") from None
+    pi_heif.register_heif_opener()
 
 
 def read_photo(path):

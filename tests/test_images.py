@@ -1,5 +1,8 @@
 """Reading and writing photographs and masks in every form that users have."""
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -14,6 +17,9 @@ from faceparse.images import (
     read_photo,
     write_label_map,
 )
+
+ROOT = Path(__file__).parent.parent
+HEIC = ROOT / "tests/phone.heic"
 
 
 @pytest.fixture
@@ -70,6 +76,24 @@ def test_read_photo_is_upright(tmp_path, photo):
     exif[0x0112] = 6  # the tag Orientation: the picture is to be shown turned a quarter clockwise
     Image.fromarray(photo).save(tmp_path / "turned.png", exif=exif)
     np.testing.assert_array_equal(read_photo(tmp_path / "turned.png"), np.rot90(photo, -1))
+
+
+def test_photographs_of_phones_are_read_upright(tmp_path):
+    """phone.heic is the middle of the portrait in 64 x 96 px, stored lying on its left side, as iPhones do."""
+    pytest.importorskip("pi_heif")
+    [path] = list_images(HEIC).values()
+    portrait = Image.open(ROOT / "assets/astronaut.jpg").resize((96, 96), Image.Resampling.LANCZOS)
+    difference = read_photo(path) - np.asarray(portrait.crop((16, 0, 80, 96)), np.float32)
+    assert np.abs(difference).mean() < 4
+    (tmp_path / "cut.heic").write_bytes(HEIC.read_bytes()[:1500])
+    with pytest.raises(InputError, match=r"cut\.heic: not a readable image"):
+        read_photo(tmp_path / "cut.heic")
+
+
+def test_the_package_that_photographs_of_phones_need_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pi_heif", None)
+    with pytest.raises(InputError, match=r"phone\.heic: needs one more package, pip install pi-heif"):
+        read_photo(HEIC)
 
 
 @pytest.mark.parametrize("read", [read_photo, read_mask])

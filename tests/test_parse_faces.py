@@ -172,10 +172,10 @@ def test_a_cut_out_has_a_soft_edge_and_no_veil():
     assert cut[0, :, 0].tolist() == [0, 0, 100, 100, 100]
 
 
-def test_photographs_of_phones_that_cannot_be_read_are_named(tmp_path):
-    for name in ("a.jpg", "b.HEIC", "c.txt"):
+def test_raw_photographs_are_named(tmp_path):
+    for name in ("a.jpg", "b.DNG", "c.txt"):
         (tmp_path / name).touch()
     files, problems = parse_faces.find_inputs([tmp_path], {".jpg"})
     assert files == [tmp_path / "a.jpg"] and problems == [
-        f"{tmp_path / 'b.HEIC'}: of a format that is not read; save it as JPEG or PNG"
+        f"{tmp_path / 'b.DNG'}: raw photographs are not read; save it as JPEG or PNG"
     ]
