@@ -17,20 +17,24 @@ Photographs of --unlabelled_dir have no masks; they get the predictions, and 255
 from dataset_utils import find_unlabelled
 from faceparse.atomic_files import atomic_folder
 from faceparse.classes import find_class_set
-from faceparse.errors import InputError, run_script
+from faceparse.errors import run_script
 from faceparse.images import match_pairs
 from faceparse.outputs import check_outputs
 from faceparse.prediction import load_network
 from faceparse.provenance import provenance
-from faceparse.pseudo_labels import PartialMasks, doubtful_classes, format_changes, write_labels
+from faceparse.pseudo_labels import (
+    PartialMasks,
+    doubtful_classes,
+    format_changes,
+    require_unlabelled,
+    write_labels,
+)
 from faceparse.wording import counted
 from options import generate_labels_parser
 
 
 def main(args):
-    for flag in ("partial_masks", "doubtful"):
-        if getattr(args, flag) and not args.unlabelled_dir:
-            raise InputError(f"--{flag}: needs --unlabelled_dir, to which it applies")
+    require_unlabelled(args, "unlabelled_dir")
     pairs = match_pairs(args.image_dir, args.label_dir)
     pairs += find_unlabelled(args.unlabelled_dir, pairs)
     read_dirs = [args.image_dir, args.label_dir, *args.unlabelled_dir]

@@ -1,7 +1,7 @@
 """Cross-entropy, focal and multi-class Dice loss, and the schedule that mixes them.
 
-All take logits [N, C, H, W] of any float type and class ids [N, H, W]; pixels of id 255 count nowhere. The sums run in
-float32, also under bf16 or fp16 autocast. One log-softmax serves all terms, and no one-hot tensor is built.
+`mixed_loss` takes logits [N, C, H, W] of any float type and class ids [N, H, W]; pixels of id 255 count nowhere. Its
+sums run in float32, also under bf16 or fp16 autocast. One log-softmax serves all terms, and no one-hot tensor is built.
 
 Where several processes train, the sums run over all of their shares of a batch, so that their number changes nothing:
 `total` is then `distributed.sum_with_gradient`, which turns a tensor of a process's sums into that of all.
@@ -30,7 +30,7 @@ def only_here(sums):
     return sums
 
 
-def masked_mean(values, valid, total=only_here):
+def masked_mean(values, valid, total):
     value, count = total(torch.stack([(values * valid).sum(), valid.sum()]))
     return value / count.clamp(min=1)
 
@@ -52,10 +52,11 @@ def sum_by_class(index, values, num_classes):
     return sums.view(n * height, num_classes).sum(dim=0)
 
 
-def dice_from(log_probs, log_pt, valid, target, present_only, total=only_here):
+def dice_loss(log_probs, log_pt, valid, target, present_only, total):
     """Dice loss (Milletari et al., 2016, https://arxiv.org/abs/1606.04797): 1 - mean over classes of 2 I / (P + T).
 
     I, P and T are sums over the whole batch: of the true class's probability, of all probabilities, of true pixels.
+    With `present_only` the mean is over the classes in the batch; the challenge takes all of them.
     """
     num_classes = log_probs.shape[1]
     predicted = (log_probs.exp() * valid.unsqueeze(1)).sum(dim=(0, 2, 3))
@@ -71,22 +72,6 @@ def dice_from(log_probs, log_pt, valid, target, present_only, total=only_here):
     return 1 - dice.mean()
 
 
-def cross_entropy_loss(logits, target):
-    _, log_pt, valid = log_probabilities(logits, target)
-    return masked_mean(-log_pt, valid)
-
-
-def focal_loss(logits, target, gamma=2.0):
-    _, log_pt, valid = log_probabilities(logits, target)
-    return masked_mean(focal_values(log_pt, gamma), valid)
-
-
-def dice_loss(logits, target, present_only=False):
-    """Return the Dice loss, with `present_only` over the classes in the batch; the challenge takes all of them."""
-    log_probs, log_pt, valid = log_probabilities(logits, target)
-    return dice_from(log_probs, log_pt, valid, target, present_only)
-
-
 def mixed_loss(logits, target, *, focal_weight, focal_gamma, dice_weight, dice_present_only, total=only_here):
     """(1 - dice_weight) * (focal_weight * focal + (1 - focal_weight) * cross-entropy) + dice_weight * Dice."""
     log_probs, log_pt, valid = log_probabilities(logits, target)
@@ -95,7 +80,7 @@ def mixed_loss(logits, target, *, focal_weight, focal_gamma, dice_weight, dice_p
         values = (1 - focal_weight) * values + focal_weight * focal_values(log_pt, focal_gamma)
     loss = masked_mean(values, valid, total)
     if dice_weight:
-        dice = dice_from(log_probs, log_pt, valid, target, dice_present_only, total)
+        dice = dice_loss(log_probs, log_pt, valid, target, dice_present_only, total)
         loss = (1 - dice_weight) * loss + dice_weight * dice
     return loss
 

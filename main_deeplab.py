@@ -7,7 +7,8 @@
     python main_deeplab.py ... --self_distill_epoch 30 --unlabelled_dir dataset/test_image   # also without masks
 
 Writes under checkpoints/<save_prefix>/: Deeplab_checkpoint_epoch_<N>.pt, best.pt (by validation mIoU), last.pt (all
-that resuming needs), previous.pt (the last.pt before it), log.jsonl (a line an epoch) and training_loss_plot.png.
+that resuming needs), previous.pt (the last.pt before it), log.jsonl (a line an epoch) and training_loss_plot.png;
+merged_labels/, visualizations/ and tensorboard/ where the flags ask for them.
 """
 
 import math
@@ -35,7 +36,13 @@ from faceparse.metrics import Scores, confusion_matrix, format_table
 from faceparse.optimisation import AveragedModel, build_optimizer, learning_rate
 from faceparse.precision import Precision
 from faceparse.prediction import predict
-from faceparse.pseudo_labels import PartialMasks, doubtful_classes, format_changes, write_labels
+from faceparse.pseudo_labels import (
+    PartialMasks,
+    doubtful_classes,
+    format_changes,
+    require_unlabelled,
+    write_labels,
+)
 from faceparse.torch_network import TorchNetwork
 from faceparse.training_log import draw_runs, read_log, write_log
 from faceparse.training_state import STATES, TrainingState, read_newest
@@ -111,7 +118,7 @@ def train_one_epoch(state, epoch, trained, training_set, device, *, first_step=0
     speed = {"images_per_second": round(images / seconds, 2), "data_wait": batches.waited / seconds}
     if device.type == "cuda":
         speed["peak_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
-    return {"train_loss": mean_loss, **speed}
+    return {"learning_rate": state.optimizer.param_groups[0]["lr"], "train_loss": mean_loss, **speed}
 
 
 def finite(loss, args, epoch, step):
@@ -268,9 +275,7 @@ def check_start(args, run_dir, train_pairs, class_set, device):
     """Raise InputError for flags that would lose an earlier run or fail later."""
     if args.logger:
         import_logger(args.logger)
-    for flag in ("partial_masks", "doubtful"):
-        if getattr(args, flag) and not (args.unlabelled_dir and args.self_distill_epoch):
-            raise InputError(f"--{flag}: needs --unlabelled_dir and --self_distill_epoch, to which it applies")
+    require_unlabelled(args, "unlabelled_dir", "self_distill_epoch")
     if args.out_channels not in (None, len(class_set)):
         raise InputError(
             f"--out_channels {args.out_channels}: the class set has {len(class_set)} classes; --classes names another"
@@ -294,9 +299,8 @@ def check_start(args, run_dir, train_pairs, class_set, device):
         )
 
 
-def prepare_run_dir(run_dir):
-    """Make the folder and remove the unfinished files of a killed run."""
-    run_dir.mkdir(parents=True, exist_ok=True)
+def remove_unfinished(run_dir):
+    """Remove the unfinished files of a killed run."""
     for unfinished in (*run_dir.glob(".*.tmp.*"), *run_dir.glob("visualizations/.*.tmp.*")):
         unfinished.unlink()
 
@@ -354,7 +358,7 @@ def train(args, device, run_dir):
 
     distributed.barrier()  # all have checked before the first one writes
     if distributed.rank() == 0:
-        prepare_run_dir(run_dir)
+        remove_unfinished(run_dir)
         if args.resume and state_path.name != STATES[0]:
             state_path.replace(run_dir / STATES[0])  # it takes the place of the damaged one
         print(
@@ -388,7 +392,7 @@ def train(args, device, run_dir):
         distributed.average_buffers(state.model)
         if state.ema is not None:
             distributed.average_buffers(state.evaluated)
-        line = {"epoch": epoch, "learning_rate": learning_rate(args, epoch), **trained_line}
+        line = {"epoch": epoch, **trained_line}
         if epoch % args.save_every == 0 or epoch == args.epochs:
             visualization_dir = run_dir / "visualizations" if args.save_visualizations else None
             val_loss, scores = validate_epoch(args, epoch, state.evaluated, val_pairs, device, visualization_dir)

@@ -101,9 +101,6 @@ def split_counts(text):
     return counts
 
 
-TTA_HELP = "average flip and scales 0.75, 1, 1.25"
-
-
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Shows the defaults, except None, False and [], which carry no information."""
 
@@ -162,7 +159,7 @@ def _add_unlabelled(parser):
         "--unlabelled_threshold",
         type=fraction,
         default=0.6,
-        help="least probability that labels a pixel of such a photograph; the others are ignored",
+        help="probability above which a pixel of such a photograph is labelled; the others are ignored",
     )
     parser.add_argument(
         "--doubtful",
@@ -251,7 +248,7 @@ def train_parser(description):
         default=0,
         help="relabel the training set after this epoch; 0 is off",
     )
-    group.add_argument("--distill_threshold", type=fraction, default=0.95, help="least probability that relabels")
+    group.add_argument("--distill_threshold", type=fraction, default=0.95, help="relabel pixels above this probability")
     _add_unlabelled(group)
 
     group = parser.add_argument_group("output")
@@ -284,16 +281,16 @@ def _add_prediction(parser, checkpoint, image_dir):
         "--image_size", type=network_input_size, help="longer side at the network, px; default: that of its training"
     )
     parser.add_argument("--batch_size", type=positive_int, help="photographs at a time; default: 8 on a GPU, else 1")
+    parser.add_argument("--tta", action="store_true", help="average flip and scales 0.75, 1, 1.25")
     _add_classes_of_checkpoint(parser)
+    _add_hardware(parser)
 
 
 def validate_parser(description):
     parser = _parser(description)
     _add_prediction(parser, SHIPPED_CHECKPOINT, "dataset/val/val_image")
     parser.add_argument("--output_dir", default="predictions", help="receives <stem>.png, class ids")
-    parser.add_argument("--tta", action="store_true", help=TTA_HELP)
     parser.add_argument("--save_visualizations", action="store_true", help="overlays in OUTPUT_DIR/overlays too")
-    _add_hardware(parser)
     return parser
 
 
@@ -333,10 +330,8 @@ def generate_labels_parser(description):
     parser.add_argument("--label_dir", default="dataset/train/train_mask", help="masks to start from")
     parser.add_argument("--output_dir", default="dataset/train/merged_labels", help="receives the merged masks")
     parser.add_argument("--colored_dir", default="dataset/train/merged_labels_colored", help="the same, coloured")
-    parser.add_argument("--threshold", type=fraction, default=0.95, help="least probability that relabels a pixel")
+    parser.add_argument("--threshold", type=fraction, default=0.95, help="relabel pixels above this probability")
     _add_unlabelled(parser)
-    parser.add_argument("--tta", action="store_true", help=TTA_HELP)
-    _add_hardware(parser)
     return parser
 
 

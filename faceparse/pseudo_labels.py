@@ -13,6 +13,13 @@ from faceparse.prediction import predict
 from faceparse.upsampling import upsample
 
 
+def require_unlabelled(args, *needed):
+    """Raise InputError for a flag about photographs without masks where a flag `needed` for them is not given."""
+    for flag in ("partial_masks", "doubtful"):
+        if getattr(args, flag) and not all(getattr(args, name) for name in needed):
+            raise InputError(f"--{flag}: needs {' and '.join(f'--{name}' for name in needed)}, to which it applies")
+
+
 class PartialMasks:
     """True masks of one class for some of the photographs: inside is that class, outside it is not."""
 

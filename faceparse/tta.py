@@ -12,8 +12,7 @@ class FlipAndScale:
     """Wraps a network, and gives the log of the mean probability over flip and TTA_SCALES in place of its logits."""
 
     def __init__(self, network):
-        self.network = network
-        self.image_size, self.class_set = network.image_size, network.class_set
+        self.network, self.class_set = network, network.class_set
 
     def coarse_logits(self, photos):
         """Take photographs [N, 3, H, W] in [0, 1], return log-probabilities [N, C, H, W] at their size; float32."""

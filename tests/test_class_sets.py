@@ -1,8 +1,6 @@
 """A set of five classes through the whole sequence: training, tables, prediction, scores; a mix of sets is refused."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from shlex import split
 
@@ -107,12 +105,10 @@ def test_an_onnx_file_carries_them_too():
 
 def test_a_mix_of_class_sets_is_refused():
     start = "--load_model_path checkpoints/deeplab/best.pt --epochs 1 --image_size 32 --workers 0 --save_prefix other"
-    with pytest.raises(InputError, match=r"holds class id 9|its 5 classes are not those of --classes"):
+    with pytest.raises(InputError, match="its 5 classes are not those of --classes"):
         run(main_deeplab, train_parser, start, "--batch_size", 4)
     with pytest.raises(InputError, match="has other classes than --classes: 5, background, face, l_eye"):
         run(validate, validate_parser, "--checkpoint checkpoints/deeplab/best.pt --classes celebamask")
-    with pytest.raises(InputError, match="out_channels 19: the class set has 5 classes"):
-        run(main_deeplab, train_parser, "--classes five.json --out_channels 19 --save_prefix other")
 
 
 @pytest.mark.parametrize(
@@ -159,9 +155,3 @@ def test_unknown_sets_and_files_that_are_no_json(tmp_path):
             find_class_set(name)
     assert find_class_set("celebamask") is CELEBAMASK
     assert len(find_class_set("lapa")) == 11
-
-
-def test_help_of_the_scores_loads_no_numpy():
-    code = "import sys, f1score; f1score.f1score_parser('F.'); sys.exit('numpy' in sys.modules)"
-    root = Path(f1score.__file__).parent
-    assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0

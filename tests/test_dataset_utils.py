@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from two_processes import in_two_processes
 
 import dataset_utils
 from dataset_utils import (
@@ -222,25 +222,19 @@ def test_processes_share_each_batch_without_overlap(pairs, monkeypatch, cache, w
             assert torch.equal(share[step][1], masks[rank::world_size])
 
 
-def fill_a_share(rank, pairs, port, out, cache):
+def fill_a_share(rank, pairs, out, cache):
     """Read the set as one of two processes; save what the cache holds then and which files were read."""
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "TORCHELASTIC_RUN_ID": "test"}
     stems_read, read_pair = [], dataset_utils.read_pair
     dataset_utils.read_pair = lambda *args: stems_read.append(args[0].stem) or read_pair(*args)
-    with distributed.process_group(CPU):
-        tested = training_set(pairs, cache=cache, cache_dir=out / "decoded", repeat_rare=0.9)
-        torch.save((tested.photos.clone(), tested.masks.clone(), tested.repeats, stems_read), out / f"{rank}.pt")
+    tested = training_set(pairs, cache=cache, cache_dir=out / "decoded", repeat_rare=0.9)
+    torch.save((tested.photos.clone(), tested.masks.clone(), tested.repeats, stems_read), out / f"{rank}.pt")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cache", ["ram", "disk"])
 def test_processes_of_a_host_read_a_share_each_and_hold_the_set_once(pairs, tmp_path, cache):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     before = set(Path("/dev/shm").glob("face_parser_*"))
-    torch.multiprocessing.spawn(fill_a_share, (pairs, port, tmp_path, cache), nprocs=2)
+    in_two_processes(fill_a_share, pairs, tmp_path, cache)
     alone, stems = training_set(pairs, repeat_rare=0.9), [stem for stem, _, _ in pairs]
     for rank in range(2):
         photos, masks, repeats, stems_read = torch.load(tmp_path / f"{rank}.pt", weights_only=True)

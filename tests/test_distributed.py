@@ -1,13 +1,12 @@
 """Several processes compute what one computes from the same batch."""
 
-import os
-import socket
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from two_processes import in_two_processes
 
 from faceparse import SHIPPED_CHECKPOINT, distributed
 from faceparse.classes import CELEBAMASK
@@ -50,11 +49,8 @@ def gradients(rank, processes, flags):
     return loss.detach(), {name: parameter.grad for name, parameter in model.named_parameters()}
 
 
-def run_process(rank, port, out):
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "TORCHELASTIC_RUN_ID": "test"}
-    with distributed.process_group(CPU):
-        torch.save({name: gradients(rank, 2, flags) for name, flags in FLAGS.items()}, out / f"{rank}.pt")
+def save_gradients(rank, out):
+    torch.save({name: gradients(rank, 2, flags) for name, flags in FLAGS.items()}, out / f"{rank}.pt")
 
 
 def difference(a, b):
@@ -64,10 +60,7 @@ def difference(a, b):
 @pytest.mark.slow
 def test_two_processes_give_the_gradient_of_one(tmp_path):
     """Also where a class is in one share alone, where the shares differ in size and in the number of pixels counted."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(run_process, (port, tmp_path), nprocs=2)
+    in_two_processes(save_gradients, tmp_path)
     shares = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     for name, flags in FLAGS.items():
         expected_loss, expected = gradients(0, 1, flags)
@@ -91,3 +84,16 @@ def test_synchronised_batchnorm_keeps_the_keys_of_checkpoints():
     assert norms and all(isinstance(module, torch.nn.SyncBatchNorm) for module in norms)
     photos = torch.rand(1, 3, 64, 64)
     assert torch.equal(plain.eval()(photos), synchronised.eval()(photos))  # so it validates and labels as the other
+
+
+def test_batchnorm_statistics_become_the_mean_of_the_processes(monkeypatch):
+    """The other process has twice the statistics of this one."""
+    norms = torch.nn.Sequential(torch.nn.BatchNorm2d(2), torch.nn.BatchNorm2d(3))
+    norms[0].running_mean.copy_(torch.tensor([1.0, 2]))
+    norms[1].running_var.copy_(torch.tensor([4.0, 5, 6]))
+    monkeypatch.setattr(distributed, "is_distributed", lambda: True)
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "sum_over_processes", lambda tensor: 3 * tensor)
+    distributed.average_buffers(norms)
+    assert norms[0].running_mean.tolist() == [1.5, 3] and norms[0].running_var.tolist() == [1.5, 1.5]
+    assert norms[1].running_mean.tolist() == [0, 0, 0] and norms[1].running_var.tolist() == [6, 7.5, 9]

@@ -182,13 +182,3 @@ def test_resume_from_a_file_that_was_read_to_the_cpu(fake_cuda, monkeypatch):
     tensors = [*state.model.state_dict().values(), *state.evaluated.state_dict().values()]
     tensors += [tensor for moments in state.optimizer.state.values() for tensor in moments.values()]
     assert all(tensor.device == CUDA for tensor in tensors)
-
-
-def test_mean_of_batchnorm_statistics(fake_cuda, monkeypatch):
-    model = training(parse()).model
-    monkeypatch.setattr(distributed, "is_distributed", lambda: True)
-    monkeypatch.setattr(distributed, "world_size", lambda: 2)
-    summed = []
-    monkeypatch.setattr(distributed, "sum_over_processes", lambda tensor: summed.append(tensor.device) or tensor)
-    distributed.average_buffers(model)
-    assert summed == [CUDA]

@@ -1,32 +1,38 @@
 """The losses against torch's own, naive loops and hand-worked cases: values, gradients, ignored pixels, precision."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
-from loss import cross_entropy_loss, dice_loss, focal_loss, loss_at_epoch, mixed_loss
+import main_deeplab
+from faceparse.classes import CELEBAMASK
+from faceparse.images import write_label_map
+from loss import loss_at_epoch, mixed_loss
 from options import train_parser
 
 CLASSES, ABSENT = 7, 5
 
 
-def mixed(logits, target, present_only=False, gamma=2.0):
-    return mixed_loss(
-        logits, target, focal_weight=0.3, focal_gamma=gamma, dice_weight=0.6, dice_present_only=present_only
-    )
+def mixed(logits, target, *, focal_weight=0.3, gamma=2.0, dice_weight=0.6, present_only=False):
+    options = {"focal_weight": focal_weight, "focal_gamma": gamma, "dice_weight": dice_weight}
+    return mixed_loss(logits, target, **options, dice_present_only=present_only)
 
 
+cross_entropy_loss = partial(mixed, focal_weight=0, dice_weight=0)
+focal_loss = partial(mixed, focal_weight=1, dice_weight=0)
+dice_loss = partial(mixed, dice_weight=1)
 ALL_LOSSES = {
     "cross_entropy": cross_entropy_loss,
     "focal": focal_loss,
-    "focal_gamma_0.5": lambda logits, target: focal_loss(logits, target, gamma=0.5),
+    "focal_gamma_0.5": partial(focal_loss, gamma=0.5),
     "dice": dice_loss,
-    "dice_present_only": lambda logits, target: dice_loss(logits, target, present_only=True),
+    "dice_present_only": partial(dice_loss, present_only=True),
     "mixed": mixed,
-    "mixed_present_only": lambda logits, target: mixed(logits, target, present_only=True),
+    "mixed_present_only": partial(mixed, present_only=True),
 }
 every_loss = pytest.mark.parametrize("loss", ALL_LOSSES.values(), ids=ALL_LOSSES)
 
@@ -45,7 +51,8 @@ def batch():
 def naive_focal(logits, target, gamma):
     """Lin et al.'s formula in float64, pixel by pixel."""
     terms = []
-    for scores, label in zip(logits.double().permute(0, 2, 3, 1).reshape(-1, CLASSES), target.flatten(), strict=True):
+    pixels = logits.double().permute(0, 2, 3, 1).flatten(end_dim=2)
+    for scores, label in zip(pixels, target.flatten(), strict=True):
         if label != 255:
             p = scores.softmax(0)[label]
             terms.append(-((1 - p) ** gamma) * p.log())
@@ -151,8 +158,7 @@ def test_target_type_and_memory_layout_do_not_matter(batch, loss):
 def test_mixed_is_the_weighted_sum(batch, focal_weight, dice_weight, present_only):
     pixel = focal_weight * naive_focal(*batch, 3.0) + (1 - focal_weight) * naive_focal(*batch, 0.0)
     expected = (1 - dice_weight) * pixel.item() + dice_weight * naive_dice(*batch, present_only)
-    weights = {"focal_weight": focal_weight, "focal_gamma": 3.0, "dice_weight": dice_weight}
-    value = mixed_loss(*batch, **weights, dice_present_only=present_only)
+    value = mixed(*batch, focal_weight=focal_weight, gamma=3.0, dice_weight=dice_weight, present_only=present_only)
     assert value.item() == pytest.approx(expected, rel=1e-5)
 
 
@@ -173,6 +179,28 @@ def test_schedule_takes_the_flags(batch):
     assert loss_at_epoch(args, 2)(*batch).item() == pytest.approx(focal, rel=1e-5)
     expected = 0.75 * focal + 0.25 * naive_dice(*batch, present_only=True)
     assert loss_at_epoch(args, 3)(*batch).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_validation_loss_is_the_mean_over_photographs(tmp_path, monkeypatch):
+    """Each at the size of its mask, with Dice over its own classes. One photograph has three of them, the other two."""
+    generator = torch.Generator().manual_seed(0)
+    logits, size = torch.randn(2, 19, 6, 5, generator=generator), (12, 10)
+    masks = [torch.randint(classes, size, generator=generator) for classes in (3, 2)]
+    masks[1][:5] = 255
+    for index, mask in enumerate(masks):
+        write_label_map(tmp_path / f"{index}.png", mask.byte().numpy())
+    pairs = [(str(index), None, tmp_path / f"{index}.png") for index in range(2)]
+    predictions = [(index, logits[index].numpy(), size) for index in range(2)]
+    monkeypatch.setattr(main_deeplab, "predict", lambda network, photos, **options: predictions)
+    model, args = torch.nn.Identity(), train_parser("Train.").parse_args(["--focal_weight=0.3"])
+    model.class_set, model.image_size = CELEBAMASK, 512
+    expected = []
+    for index, mask in enumerate(masks):
+        each, mask = F.interpolate(logits[index, None], size, mode="bilinear"), mask[None]
+        pixel = 0.3 * naive_focal(each, mask, 2.0) + 0.7 * F.cross_entropy(each, mask, ignore_index=255)
+        expected.append(0.4 * pixel.item() + 0.6 * naive_dice(each, mask, present_only=True))
+    loss, _ = main_deeplab.validate_epoch(args, 21, model, pairs, torch.device("cpu"))
+    assert loss == pytest.approx(np.mean(expected), rel=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)

@@ -13,7 +13,7 @@ import generate_labels
 import validate
 from dataset_utils import to_tensor
 from faceparse import SHIPPED_CHECKPOINT, checkpoints
-from faceparse.classes import CELEBAMASK
+from faceparse.classes import CELEBAMASK, LAPA
 from faceparse.errors import InputError
 from faceparse.images import list_images, read_maker, read_mask, read_photo, write_label_map
 from faceparse.pseudo_labels import PartialMasks, format_changes, merge, pseudo_label
@@ -22,7 +22,6 @@ from faceparse.tta import FlipAndScale
 from models import build_model
 from options import generate_labels_parser, validate_parser
 
-L_EYE, R_EYE = CELEBAMASK.names.index("l_eye"), CELEBAMASK.names.index("r_eye")
 SMALL = ("--image_size", 64, "--workers", 0)
 ROOT = Path(__file__).parents[1]
 UPRIGHT = {  # (width, height) of the photographs that `photos` stores, when shown upright
@@ -126,7 +125,7 @@ def test_predictions_are_those_of_a_naive_loop(checkpoint_path, model, photos, t
 
 
 def test_batches_and_workers_keep_the_order(checkpoint_path, model, sample_dataset, tmp_path):
-    """Eight photographs of one size are predicted three at a time and read by two processes."""
+    """Eight photographs of one size are predicted three at a time and read by two threads."""
     folder = sample_dataset / "train/train_image"
     labels = predict(checkpoint_path, folder, tmp_path, "--batch_size", 3, "--workers", 2)
     assert list(labels) == [f"train_{index:04d}" for index in range(8)]
@@ -213,7 +212,7 @@ def test_a_data_set_s_masks_are_never_overwritten(checkpoint_path, sample_datase
 class ByPosition:
     """Logits that follow from each pixel's place and colour."""
 
-    class_set, image_size = CELEBAMASK, 64
+    class_set = CELEBAMASK
 
     def coarse_logits(self, photos):
         photos = torch.from_numpy(photos)
@@ -247,19 +246,23 @@ def test_tta_against_a_naive_loop(size):
     torch.testing.assert_close(torch.from_numpy(averaged), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_tta_keeps_left_and_right_worked_out():
+@pytest.mark.parametrize("classes", [CELEBAMASK, LAPA], ids=["celebamask", "lapa"])
+def test_tta_keeps_left_and_right_worked_out(classes):
     """The left eye lies in the right half, in the mirrored picture too: all six views agree after the swap."""
+    left, right = classes.id_of("l_eye"), classes.id_of("r_eye")
 
-    class Eyes(ByPosition):
+    class Eyes:
+        class_set = classes
+
         def coarse_logits(self, photos):
-            logits = np.zeros((len(photos), 19, *photos.shape[2:]), dtype=np.float32)
+            logits = np.zeros((len(photos), len(classes), *photos.shape[2:]), dtype=np.float32)
             half = photos.shape[3] // 2
-            logits[:, L_EYE, :, half:] = logits[:, R_EYE, :, :half] = 50
+            logits[:, left, :, half:] = logits[:, right, :, :half] = 50
             return logits
 
     probabilities = np.exp(FlipAndScale(Eyes()).coarse_logits(np.zeros((1, 3, 64, 64), dtype=np.float32)))
-    assert (probabilities[0, L_EYE, :, 34:] > 0.999).all()  # without the swap: a half
-    assert (probabilities[0, R_EYE, :, :30] > 0.999).all()
+    assert (probabilities[0, left, :, 34:] > 0.999).all()  # without the swap: a half
+    assert (probabilities[0, right, :, :30] > 0.999).all()
 
 
 def test_tta_of_a_mirror_symmetric_photograph_is_symmetric(checkpoint_path, photos, tmp_path):

@@ -23,11 +23,11 @@ import torch
 
 import generate_labels
 import main_deeplab
-from dataset_utils import TrainingSet, find_pairs
+from dataset_utils import find_pairs
 from faceparse import checkpoints, distributed, errors, precision
 from faceparse.classes import CELEBAMASK
 from faceparse.images import read_mask, write_label_map
-from faceparse.optimisation import AveragedModel, learning_rate
+from faceparse.optimisation import AveragedModel, build_optimizer, learning_rate
 from faceparse.training_state import STATES, TrainingState
 from loss import loss_at_epoch
 from main_deeplab import validate_epoch
@@ -569,6 +569,34 @@ def test_a_process_without_photographs_of_its_own_validates(sample_dataset):
 # Tests of single parts.
 
 
+def test_an_epoch_trains_by_its_flags(sample_dataset, monkeypatch):
+    """At the rate of its warm-up or schedule, augmented from the epoch that the flag names."""
+    flags = split("--batch_size 8 --warmup_epochs 1 --learning_rate 0.02 --augment full --augment_from_epoch 2")
+    args, device, modes = parse(*SMALL, *flags), torch.device("cpu"), []
+    augment = main_deeplab.augment
+    monkeypatch.setattr(main_deeplab, "augment", lambda *given: modes.append(given[2]) or augment(*given))
+    state = main_deeplab.build_training(args, device, CELEBAMASK)
+    training_set = main_deeplab.read_training_set(args, find_pairs(sample_dataset, "train"), CELEBAMASK, device)
+    rates = []
+    for epoch in (1, 2):
+        line = main_deeplab.train_one_epoch(state, epoch, state.model, training_set, device)
+        rates.append((line["learning_rate"], state.optimizer.param_groups[0]["lr"]))
+    assert rates == [(0.01, 0.01), (0.02, 0.02)] and modes == ["none", "full"]
+
+
+@pytest.mark.parametrize(("name", "weight"), [("adamw", 1 - 0.1 * 0.3), ("adam", 1 - 0.1)])
+def test_weight_decay_worked_out(name, weight):
+    """Where the loss has no gradient AdamW takes rate times decay off. To Adam the decay is a gradient like any other,
+    and the first step down a gradient is the rate."""
+    model = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.ones_(model.weight)
+    optimizer = build_optimizer(parse("--optimizer", name, "--weight_decay", 0.3), model)
+    optimizer.param_groups[0]["lr"] = 0.1
+    (0 * model.weight).sum().backward()
+    optimizer.step()
+    assert model.weight.item() == pytest.approx(weight)
+
+
 @pytest.mark.parametrize("epoch", [1, 11, 31, 71])
 def test_warm_restarts_begin_again_at_the_peak(epoch):
     args = parse("--learning_rate", 0.004)
@@ -630,16 +658,6 @@ def test_averaged_weights_worked_out():
     assert averaged.updates == 1001
 
 
-def test_every_batch_is_full_however_the_repeats_fall(sample_dataset):
-    """A batch of one or none would end the run: BatchNorm needs two images."""
-    pairs = find_pairs(sample_dataset, "train")
-    options = {"image_size": 32, "class_set": CELEBAMASK, "cache": "ram", "repeat_rare": 0.0, "workers": 0, "seed": 0}
-    training_set = TrainingSet(pairs, device=torch.device("cpu"), **options)
-    training_set.repeats = torch.full((8,), 1.5)  # 12 images an epoch on average
-    for epoch in range(1, 20):
-        assert [len(photos) for photos, _ in training_set.batches(epoch, 4)] == [4, 4, 4]
-
-
 @pytest.mark.slow
 def test_unlabelled_photographs_join_after_self_distillation(sample_dataset, tmp_path):
     """In one run, and by hand through generate_labels.py: the same labels, the same weights."""
@@ -648,10 +666,13 @@ def test_unlabelled_photographs_join_after_self_distillation(sample_dataset, tmp
     for folder in ("alone", "by_hand", "refused"):
         (tmp_path / folder).mkdir()
     start = ["--dataset_dir", sample_dataset, *flags]
-    sure = ["--unlabelled_threshold", 0.05, "--doubtful", "skin=0.01"]
+    write_label_map(tmp_path / f"hair/{unlabelled[0]}.png", np.ones((64, 64), np.uint8))  # all of it is hair
+    sure = ["--unlabelled_threshold", 0.05, "--partial_masks", f"hair={tmp_path / 'hair'}"]
+    sure += ["--doubtful", "skin=0.01"]
     alone = train(tmp_path / "alone", *start, "--epochs", 2, "--self_distill_epoch", 1, *sure)
     labels = masks(alone / "merged_labels")
     assert len(labels) == 8 + len(unlabelled) and labels.keys() > set(unlabelled)
+    assert set(labels[unlabelled[0]]) == {CELEBAMASK.id_of("hair")} != set(labels[unlabelled[1]])
 
     shutil.copy(alone / "Deeplab_checkpoint_epoch_1.pt", tmp_path / "a.pt")
     command = ["--checkpoint", tmp_path / "a.pt", "--image_dir", sample_dataset / "train/train_image"]
@@ -660,7 +681,7 @@ def test_unlabelled_photographs_join_after_self_distillation(sample_dataset, tmp
     command += ["--batch_size", 4, "--workers", 0]
     generate_labels.main(generate_labels_parser("G.").parse_args([str(each) for each in command]))
     assert masks(tmp_path / "merged") == labels
-    command = [each for each in command if each not in sure[2:]]
+    command = [each for each in command if each not in sure[4:]]
     generate_labels.main(generate_labels_parser("G.").parse_args([str(each) for each in command]))
     assert masks(tmp_path / "merged") != labels  # so skin was doubtful somewhere
 
