@@ -31,8 +31,8 @@ from faceparse.wording import counted
 from options import parse_faces_parser
 
 NO_FACE, UNREADABLE = 1, 2  # exit statuses
-RAW_SUFFIX = ".dng"  # of phones; Pillow may read only the small preview in it
-NOT_READ = ": raw photographs are not read; save it as JPEG or PNG"
+OTHER_PHOTOGRAPHS = {".avif", ".dng"}  # which Pillow does not read, or only in part, depending on its version
+NOT_READ = ": of a format that is not read; save it as JPEG or PNG"
 FACE = ("skin", "nose", "eye_g", "l_eye", "r_eye", "l_brow", "r_brow", "mouth", "i_mouth", "u_lip", "l_lip")
 
 
@@ -49,11 +49,11 @@ def find_inputs(inputs, suffixes):
                 file for file in path.iterdir() if file.suffix.lower() in suffixes and not file.name.startswith(".")
             )
             files += inside
-            others = sorted(file for file in path.iterdir() if file.suffix.lower() == RAW_SUFFIX)
+            others = sorted(file for file in path.iterdir() if file.suffix.lower() in OTHER_PHOTOGRAPHS)
             problems += [f"{file}{NOT_READ}" for file in others]
             if not inside and not others:
                 problems.append(f"{path}: holds no photographs and no videos; folders within it are not read")
-        elif path.suffix.lower() == RAW_SUFFIX and path.is_file():
+        elif path.suffix.lower() in OTHER_PHOTOGRAPHS and path.is_file():
             problems.append(f"{path}{NOT_READ}")
         elif path.is_file():
             files.append(path)
@@ -162,9 +162,10 @@ def main(args):
     if args.inputs and not files:
         raise InputError("; ".join(problems))
     videos = {file for file in files if file.suffix.lower() in VIDEO_SUFFIXES}
+    photos = [file for file in files if file not in videos]
     refuse_same_outputs({file: output_names(file, file in videos, suffixes, args.colors) for file in files})
-    pictures = [f"{file.stem}_{suffix}.png" for file in files for suffix in suffixes]
-    check_outputs("--output_dir", args.output_dir, files, [file.stem for file in files], pictures)
+    pictures = [f"{file.stem}_{suffix}.png" for file in photos for suffix in suffixes]
+    check_outputs("--output_dir", args.output_dir, files, [file.stem for file in photos], pictures)
     parser = FaceParser(
         args.checkpoint,
         gpu_id=args.gpu_id,

@@ -33,7 +33,7 @@ from models import MODELS, build_model
 from models.cost import count_flops
 from options import network_input_size, positive_int
 
-DEFAULT, CHALLENGE = MODELS
+DEFAULT, CHALLENGE = next(iter(MODELS)), checkpoints.CHALLENGE_MODEL_TYPE
 INT8 = f"{DEFAULT}_int8.onnx"
 SCORE_SCRIPTS = ("evaluate", "f1score", "iouclass")
 GROWTH = (100, 1000, 10000)

@@ -11,10 +11,10 @@ from pathlib import Path
 from unittest.mock import patch
 
 import torch
-from PIL import Image
 from torch.nn import functional as F
 
 from benchmarks import plain_network
+from benchmarks.measure import decode
 from dataset_utils import TrainingSet, find_pairs
 from faceparse import checkpoints
 from faceparse.classes import CELEBAMASK
@@ -127,11 +127,6 @@ def decode_masks(_model_type, work_dir, _image_size, _count):
     """Decode all masks on all cores, which is the least that every score has to do."""
     paths = [path for folder in ("submit", "truth") for path in list_images(work_dir / folder).values()]
     return {"seconds": timed(lambda: list(in_parallel(decode, paths, "decoding")))}
-
-
-def decode(path):
-    with Image.open(path) as image:
-        image.load()
 
 
 CASES = (

@@ -1,4 +1,4 @@
-"""Run a command in a process of its own; measure its time and the peak memory of it and its children."""
+"""What the benchmarks share: a command in a process of its own, its time and peak memory, and the decoding floor."""
 
 import json
 import os
@@ -10,7 +10,15 @@ from pathlib import Path
 
 import psutil
 
+from faceparse.images import open_image
+
 ROOT = Path(__file__).parents[1]
+
+
+def decode(path):
+    """Decode a picture and keep nothing of it: the floor of whatever reads it."""
+    with open_image(path) as image:
+        image.load()
 
 
 def memory(process):

@@ -12,19 +12,13 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
-from benchmarks.measure import run_python
+from benchmarks.measure import decode, run_python
 from faceparse.errors import run_script
-from faceparse.images import open_image
 from faceparse.parallel import in_parallel
 from make_sample_dataset import make_celebamask_download
 from options import positive_int
 
 DISTINCT = 20
-
-
-def decode(path):
-    with open_image(path) as image:
-        image.load()
 
 
 def parse_args():

@@ -97,7 +97,7 @@ def atomic_folder(path, durable=False):
             files = sorted(temporary.rglob("*"))
             for file in files if durable else []:
                 sync(file)
-            if is_new:
+            if not path.exists():
                 temporary.rename(path)
             else:
                 move_all(files, temporary, path)

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from faceparse import distributed
+from faceparse.atomic_files import sync
 from faceparse.errors import InputError
 from faceparse.locking import hold, release
 
@@ -55,8 +56,9 @@ def make(path, size, fill):
         fill(map_file(unfinished, size, shared=True))
         distributed.barrier()
         if distributed.rank() == 0:
-            flush(unfinished)
+            sync(unfinished)
             unfinished.replace(path)
+            sync(path.parent)
         distributed.barrier()
     except BaseException:
         unfinished.unlink(missing_ok=True)
@@ -88,9 +90,3 @@ def reserve(path, size):
     with path.open("ab") as file:
         if hasattr(os, "posix_fallocate"):  # not on macOS
             os.posix_fallocate(file.fileno(), 0, size)
-
-
-def flush(path):
-    """Wait until the file is on the disk, or a power cut could leave a complete name without its bytes."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

@@ -24,7 +24,7 @@ TOO_LITTLE_MEMORY = {  # by name or text, because not every script imports torch
     "CUDA error: out of memory": "the GPU's memory is in use; choose another --gpu_id",
     "MemoryError": "there is too little memory; lower --batch_size, --image_size or --workers",
     "DefaultCPUAllocator": "there is too little memory; lower --batch_size, --image_size or --workers",
-    "DataLoader worker": "a process that reads files died, perhaps for lack of memory; lower --workers",
+    "DataLoader worker (pid": "a process that reads files died, perhaps for lack of memory; lower --workers",
     "BrokenProcessPool": "a process that reads files died, perhaps for lack of memory; run the same command again",
 }
 

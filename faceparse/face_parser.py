@@ -144,13 +144,13 @@ class FaceParser:
 
     def find_and_parse(self, photo):
         """Return the Faces of a photograph; of one that is cut like the training's portraits, the whole of it."""
-        faces = self.parse_detections(photo, find_faces(photo))
+        faces, whole = self.parse_detections(photo, find_faces(photo)), None
         if not faces:  # the detector may miss a face that the network sees
             whole = self.parse_whole(photo)
             better = refined_crop(whole, WEAKEST_PARTS)
             faces = self.refine(photo, [(whole, better)] if better else [])
         if len(faces) == 1 and is_portrait(faces[0].crop, photo.shape):
-            whole = self.parse_whole(photo)
+            whole = whole or self.parse_whole(photo)
             whole.box, whole.angle = faces[0].box, faces[0].angle
             return [whole]
         return faces

@@ -14,7 +14,7 @@ from faceparse.errors import InputError
 
 IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}  # read and written
 HEIF_SUFFIXES = {".heic", ".heif"}  # iPhones' photographs
-READ_SUFFIXES = IMAGE_SUFFIXES | HEIF_SUFFIXES | {".avif"}
+READ_SUFFIXES = IMAGE_SUFFIXES | HEIF_SUFFIXES
 MASK_MODES = ("P", "L", "1")  # of Pillow: one channel of ids
 MADE_BY = "Made by"  # the text in a label map's PNG that says what made it
 

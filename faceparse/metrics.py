@@ -133,10 +133,9 @@ def score_pair(pair, class_set):
 def score_folders(submit_dir, truth_dir, class_set=CELEBAMASK):
     """Score the label maps of two folders: the summed confusion matrix, int64 [C, C], and the mean per-image F1.
 
-    Says what made the label maps, where they tell it, and warns on stderr where not all are of one maker.
-
-    Constant memory. Raises InputError, naming the file, for a missing prediction, an
-    unreadable or wrongly sized file, a wrong id, label maps of another class set, or when no pixel of the truth counts.
+    Says what made the label maps, where they tell it, and warns on stderr where not all are of one maker. Raises
+    InputError, naming the file, for a missing prediction, an unreadable or wrongly sized file, a wrong id, label maps
+    of another class set, or when no pixel of the truth counts.
     """
     total, f1_of_images, makers = 0, [], Counter()
     pairs = match_predictions(submit_dir, truth_dir)

@@ -36,12 +36,11 @@ class FaceTracker:
     """Parses the frames of one video in turn: `tracker(frame)` takes uint8 RGB [H, W, 3] and gives a ParsedPhoto.
 
     What the network sees in a frame says where the face is in the next one, so following costs no second pass. The
-    smoothing happens on the grid of the crop, which moves with the face. `smooth` False switches it off.
+    smoothing happens on the grid of the crop, which moves with the face.
     """
 
-    def __init__(self, parser, smooth=True):
+    def __init__(self, parser):
         self.parser, self.tracks, self.frames = parser, [], 0
-        self.smooth = smooth
 
     def __call__(self, frame):
         self.follow(frame)
@@ -56,7 +55,7 @@ class FaceTracker:
         for track, face in zip(self.tracks, seen, strict=True):
             old = track.face.log_probabilities
             target = refined_crop(face)
-            weight = new_weight(track.crop, target or track.crop) if self.smooth else 1.0
+            weight = new_weight(track.crop, target or track.crop)
             if target:
                 track.crop = blend(track.crop, target, weight)
             track.misses = 0 if target else track.misses + 1
@@ -94,13 +93,16 @@ def blend(old, new, weight):
 
 
 class Frames:
-    """The frames of an opened cv2.VideoCapture as uint8 RGB [H, W, 3]; `broken` counts those that were skipped."""
+    """The frames of an opened cv2.VideoCapture as uint8 RGB [H, W, 3]; `broken` counts those that were skipped.
+
+    `expected` is the number of frames that the file promises, 0 where it promises none.
+    """
 
     def __init__(self, capture):
         self.capture, self.broken = capture, 0
+        self.expected = max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
 
     def __iter__(self):
-        expected = int(self.capture.get(cv2.CAP_PROP_FRAME_COUNT))
         tried = failed = 0
         # A broken frame and the end look the same; what is broken lies before a frame that can be read, or before the
         # number of frames that the file promises.
@@ -110,7 +112,7 @@ class Frames:
             if is_read:
                 self.broken, failed = self.broken + failed, 0
                 yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
-            elif tried > expected:
+            elif tried > self.expected:
                 break
             else:
                 failed += 1
@@ -136,13 +138,10 @@ def parse_video(parser, path, output_path):
     try:
         rate = capture.get(cv2.CAP_PROP_FPS)
         rate = rate if 0 < rate < 1000 else 25.0  # files without a rate
-        expected = max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
         frames, tracker, with_faces, writer, start = Frames(capture), FaceTracker(parser), 0, None, time.perf_counter()
         with atomic_path(output_path) as temporary:
             try:
-                bar = tqdm(
-                    frames, path.name, expected if expected > 0 else None, unit="frame", leave=False, disable=None
-                )
+                bar = tqdm(frames, path.name, frames.expected or None, unit="frame", leave=False, disable=None)
                 for frame in bar:
                     if writer is None:
                         writer = open_writer(temporary, rate, frame.shape)

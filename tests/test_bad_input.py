@@ -403,5 +403,10 @@ def test_a_batch_that_the_gpu_cannot_hold_is_one_line_and_other_runtime_errors_s
     with pytest.raises(SystemExit):
         errors.run_script(lambda: fail(RuntimeError("CUDA error: out of memory\nCompile with TORCH_USE_CUDA_DSA")))
     assert "--gpu_id" in the_error(capsys.readouterr().err)
-    with pytest.raises(RuntimeError, match="a bug"):
-        errors.run_script(lambda: fail(RuntimeError("a bug")))
+    killed = "DataLoader worker (pid 7) is killed by signal: Killed."
+    with pytest.raises(SystemExit):
+        errors.run_script(lambda: fail(RuntimeError(killed)))
+    assert "--workers" in the_error(capsys.readouterr().err)
+    for bug in ("a bug", "Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback ..."):
+        with pytest.raises(RuntimeError, match=bug.splitlines()[0]):
+            errors.run_script(lambda bug=bug: fail(RuntimeError(bug)))

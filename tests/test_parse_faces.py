@@ -87,6 +87,15 @@ def test_a_second_run_replaces_what_the_first_wrote_but_no_mask(run, tmp_path):
     assert status == 2 and "me.png is a data set's mask, or does not say what made it" in message
 
 
+def test_a_video_is_in_the_way_of_no_mask(run, tmp_path):
+    pytest.importorskip("dlib")
+    (tmp_path / "clip.mp4").write_bytes(b"no video")
+    (tmp_path / "parsed").mkdir()
+    Image.new("L", (8, 8)).save("parsed/clip.png")  # a mask that somebody drew
+    status, message = run("clip.mp4")
+    assert status == 2 and "clip.mp4: not a readable video" in message
+
+
 def test_the_others_go_on_and_the_status_says_what_was_wrong(run, tmp_path):
     pytest.importorskip("dlib")
     with Image.open(ASTRONAUT) as image:  # a transparent PNG
@@ -172,10 +181,10 @@ def test_a_cut_out_has_a_soft_edge_and_no_veil():
     assert cut[0, :, 0].tolist() == [0, 0, 100, 100, 100]
 
 
-def test_raw_photographs_are_named(tmp_path):
+def test_photographs_of_phones_that_cannot_be_read_are_named(tmp_path):
     for name in ("a.jpg", "b.DNG", "c.txt"):
         (tmp_path / name).touch()
     files, problems = parse_faces.find_inputs([tmp_path], {".jpg"})
     assert files == [tmp_path / "a.jpg"] and problems == [
-        f"{tmp_path / 'b.DNG'}: raw photographs are not read; save it as JPEG or PNG"
+        f"{tmp_path / 'b.DNG'}: of a format that is not read; save it as JPEG or PNG"
     ]

@@ -298,6 +298,13 @@ def test_a_new_folder_appears_whole_and_the_remains_of_a_killed_process_vanish(t
     assert not (tmp_path / "new").exists()
 
 
+def test_a_new_folder_may_lie_within_another_new_one(tmp_path):
+    with atomic_folder(tmp_path / "out") as outer, atomic_folder(tmp_path / "out/colored") as inner:
+        (outer / "a").touch()
+        (inner / "b").touch()
+    assert sorted(path.name for path in (tmp_path / "out").rglob("*")) == ["a", "b", "colored"]
+
+
 # Errors and stops.
 
 
