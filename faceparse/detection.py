@@ -1,4 +1,7 @@
-"""Faces in photographs: dlib's detector, which brings its own weights (HOG features; King, 2009). Needs no torch."""
+"""Faces in photographs: dlib's detector of HOG features, which brings its own weights. Needs no torch.
+
+It is trained as in King, 2015, https://arxiv.org/abs/1502.00046.
+"""
 
 import functools
 from dataclasses import dataclass

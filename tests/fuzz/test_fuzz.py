@@ -10,6 +10,7 @@ import os
 import random
 import shutil
 from collections import Counter
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -125,6 +126,8 @@ def cases(chance):
         yield f"faces {name}", "faces", chance.choice(("", "--whole", "--cutout person")), {PHOTO: make}
     for name in ("nan", "cut 1", "bits 1", "pipe", "meta"):
         yield f"faces checkpoint {name}", "faces", "", {"model.pt": CHECKPOINTS[name]}
+    for number, make in enumerate((*[cut] * 6, *[flip_bits] * 12, noise, empty, pipe)):
+        yield f"phone {number} {make.__name__}", "validate", "--image_dir phone.heic", {"phone.heic": make}
     for number, make in enumerate((cut, cut, cut, flip_bits, flip_bits, flip_bits, noise, empty, pipe, loop, device)):
         yield f"video {number} {make.__name__}", "video", "", {"clip.mp4": make}
     for file, makes in {
@@ -157,6 +160,7 @@ def template(sample_dataset, tmp_path_factory):
     place = tmp_path_factory.mktemp("fuzz") / "template"
     shutil.copytree(sample_dataset, place / "dataset")
     torch.save(model_content(), place / "model.pt")
+    shutil.copy(Path(__file__).parents[1] / "phone.heic", place)
     clip = cv2.VideoWriter(str(place / "clip.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 10, (64, 64))
     for _ in range(5):
         clip.write(np.array(picture()))
