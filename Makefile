@@ -35,11 +35,12 @@ web/sample.jpg: assets/astronaut.jpg
 
 # Three builds of the runtime, of which a browser loads one: WebGPU with JSPI, WebGPU without, and WebAssembly alone.
 web/vendor: web/package-lock.json
-	cd web && npm ci --ignore-scripts --no-audit --no-fund && rm -rf vendor && mkdir vendor && \
+	cd web && npm ci --ignore-scripts --no-audit --no-fund && rm -rf vendor unfinished && mkdir unfinished && \
 		cd node_modules/onnxruntime-web && cp dist/ort.wasm.min.mjs dist/ort.jspi.min.mjs dist/ort.webgpu.min.mjs \
 		dist/ort-wasm-simd-threaded.mjs dist/ort-wasm-simd-threaded.wasm \
 		dist/ort-wasm-simd-threaded.jspi.mjs dist/ort-wasm-simd-threaded.jspi.wasm \
-		dist/ort-wasm-simd-threaded.asyncify.mjs dist/ort-wasm-simd-threaded.asyncify.wasm ../../vendor
+		dist/ort-wasm-simd-threaded.asyncify.mjs dist/ort-wasm-simd-threaded.asyncify.wasm ../../unfinished
+	mv web/unfinished web/vendor
 	rm -rf web/node_modules
 
 fuzz: .venv/installed
@@ -49,5 +50,5 @@ kills: .venv/installed
 	$(BIN)/python -m pytest -n 0 -m fuzz tests/fuzz/test_kills.py
 
 clean:
-	rm -rf web/vendor web/node_modules web/face_parser.onnx web/sample.jpg
+	rm -rf web/vendor web/unfinished web/node_modules web/face_parser.onnx web/sample.jpg
 	rm -rf .venv demo checkpoints/demo

@@ -5,6 +5,7 @@ Skipped where the browser, its driver, selenium, npm or an ONNX package is missi
     apt-get install -y chromium chromium-driver npm && .venv/bin/pip install selenium
 """
 
+import io
 import json
 import re
 import shutil
@@ -35,6 +36,13 @@ ROOT = Path(__file__).resolve().parent.parent
 PORTRAIT = ROOT / "assets/astronaut.jpg"
 HAIR, NOSE = CELEBAMASK.names.index("hair"), CELEBAMASK.names.index("nose")
 PATIENCE = 120  # seconds; a busy machine is slow
+CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
+# Decodes what a condition is true of some milliseconds later.
+WITH_DELAY = """const decode = createImageBitmap;
+    window.createImageBitmap = async (source, ...more) => {{
+      if ({}) await new Promise((resolve) => setTimeout(resolve, {}));
+      return decode(source, ...more);
+    }};"""
 COUNT_CAMERAS = """window.cameras = 0;
     const open = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
     navigator.mediaDevices.getUserMedia = (wanted) => { cameras += 1; return open(wanted); };"""
@@ -214,7 +222,7 @@ def test_labels_are_those_of_onnx_runtime_in_python(page, site):
     expected = expected_labels(site, read_photo(PORTRAIT), *square(page))
     assert (labels == expected).mean() >= 0.995
     assert 0.1 < (labels == HAIR).mean() < 0.5 and (labels == NOSE).any()
-    counts = [page.find_element("css selector", f"li:nth-child({id + 1}) output").text for id in range(19)]
+    counts = [page.find_element("css selector", f"li:nth-child({id + 1}) small").text for id in range(19)]
     for id, text in enumerate(counts):
         if re.fullmatch(r"[\d.]+ %", text):
             assert float(text[:-2]) == pytest.approx(100 * (labels == id).mean(), abs=0.6)
@@ -237,6 +245,41 @@ def test_a_large_photograph_with_a_small_turned_head(page, site, tmp_path):
     assert labels.shape == (1500, 2000)
     expected = expected_labels(site, np.asarray(photo), side, left, top)
     assert (labels == expected)[top : top + side, left : left + side].mean() >= 0.995
+
+
+def test_a_transparent_photograph_lies_before_white_as_in_python(page, site, tmp_path):
+    portrait = Image.open(PORTRAIT).convert("RGBA")
+    alpha = np.full((448, 448), 255, np.uint8)
+    alpha[:, :60] = alpha[:, -60:] = 0
+    portrait.putalpha(Image.fromarray(alpha))
+    portrait.save(tmp_path / "transparent.png")
+    choose(page, tmp_path / "transparent.png")
+    labels = read_mask(download(page, "labels"))
+    assert (labels == expected_labels(site, read_photo(tmp_path / "transparent.png"), *square(page))).mean() >= 0.995
+
+
+def test_a_photograph_beyond_what_canvases_hold_is_reduced(page, tmp_path):
+    Image.new("L", (4284, 5712), 200).save(tmp_path / "huge.png")  # an upright photograph of a telephone
+    choose(page, tmp_path / "huge.png")
+    assert "24 million pixels; it was reduced to 16 million" in texts(page)[1]
+    height, width = read_mask(download(page, "labels")).shape
+    assert 0.99 * 4096**2 < height * width <= 4096**2
+    assert width / height == pytest.approx(4284 / 5712, abs=1e-3)
+
+
+def test_of_two_files_the_one_chosen_last_is_shown(start, tmp_path):
+    """Although the first takes longer to decode."""
+    browser = start(before=WITH_DELAY.format("source.name === 'first.png'", 1500))
+    wait_for_parse(browser)
+    for name, side in (("first", 90), ("second", 70)):
+        Image.new("RGB", (side, side)).save(tmp_path / f"{name}.png")
+    before = parsed(browser)
+    browser.find_element("id", "file").send_keys(str(tmp_path / "first.png"))
+    browser.find_element("id", "file").send_keys(str(tmp_path / "second.png"))
+    wait_for_parse(browser, before)
+    time.sleep(2)
+    browser.photo = "second"
+    assert read_mask(download(browser, "labels")).shape == (70, 70)
 
 
 def test_legend_switches_classes_on_and_off_and_the_overlay_shows_it(page):
@@ -293,6 +336,22 @@ def test_recoloured_hair_keeps_its_shading_and_can_be_undone(page):
     assert (after[skin] == before[skin]).all()
     page.find_element("id", "tint_undo").click()
     wait_for(page, lambda: (canvas(page, "photo")[:, :, :3] == before).all(), "the photograph as it was")
+
+
+def test_the_background_reaches_beyond_the_square(page):
+    box, before = page.find_element("id", "square"), canvas(page, "photo")
+    count = parsed(page)
+    box.send_keys("-----")
+    wait_for_parse(page, count)
+    side, left, _ = square(page)
+    assert 5 < left < left + side < 443
+    set_value(page, "tint_part", 0)
+    set_value(page, "tint_colour", "#20c020")
+    wait_for(page, lambda: (canvas(page, "photo") != before).any(), "the new colour")
+    after = canvas(page, "photo").astype(int)
+    rows = np.arange(20, 60)
+    for column in (left - 2, left + 2):  # beside the square's edge and within it the same colour
+        assert (after[rows, column, 1] > 1.5 * after[rows, column, 0]).mean() > 0.9
 
 
 def test_square_is_dragged_resized_and_moved_by_keys(page):
@@ -370,7 +429,7 @@ def test_a_picture_without_a_face_says_so(page, tmp_path):
 
 
 def test_camera_runs_live_and_its_picture_can_be_taken(start):
-    browser = start("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
+    browser = start(*CAMERA, before=COUNT_CAMERAS)
     wait_for_parse(browser)
     before = parsed(browser)
     browser.find_element("id", "camera").click()
@@ -378,15 +437,63 @@ def test_camera_runs_live_and_its_picture_can_be_taken(start):
     first = canvas(browser, "photo")
     wait_for(browser, lambda: (canvas(browser, "photo") != first).any(), "another frame")
     assert browser.find_element("id", "camera").text == "Take the picture"
-    browser.find_element("id", "camera").click()
+    browser.execute_script("camera.click(); camera.click()")  # the second press does not start it again
     wait_for_parse(browser, before)
     browser.photo = "camera"
     assert read_mask(download(browser, "labels")).shape == first.shape[:2]
     assert browser.execute_script("return video.srcObject") is None
+    assert browser.execute_script("return cameras") == 1
+
+
+def test_a_face_before_the_camera_is_parsed_in_a_mirror(start, tmp_path):
+    from selenium.webdriver import ActionChains
+
+    frame, jpeg = Image.new("RGB", (640, 480), "gray"), io.BytesIO()
+    frame.paste(Image.open(PORTRAIT), (20, 16))  # its nose comes to (244, 236)
+    frame.save(jpeg, "JPEG", quality=95)
+    (tmp_path / "face.mjpeg").write_bytes(10 * jpeg.getvalue())
+    browser = start(*CAMERA, f"--use-file-for-fake-video-capture={tmp_path / 'face.mjpeg'}")
+    wait_for_parse(browser)
+    browser.find_element("id", "camera").click()
+    wait_for(browser, lambda: "frames a second" in texts(browser)[0], "frames")
+    stage, part = browser.find_element("id", "stage"), browser.find_element("id", "part")
+    assert stage.get_attribute("class") == "mirrored"
+
+    def pointed_at(x):
+        dx, dy = (x / 640 - 0.5) * stage.size["width"], (236 / 480 - 0.5) * stage.size["height"]
+        ActionChains(browser).move_to_element_with_offset(stage, round(dx), round(dy)).perform()
+        return part.text
+
+    wait_for(browser, lambda: pointed_at(640 - 244) == "nose", "the nose, at the right of the mirror")
+    assert pointed_at(244) != "nose"
+
+
+def test_a_photograph_opened_while_the_camera_runs_is_not_replaced_by_a_frame(start, site):
+    browser = start(*CAMERA, before=WITH_DELAY.format("source instanceof HTMLVideoElement", 300))
+    wait_for_parse(browser)
+    before = parsed(browser)
+    browser.find_element("id", "camera").click()
+    wait_for(browser, lambda: "frames a second" in texts(browser)[0], "frames")
+    browser.find_element("id", "file").send_keys(str(PORTRAIT))
+    wait_for_parse(browser, before)
+    browser.photo = PORTRAIT.stem
+    labels = read_mask(download(browser, "labels"))
+    assert (labels == expected_labels(site, read_photo(PORTRAIT), *square(browser))).mean() >= 0.995
+
+
+def test_a_camera_whose_picture_cannot_be_played_is_given_back(start):
+    broken = "HTMLMediaElement.prototype.play = () => Promise.reject(new Error('no power'));"
+    browser = start(*CAMERA, before=broken)
+    wait_for_parse(browser)
+    browser.find_element("id", "camera").click()
+    wait_for(browser, lambda: texts(browser)[1] == "Something went wrong: no power", "the sentence")
+    assert browser.find_element("id", "camera").text == "Use the camera"
+    assert browser.execute_script("return video.srcObject") is None
+    browser.get_log("browser")  # holds the error
 
 
 def test_a_camera_that_stops_is_told_in_a_sentence(start):
-    browser = start("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream", before=COUNT_CAMERAS)
+    browser = start(*CAMERA, before=COUNT_CAMERAS)
     wait_for_parse(browser)
     button = browser.find_element("id", "camera")
     browser.execute_script("camera.click(); camera.click()")  # the second press comes before the camera has started
@@ -409,6 +516,21 @@ def test_the_legend_may_be_used_while_a_photograph_opens(page, tmp_path):
     page.find_element("id", "file").send_keys(str(tmp_path / "large.jpg"))
     wait_for(page, lambda: parsed(page) > before, "a result")
     assert page.execute_script("clearInterval(timer); return problems") == []
+    is_shown = page.find_element("css selector", f"#classes [data-id='{HAIR}']").is_selected()
+    hair = (*CELEBAMASK.colours[HAIR], 255)
+    wait_for(page, lambda: (canvas(page, "colours") == hair).all(axis=2).any() == is_shown, "what the legend says")
+
+
+def test_a_part_switched_off_before_the_first_result_is_not_drawn(start):
+    """The press comes as soon as the square is laid, while the network runs."""
+    browser = start(
+        before=f"""addEventListener("DOMContentLoaded", () => {{
+          const press = () => !square.hidden && document.querySelector("[data-id='{HAIR}']").checked && none.click();
+          new MutationObserver(press).observe(square, {{ attributes: true }});
+        }});"""
+    )
+    wait_for_parse(browser)
+    wait_for(browser, lambda: not canvas(browser, "colours").any(), "the photograph without colours")
 
 
 def test_a_refused_camera_is_told_in_a_sentence(start):
@@ -426,6 +548,7 @@ def test_a_browser_without_simd_is_told_in_a_sentence(start):
 
 def test_a_browser_without_webgpu_is_told_what_runs_instead(page):
     assert re.search(r"WebAssembly, (one thread|\d threads) \(this browser offers no WebGPU\)$", texts(page)[0])
+    assert page.execute_script("return crossOriginIsolated")  # or it would always be one thread
 
 
 def test_it_works_on_a_host_without_the_isolation_headers(site, tmp_path):
@@ -438,7 +561,7 @@ def test_it_works_on_a_host_without_the_isolation_headers(site, tmp_path):
         try:
             browser.get(f"http://127.0.0.1:{server.server_port}/")
             wait_for_parse(browser)
-            assert "one thread" in texts(browser)[0]
+            assert "one thread" in texts(browser)[0] and not browser.execute_script("return crossOriginIsolated")
         finally:
             browser.quit()
             server.shutdown()

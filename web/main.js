@@ -78,23 +78,18 @@ function latestOnly(run) {
     again = true;
     if (busy) return;
     busy = true;
-    try {
-      while (again) {
-        again = false;
-        await run();
-      }
-    } catch (error) {
-      complain(`Something went wrong: ${error.message}`);
-    } finally {
-      busy = false;
+    while (again) {
+      again = false;
+      await run().catch((error) => complain(`Something went wrong: ${error.message}`));
     }
+    busy = false;
   };
 }
 
 // ---- what is said
 
 function say(text) {
-  page.status.textContent = text;
+  if (page.status.textContent !== text) page.status.textContent = text; // a screen reader reads each change aloud
 }
 
 function complain(text) {
@@ -126,7 +121,7 @@ function drawResult({ picture, colours, labels: ids, counts, width, height }) {
   [...page.classes.children].forEach((row, id) => {
     const share = (100 * counts[id]) / ids.length;
     row.classList.toggle("absent", counts[id] === 0);
-    row.querySelector("output").textContent =
+    row.querySelector("small").textContent =
       counts[id] === 0 ? "–" : `${share.toFixed(share < 0.1 ? 2 : share < 10 ? 1 : 0)} %`;
   });
 }
@@ -140,7 +135,7 @@ function discard({ picture, colours }) {
 const settings = () => ({ shown, tints });
 
 const parse = latestOnly(async () => {
-  if (camera || !photo) return;
+  if (camera || !square) return; // the head of a new photograph is looked for first
   const of = photo;
   const result = await ask("parse", { square, ...settings() });
   if (of !== photo) return discard(result); // another photograph came meanwhile
@@ -151,7 +146,8 @@ const parse = latestOnly(async () => {
 });
 
 const repaint = latestOnly(async () => {
-  if (camera || !labels) return;
+  if (camera) return;
+  if (!labels) return parse(); // with these settings, where a first result is still to come
   const of = photo;
   const result = await ask("show", settings());
   if (of !== photo) return discard(result);
@@ -160,8 +156,11 @@ const repaint = latestOnly(async () => {
 
 // ---- photographs
 
+let lastFile = 0;
+
 async function openFile(file) {
   if (!file) return;
+  const number = ++lastFile;
   let bitmap;
   try {
     bitmap = await createImageBitmap(file);
@@ -173,11 +172,13 @@ async function openFile(file) {
   let remark = "";
   if (pixels > MOST_PIXELS) {
     const large = bitmap;
-    const width = Math.floor(large.width * Math.sqrt(MOST_PIXELS / pixels));
-    bitmap = await createImageBitmap(large, { resizeWidth: width, resizeQuality: "high" });
+    const scale = Math.sqrt(MOST_PIXELS / pixels);
+    const [resizeWidth, resizeHeight] = [large.width, large.height].map((side) => Math.floor(side * scale));
+    bitmap = await createImageBitmap(large, { resizeWidth, resizeHeight, resizeQuality: "high" });
     large.close();
     remark = `${file.name} has ${Math.round(pixels / 1e6)} million pixels; it was reduced to 16 million.`;
   }
+  if (number !== lastFile) return bitmap.close(); // another was chosen while this one was decoded
   stopCamera();
   await openPhoto(bitmap, file.name, remark);
 }
@@ -188,6 +189,7 @@ async function openPhoto(bitmap, name, remark = "") {
   square = labels = null;
   page.square.hidden = true;
   page.downloads.disabled = true;
+  page.find.disabled = false;
   const { picture } = await ask("open", { bitmap }, [bitmap]);
   if (opened !== photo) return discard({ picture });
   clearColours();
@@ -199,7 +201,6 @@ async function openPhoto(bitmap, name, remark = "") {
 async function findHead() {
   const of = photo;
   say("Looking for the head …");
-  page.downloads.disabled = true; // until what was found there is parsed
   const { square: found } = await ask("findHead");
   if (of !== photo) return;
   complain([photo.remark, found ? "" : "No face was found. Drag the square over the head."].filter(Boolean).join(" "));
@@ -246,18 +247,20 @@ function resizeFromCorner(start, corner, dx, dy) {
 }
 
 function dragSquare(event) {
+  if (event.button !== 0 || !event.isPrimary) return;
   const start = { ...square };
   const { corner } = event.target.dataset;
   const pxPerScreenPx = photo.width / page.stage.clientWidth;
   page.square.setPointerCapture(event.pointerId);
   page.square.onpointermove = (move) => {
+    if (move.pointerId !== event.pointerId) return; // a second finger
     const dx = (move.clientX - event.clientX) * pxPerScreenPx;
     const dy = (move.clientY - event.clientY) * pxPerScreenPx;
     if (corner) resizeFromCorner(start, corner, dx, dy);
     else moveSquare({ x: start.x + dx, y: start.y + dy, width: start.width });
-    parse();
+    parseMoved();
   };
-  page.square.onpointerup = page.square.onpointercancel = () => (page.square.onpointermove = null);
+  page.square.onlostpointercapture = () => (page.square.onpointermove = null);
 }
 
 function moveSquareByKey(event) {
@@ -272,9 +275,14 @@ function moveSquareByKey(event) {
     "=": () => resizeAroundCentre(2 * small),
     "-": () => resizeAroundCentre(-2 * small),
   };
-  if (!moves[event.key] || event.ctrlKey || event.metaKey) return;
+  if (!moves[event.key] || event.ctrlKey || event.metaKey || event.altKey) return;
   event.preventDefault();
   moves[event.key]();
+  parseMoved();
+}
+
+function parseMoved() {
+  complain(""); // that no face was found
   parse();
 }
 
@@ -318,6 +326,10 @@ async function startCamera() {
   page.camera.disabled = true; // until the first frame can be shown
   try {
     await openCamera();
+  } catch (error) {
+    if (!camera) return; // a photograph was opened meanwhile
+    stopCamera();
+    throw error;
   } finally {
     page.camera.disabled = false;
   }
@@ -326,7 +338,8 @@ async function startCamera() {
   try {
     await parseFrames(stream);
   } catch (error) {
-    if (camera === stream) stopCamera();
+    if (camera !== stream) return;
+    stopCamera();
     throw error;
   }
 }
@@ -348,8 +361,10 @@ async function openCamera() {
   page.downloads.disabled = true;
   page.find.disabled = true;
   page.camera.textContent = "Take the picture";
+  page.status.ariaLive = "off"; // it tells the speed once a second
   page.video.srcObject = stream;
   await page.video.play();
+  if (camera !== stream) return;
   const [track] = stream.getVideoTracks();
   track.onended = () => {
     if (camera !== stream) return;
@@ -365,9 +380,12 @@ async function parseFrames(stream) {
   let times = [];
   let saidAt = -Infinity;
   while (camera === stream) {
+    const before = performance.now();
     await new Promise(requestAnimationFrame); // which rests while the page is hidden
+    if (performance.now() - before > 1000) times = []; // a rest is no slowness
     if (camera !== stream) return;
     const bitmap = await createImageBitmap(page.video);
+    if (camera !== stream) return bitmap.close(); // the worker would take it for the photograph that was opened
     const size = CAMERA_SIZES[step];
     const result = await ask("frame", { bitmap, size, ...settings() }, [bitmap]);
     if (camera !== stream) return discard(result);
@@ -376,7 +394,7 @@ async function parseFrames(stream) {
     if (times.length < 3) continue;
     const perSecond = (1000 * (times.length - 1)) / (times.at(-1) - times[0]);
     if (performance.now() - saidAt > 1000) {
-      saidAt = performance.now(); // not at every frame: a screen reader reads each change aloud
+      saidAt = performance.now();
       say(`${perSecond.toFixed(1)} frames a second at ${size} px · ${engine}`);
     }
     if (times.length < 20) continue;
@@ -395,14 +413,19 @@ function stopCamera() {
   camera = null;
   page.video.srcObject = null;
   page.camera.textContent = "Use the camera";
-  page.find.disabled = false;
+  page.status.ariaLive = null;
   page.stage.classList.remove("mirrored");
 }
 
 async function takePicture() {
-  const bitmap = await createImageBitmap(page.video);
-  stopCamera();
-  await openPhoto(bitmap, "camera");
+  page.camera.disabled = true; // a second press would start it again
+  try {
+    const bitmap = await createImageBitmap(page.video);
+    stopCamera();
+    await openPhoto(bitmap, "camera");
+  } finally {
+    page.camera.disabled = false;
+  }
 }
 
 // ---- downloads
@@ -433,7 +456,7 @@ function listClasses(classes) {
   page.classes.replaceChildren(
     ...classes.colours.map(([red, green, blue], id) => {
       const row = document.createElement("li");
-      row.innerHTML = "<label><input type='checkbox'><span></span><output></output></label>";
+      row.innerHTML = "<label><input type='checkbox'><span></span><small></small></label>";
       const [box, name] = row.firstChild.children;
       box.checked = shown.has(id);
       box.dataset.id = id;
@@ -477,9 +500,9 @@ function showTint() {
 }
 
 function listen() {
-  page.file.onchange = () => openFile(page.file.files[0]).then(() => (page.file.value = ""));
+  page.file.onchange = () => openFile(page.file.files[0]).finally(() => (page.file.value = ""));
   page.camera.onclick = () => (camera ? takePicture() : startCamera());
-  page.find.onclick = () => photo && findHead();
+  page.find.onclick = findHead;
   page.square.onpointerdown = dragSquare;
   page.square.onkeydown = moveSquareByKey;
   page.stage.onpointermove = page.stage.onpointerdown = namePart;
@@ -489,7 +512,8 @@ function listen() {
   page.none.onclick = () => showClasses((box) => (box.checked = false));
   page.opacity.oninput = showOpacity;
   page.tint_part.onchange = showTint;
-  page.tint_colour.oninput = () => tint(page.tint_colour.value);
+  // A click too: the input event tells only changes, and the colour on display may be the one that is wanted.
+  page.tint_colour.onclick = page.tint_colour.oninput = () => tint(page.tint_colour.value);
   page.tint_undo.onclick = () => tint(null);
   page.panel.onsubmit = (event) => event.preventDefault();
   for (const button of saveButtons) button.onclick = () => save(button.dataset.save);
@@ -505,7 +529,10 @@ function listen() {
     page.drop.hidden = true;
     if (!page.file.disabled) openFile(event.dataTransfer.files[0]);
   };
-  window.onunhandledrejection = ({ reason }) => complain(`Something went wrong: ${reason.message ?? reason}`);
+  window.onunhandledrejection = ({ reason }) => {
+    complain(`Something went wrong: ${reason.message ?? reason}`);
+    say("");
+  };
 }
 
 /** What this browser lacks to run the page, as a sentence; an empty one where it lacks nothing. */
@@ -532,7 +559,10 @@ async function main() {
   listen();
   showOpacity();
   startWorker();
-  const sample = fetch(SAMPLE_URL).then((response) => response.blob());
+  const sample = fetch(SAMPLE_URL)
+    .then((response) => response.blob())
+    .then((blob) => createImageBitmap(blob))
+    .catch(() => null);
   let loaded;
   try {
     loaded = await ask("load");
@@ -544,8 +574,11 @@ async function main() {
   const threads = loaded.threads === 1 ? "one thread" : `${loaded.threads} threads`;
   engine = loaded.engine === "webgpu" ? "WebGPU" : `WebAssembly, ${threads} (${loaded.why})`;
   listClasses(loaded.classes);
-  page.file.disabled = page.camera.disabled = page.find.disabled = false;
-  if (!photo) await openPhoto(await createImageBitmap(await sample), SAMPLE_URL);
+  page.file.disabled = page.camera.disabled = false;
+  const bitmap = await sample;
+  if (!bitmap) say(`Ready · ${engine}`); // a host may leave the sample out
+  else if (lastFile || photo || camera) bitmap.close();
+  else await openPhoto(bitmap, SAMPLE_URL);
 }
 
 main();

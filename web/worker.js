@@ -24,12 +24,14 @@ const LEAST_FACE = 0.3;
 const SMALLEST_FACE = 20; // cells of the coarse grid that hold features
 const SETTLED = 0.1; // change of the square's side, as a share
 const MOST_LOOKS = 2; // at a square, until it settles
+const BACKGROUND = 0; // class id
+const LEAST_OPAQUE = 0.2; // probability, below which a cut-out is transparent; what is as far from 1 is opaque
 const FRAMES_BETWEEN_LOOKS = 10; // for a head in the camera's picture, while there is none
 
 let network; // {session, ort, classes: {names, colours}, imageSize}
 let photo; // {pixels: RGBA bytes, width, height}
 let view; // the photograph, no larger than the screen needs
-let found; // {square, logits, rows, columns, labels, isFrame}; square: {x, y, width, height} in px of the photograph
+let found; // {region, logits, rows, columns, labels, isFrame}; region: {x, y, width, height} in px of the photograph
 let framesWithoutFace = 0;
 
 // ---- the network
@@ -116,20 +118,19 @@ async function load() {
   network ??= await startSession("wasm", model, onBytes);
   network.classes = JSON.parse(metadata.classes);
   network.imageSize = Number(metadata.image_size);
-  const { engine, threads, classes, imageSize } = network;
-  return { engine, threads, why, classes, imageSize, received };
+  return { engine: network.engine, threads: network.threads, why, classes: network.classes };
 }
 
 /**
  * Cut a rectangle out of RGBA pixels and resize it: float32 RGB in [0, 1], planes of height x width.
  * Antialiased bilinear, rounded to bytes after each direction, as Pillow does it and so validate.py.
  */
-function cutAndResize({ pixels, width: pixelsWidth }, square, width, height) {
-  const across = filterTaps(square.width, width);
-  const down = filterTaps(square.height, height);
-  const narrow = new Uint8ClampedArray(3 * width * square.height);
-  for (let y = 0; y < square.height; y++) {
-    const row = (square.y + y) * pixelsWidth + square.x;
+function cutAndResize({ pixels, width: pixelsWidth }, region, width, height) {
+  const across = filterTaps(region.width, width);
+  const down = filterTaps(region.height, height);
+  const narrow = new Uint8ClampedArray(3 * width * region.height);
+  for (let y = 0; y < region.height; y++) {
+    const row = (region.y + y) * pixelsWidth + region.x;
     for (let x = 0; x < width; x++) {
       const { first, weights } = across[x];
       let red = 0, green = 0, blue = 0;
@@ -180,14 +181,14 @@ function filterTaps(size, target) {
   });
 }
 
-/** Run the network on a square of the photograph whose longer side becomes `size` px. */
-async function runNetwork(square, size) {
-  const scale = size / Math.max(square.width, square.height);
-  const [width, height] = [square.width, square.height].map((side) => Math.max(32, Math.round(side * scale)));
-  const input = new network.ort.Tensor("float32", cutAndResize(photo, square, width, height), [1, 3, height, width]);
+/** Run the network on a region of the photograph whose longer side becomes `size` px. */
+async function runNetwork(region, size) {
+  const scale = size / Math.max(region.width, region.height);
+  const [width, height] = [region.width, region.height].map((side) => Math.max(32, Math.round(side * scale)));
+  const input = new network.ort.Tensor("float32", cutAndResize(photo, region, width, height), [1, 3, height, width]);
   const { logits } = await network.session.run({ photos: input });
   const [, , rows, columns] = logits.dims;
-  return { square, logits: logits.data, rows, columns, labels: coarseLabels(logits.data, rows * columns) };
+  return { region, logits: logits.data, rows, columns, labels: coarseLabels(logits.data, rows * columns) };
 }
 
 function coarseLabels(logits, count) {
@@ -216,15 +217,16 @@ function sourcePositions(size, target) {
   });
 }
 
-/** Call visit(pixel of a picture `width` px wide, four coarse positions, their weights) for all pixels of a square. */
-function forEachPixel(square, width, visit) {
+/** Call visit(pixel of a picture `width` px wide, four coarse positions, their weights) for all pixels of the region. */
+function forEachPixel(width, visit) {
   const { rows, columns } = found;
-  const across = sourcePositions(columns, square.width);
-  sourcePositions(rows, square.height).forEach(({ below: top, above: bottom, weight: down }, y) => {
-    for (let x = 0; x < square.width; x++) {
+  const region = regionAt(width);
+  const across = sourcePositions(columns, region.width);
+  sourcePositions(rows, region.height).forEach(({ below: top, above: bottom, weight: down }, y) => {
+    for (let x = 0; x < region.width; x++) {
       const { below: left, above: right, weight: along } = across[x];
       visit(
-        (square.y + y) * width + square.x + x,
+        (region.y + y) * width + region.x + x,
         top * columns + left, top * columns + right, bottom * columns + left, bottom * columns + right,
         (1 - down) * (1 - along), (1 - down) * along, down * (1 - along), down * along,
       );
@@ -232,27 +234,28 @@ function forEachPixel(square, width, visit) {
   });
 }
 
-/** The square of what was found, in a picture of the photograph that is `width` px wide. */
-function squareAt(width) {
+/** The region of what was found, in a picture of the photograph that is `width` px wide. */
+function regionAt(width) {
   const scale = width / photo.width;
-  const [x, y] = [found.square.x, found.square.y].map((side) => Math.round(side * scale));
+  const { region } = found;
+  const [x, y] = [region.x, region.y].map((side) => Math.round(side * scale));
   return {
     x,
     y,
-    width: Math.round((found.square.x + found.square.width) * scale) - x,
-    height: Math.round((found.square.y + found.square.height) * scale) - y,
+    width: Math.round((region.x + region.width) * scale) - x,
+    height: Math.round((region.y + region.height) * scale) - y,
   };
 }
 
 /**
- * Class ids of a picture of width x height; 0 outside the square. The argmax of interpolated logits: where the four
+ * Class ids of a picture of width x height; background outside the region. The argmax of interpolated logits: where the four
  * around a pixel have one class so has every mixture of them, and only the other pixels are interpolated.
  */
 function labelMap(width, height) {
-  const map = new Uint8Array(width * height);
+  const map = new Uint8Array(width * height).fill(BACKGROUND);
   const { logits, labels, rows, columns } = found;
   const count = rows * columns;
-  forEachPixel(squareAt(width), width, (pixel, a, b, c, d, wa, wb, wc, wd) => {
+  forEachPixel(width, (pixel, a, b, c, d, wa, wb, wc, wd) => {
     let best = labels[a];
     if (labels[b] !== best || labels[c] !== best || labels[d] !== best) {
       let largest = -Infinity;
@@ -284,8 +287,8 @@ function probability(ids, width, height) {
     }
     coarse[at] = wanted / all;
   }
-  const fine = new Float32Array(width * height);
-  forEachPixel(squareAt(width), width, (pixel, a, b, c, d, wa, wb, wc, wd) => {
+  const fine = new Float32Array(width * height).fill(ids.has(BACKGROUND) ? 1 : 0); // outside the region
+  forEachPixel(width, (pixel, a, b, c, d, wa, wb, wc, wd) => {
     fine[pixel] = wa * coarse[a] + wb * coarse[b] + wc * coarse[c] + wd * coarse[d];
   });
   return fine;
@@ -348,10 +351,10 @@ function surestFace() {
   for (let start = 0; start < open.length; start++) {
     if (!open[start]) continue;
     const patch = { columns: [], rows: [], kinds: new Set() };
-    const queue = [start];
+    const stack = [start];
     open[start] = false;
-    while (queue.length) {
-      const at = queue.pop();
+    while (stack.length) {
+      const at = stack.pop();
       const x = at % columns;
       const y = (at - x) / columns;
       if (isFeature[labels[at]]) {
@@ -367,7 +370,7 @@ function surestFace() {
       ]) {
         if (isInside && open[next]) {
           open[next] = false;
-          queue.push(next);
+          stack.push(next);
         }
       }
     }
@@ -386,7 +389,7 @@ function surestFace() {
 function squareAroundFace(size) {
   const face = surestFace();
   if (!face || face.share < LEAST_FACE) return null;
-  const pxPerCell = found.square.width / found.columns;
+  const pxPerCell = found.region.width / found.columns;
   const extent = (cells) => {
     cells.sort((one, other) => one - other);
     const stray = Math.floor(STRAY * cells.length);
@@ -397,8 +400,8 @@ function squareAroundFace(size) {
   const faceShare = Math.min(FACE_SHARES[1], Math.max(FACE_SHARES[0], FACE_PX / size));
   const wanted = (bottom - top) / FEATURES_OF_FACE / faceShare;
   const side = Math.round(Math.min(photo.width, photo.height, Math.max(64, wanted)));
-  const centreX = found.square.x + (left + right) / 2;
-  const centreY = found.square.y + (top + bottom) / 2;
+  const centreX = found.region.x + (left + right) / 2;
+  const centreY = found.region.y + (top + bottom) / 2;
   const inside = (start, length) => Math.round(Math.min(length - side, Math.max(0, start)));
   const x = inside(centreX - side / 2, photo.width);
   const y = inside(centreY - side * FEATURES_CENTRE, photo.height);
@@ -408,8 +411,8 @@ function squareAroundFace(size) {
 /** Look at the whole photograph, and closer at what is found: the square around the surest face, or null. */
 async function findHead() {
   let best = null;
-  const look = async (square, size) => {
-    found = await runNetwork(square, size);
+  const look = async (region, size) => {
+    found = await runNetwork(region, size);
     const guess = squareAroundFace(network.imageSize);
     if (guess && !(guess.share < best?.share)) best = guess;
   };
@@ -433,6 +436,8 @@ function takePhoto(bitmap) {
   const draw = (width, height) => {
     const context = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
     context.imageSmoothingQuality = "high";
+    context.fillStyle = "white"; // behind what is transparent, as in Python
+    context.fillRect(0, 0, width, height);
     context.drawImage(bitmap, 0, 0, width, height);
     return { pixels: context.getImageData(0, 0, width, height).data, width, height };
   };
@@ -459,8 +464,7 @@ function cutOut(picture, kept) {
   const pixels = new Uint8ClampedArray(picture.pixels);
   const share = probability(kept, picture.width, picture.height);
   for (let pixel = 0; pixel < share.length; pixel++) {
-    const between = Math.min(1, Math.max(0, (share[pixel] - 0.2) / 0.6)); // 0.5 stays 0.5, faint haloes go
-    pixels[4 * pixel + 3] = 255 * between * between * (3 - 2 * between);
+    pixels[4 * pixel + 3] = (255 * (share[pixel] - LEAST_OPAQUE)) / (1 - 2 * LEAST_OPAQUE);
   }
   return { ...picture, pixels };
 }
@@ -532,12 +536,17 @@ const answers = {
   },
 
   async findHead() {
-    return { square: await findHead() };
+    const shown = found; // which the page asks about until the new square is parsed
+    try {
+      return { square: await findHead() };
+    } finally {
+      found = shown;
+    }
   },
 
   async parse({ square, ...settings }) {
     const start = performance.now();
-    found = await runNetwork(square ?? wholePhoto(), network.imageSize);
+    found = await runNetwork(square, network.imageSize);
     const milliseconds = performance.now() - start;
     return { milliseconds, ...(await show(settings)) };
   },
