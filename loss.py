@@ -55,10 +55,10 @@ def sum_by_class(index, values, num_classes):
 def dice_loss(log_probs, log_pt, valid, target, present_only, total):
     """Return the Dice loss, 1 - mean over classes of 2 I / (P + T).
 
-    It is that of Milletari et al., 2016, https://arxiv.org/abs/1606.04797, without their squares, as in Drozdzal et al.,
-    2016, https://arxiv.org/abs/1608.04117. I, P and T are sums over the whole batch: of the true class's probability,
-    of all probabilities, of true pixels. With `present_only` the mean is over the classes in the batch; the challenge
-    takes all of them.
+    It is that of Milletari et al., 2016, https://arxiv.org/abs/1606.04797, without their squares, as Drozdzal et al.
+    have it, 2016, https://arxiv.org/abs/1608.04117. I, P and T are sums over the whole batch: of the true class's
+    probability, of all probabilities, of true pixels. With `present_only` the mean is over the classes in the batch;
+    the challenge takes all of them.
     """
     num_classes = log_probs.shape[1]
     predicted = (log_probs.exp() * valid.unsqueeze(1)).sum(dim=(0, 2, 3))

@@ -375,7 +375,6 @@ def train(args, device, run_dir):
     resume_at = state.enter_epoch(state_path, saved) if "step" in saved else {}
     training_set = None
     for epoch in range(first_epoch, args.epochs + 1):
-        start = time.perf_counter()
         if training_set is None or epoch == args.self_distill_epoch + 1:
             training_set = None  # frees its memory before the next one is read
             if 0 < args.self_distill_epoch < epoch:
@@ -384,20 +383,8 @@ def train(args, device, run_dir):
             training_set = read_training_set(args, train_pairs, class_set, device)
             if device.type == "cuda":
                 try_largest_step(state, trained, training_set, device)
-        # Trying algorithms pays where all batches have one size. Photographs are validated and labelled at their own.
-        torch.backends.cudnn.benchmark = True
-        trained_line = train_one_epoch(state, epoch, trained, training_set, device, run_dir=run_dir, **resume_at)
-        torch.backends.cudnn.benchmark = False
+        line, scores = run_epoch(state, epoch, trained, training_set, val_pairs, device, run_dir, resume_at)
         resume_at = {}
-        distributed.average_buffers(state.model)
-        if state.ema is not None:
-            distributed.average_buffers(state.evaluated)
-        line = {"epoch": epoch, **trained_line}
-        if epoch % args.save_every == 0 or epoch == args.epochs:
-            visualization_dir = run_dir / "visualizations" if args.save_visualizations else None
-            val_loss, scores = validate_epoch(args, epoch, state.evaluated, val_pairs, device, visualization_dir)
-            line |= {"val_loss": val_loss, "mIoU": scores.miou, "macro_F1": scores.macro_f1, "IoU": scores.iou.tolist()}
-        line["seconds"] = round(time.perf_counter() - start, 2)
         log.append(line)
         if distributed.rank() == 0:
             with unbroken():
@@ -405,6 +392,24 @@ def train(args, device, run_dir):
             send_to_logger(line)
     if distributed.rank() == 0:
         print(format_table(scores, class_set))
+
+
+def run_epoch(state, epoch, trained, training_set, val_pairs, device, run_dir, resume_at):
+    """Train an epoch and validate where that is due; return the line of the log, and the Scores or None."""
+    args, start, scores = state.args, time.perf_counter(), None
+    # Trying algorithms pays where all batches have one size. Photographs are validated and labelled at their own.
+    torch.backends.cudnn.benchmark = True
+    trained_line = train_one_epoch(state, epoch, trained, training_set, device, run_dir=run_dir, **resume_at)
+    torch.backends.cudnn.benchmark = False
+    distributed.average_buffers(state.model)
+    if state.ema is not None:
+        distributed.average_buffers(state.evaluated)
+    line = {"epoch": epoch, **trained_line}
+    if epoch % args.save_every == 0 or epoch == args.epochs:
+        visualization_dir = run_dir / "visualizations" if args.save_visualizations else None
+        val_loss, scores = validate_epoch(args, epoch, state.evaluated, val_pairs, device, visualization_dir)
+        line |= {"val_loss": val_loss, "mIoU": scores.miou, "macro_F1": scores.macro_f1, "IoU": scores.iou.tolist()}
+    return line | {"seconds": round(time.perf_counter() - start, 2)}, scores
 
 
 def save_epoch(state, run_dir, log):
