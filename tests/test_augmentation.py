@@ -449,3 +449,42 @@ def test_noise_is_drawn_per_sample_and_spares_half_of_them():
     assert 70 <= (deviation == 0).sum() <= 130
     assert 0.025 < deviation.max() < 1.1 * 0.03
     assert (noise.flatten(1).mean(dim=1).abs() < 0.01).all()
+
+
+@pytest.mark.parametrize(("mode", "noisy"), [("none", 0), ("color", 0), ("full", 1), ("wide", 1), ("strong", 1)])
+def test_which_modes_add_noise(monkeypatch, mode, noisy):
+    """A flat picture stays flat under everything but noise, which half of the samples get, and mixing."""
+    monkeypatch.setattr(augment_module, "CUTMIX", 0.0)
+    flat = torch.full((200, 3, 16, 16), 128, dtype=torch.uint8)
+    images, _ = augment(flat, torch.zeros(200, 16, 16, dtype=torch.uint8), mode, rng())
+    share = (images.flatten(2).std(dim=2) > 1e-4).any(dim=1).float().mean()
+    assert share == 0 if not noisy else 0.39 < share < 0.61  # 3 standard deviations
+
+
+@pytest.mark.parametrize(("mode", "blurred"), [("none", 0), ("color", 0), ("full", 1), ("strong", 1)])
+def test_which_modes_blur(monkeypatch, mode, blurred):
+    """The binomial blur makes a chess board grey, so blending with it lowers the range; 0.3 of the samples get that."""
+    for name in ("BRIGHTNESS", "CONTRAST", "SATURATION", "HUE", "NOISE", "CUTMIX"):
+        monkeypatch.setattr(augment_module, name, 0.0)
+    for name, nothing in {"rotation": 0.0, "scale": 1.0, "shift": 0.0}.items():
+        monkeypatch.setitem(augment_module.GEOMETRY, name, nothing)
+    board = 255 * torch.eye(2, dtype=torch.uint8).repeat(8, 8).expand(400, 3, 16, 16)
+    images, _ = augment(board, torch.zeros(400, 16, 16, dtype=torch.uint8), mode, rng())
+    middle = images[:, 0, 2:-2, 2:-2].flatten(1)
+    amount = 1 - (middle.amax(dim=1) - middle.amin(dim=1))
+    share = (amount > 1e-3).float().mean()
+    assert share == 0 if not blurred else 0.23 < share < 0.37  # 3 standard deviations
+    assert not blurred or amount.max() > 0.9
+
+
+def test_every_sample_draws_its_own_shift_in_both_directions():
+    """Between 0 and 0.1 of the side either way, 0.05 in the mean of the amounts, whether it is mirrored or not."""
+    shift = geometry_of(random_geometry(*ramps(400), rng())[0])[2]
+    for amounts in shift.abs().T:
+        assert amounts.mean() == pytest.approx(0.05, abs=0.005)  # 3 standard deviations
+
+
+def test_three_in_ten_samples_get_other_surroundings():
+    images, labels = torch.arange(1000.0).view(-1, 1, 1, 1).expand(-1, 3, 2, 2), torch.zeros(1000, 2, 2).long()
+    found, _ = random_surroundings(images, labels, rng())
+    assert 256 <= (found != images).all(dim=(1, 2, 3)).sum() <= 344  # within 3 standard deviations of 300

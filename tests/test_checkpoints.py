@@ -4,6 +4,7 @@ import errno
 import io
 import os
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
@@ -253,3 +254,44 @@ def test_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch, interruptio
     with pytest.raises(seen):
         checkpoints.save(path, {"weight": torch.zeros(2)})
     assert torch.load(path)["weight"].tolist() == [1, 1] and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_start_needs_the_same_classes_unless_asked_for_what_fits(tmp_path, challenge_model):
+    """Classes of the same number and other names fit by shape, but mean something else."""
+    renamed = replace(CELEBAMASK, names=("backdrop", *CELEBAMASK.names[1:]))
+    checkpoints.save(tmp_path / "a.pt", checkpoints.describe(CHALLENGE, renamed, challenge_model.state_dict()))
+    model = build_model(CHALLENGE)
+    model.class_set = CELEBAMASK
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(InputError, match="its 19 classes are not those of --classes"):
+        checkpoints.load_start(model, tmp_path / "a.pt", strict=True)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    checkpoints.load_start(model, tmp_path / "a.pt", strict=False)
+    assert torch.equal(logits(model.eval()), logits(challenge_model))
+
+
+def test_a_training_starts_from_a_bare_state_dict(tmp_path):
+    source, model = used(SLIM), build_model(SLIM)
+    model.class_set = CELEBAMASK
+    torch.save(source.state_dict(), tmp_path / "bare.pt")
+    checkpoints.load_start(model, tmp_path / "bare.pt", strict=True)
+    assert torch.equal(logits(model.eval()), logits(source))
+
+
+@pytest.mark.parametrize("damage", [{"exp_avg": torch.zeros(3, 1)}, {"exp_avg_sq": None}])
+def test_an_optimiser_s_state_of_another_shape_is_refused(damage):
+    """torch takes it as it is, and its fused step would read memory that is not the tensor's."""
+    layer = torch.nn.Linear(2, 3, bias=False)
+    optimizer = torch.optim.Adam(layer.parameters(), fused=True)
+    layer(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    state = optimizer.state_dict()
+    checkpoints.load_optimizer(optimizer, state, "last.pt")
+    state["state"][0] |= damage
+    with pytest.raises(InputError, match=r"last\.pt: its optimiser's state is damaged"):
+        checkpoints.load_optimizer(torch.optim.Adam(layer.parameters(), fused=True), state, "last.pt")
+
+
+def test_a_bare_state_dict_is_of_the_challenge_s_size(tmp_path, challenge_model):
+    torch.save(challenge_model.state_dict(), tmp_path / "bare.pt")
+    assert checkpoints.load_model(tmp_path / "bare.pt").image_size == 512

@@ -114,3 +114,29 @@ def test_the_crop_of_parts_is_that_in_which_they_lie_as_on_average():
 
 def test_the_whole_picture():
     np.testing.assert_allclose(whole_picture(PHOTO.shape).to_photo([(0, 0), (1, 1)]), [(0, 0), (64, 48)])
+
+
+def test_a_turned_crop_reaches_as_far_as_its_four_corners():
+    """An eighth of a turn: the corners of a square of 40 px lie 20 * sqrt(2) px, 28.3, left, right, above and below."""
+    assert Crop(100, 100, 40, 40, 45).region((300, 300)) == (71, 71, 129, 129)
+
+
+@pytest.mark.parametrize(("x", "y"), [(4, 20), (60, 40), (30, 0)])
+def test_reducing_beyond_the_border_averages_what_is_there(x, y):
+    """A crop of 32 px at a quarter of its size; its pixels outside the photograph repeat those at the border."""
+    rows, columns = np.arange(y - 16, y + 16), np.arange(x - 16, x + 16)
+    within = ((rows >= 0) & (rows < 48))[:, None] & ((columns >= 0) & (columns < 64))
+    square = PHOTO[rows.clip(0, 47)[:, None], columns.clip(0, 63)]
+    expected = square.reshape(8, 4, 8, 4, 3).mean(axis=(1, 3))
+    inside = within.reshape(8, 4, 8, 4).all(axis=(1, 3))
+    assert 16 < inside.sum() < 64
+    assert np.abs(cut(PHOTO, Crop(x, y, 32, 32), 8) - expected)[inside].max() <= 1
+
+
+def test_too_small_a_part_is_none():
+    """Of 200 x 200 pixels 12 are 3e-4."""
+    probabilities = np.zeros((len(CELEBAMASK), 200, 200), np.float32)
+    probabilities[CELEBAMASK.names.index("nose"), 50:53, 80:84] = 1
+    assert part_centres(probabilities, CELEBAMASK).keys() == {"nose"}
+    probabilities[CELEBAMASK.names.index("nose"), 50, 80] = 0
+    assert part_centres(probabilities, CELEBAMASK) == {}

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from faceparse import detection
-from faceparse.classes import ClassSet
-from faceparse.crops import Crop
+from faceparse.classes import CELEBAMASK, ClassSet
+from faceparse.crops import MEAN_PARTS, Crop
 from faceparse.errors import InputError
-from faceparse.face_parser import Face, FaceParser, ParsedPhoto
+from faceparse.face_parser import Face, FaceParser, ParsedPhoto, is_portrait, log_softmax, refined_crop
 from faceparse.images import read_photo
 from faceparse.scenes import draw_backdrop, put_into
 
@@ -185,3 +185,106 @@ def test_torch_hub(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # the shipped checkpoint is found beside the code
     parser = torch.hub.load(str(ROOT), "face_parser", source="local", image_size=128)
     assert parser.image_size == 128 and parser(ASTRONAUT, whole=True).labels.shape == (448, 448)
+
+
+def test_a_larger_face_lies_before_a_smaller_one_in_the_probabilities_too():
+    large, small = sure_face([[1, 1], [1, 1]], Crop(4, 4, 8, 8)), sure_face([[2, 2], [2, 2]], Crop(4, 4, 4, 4))
+    parsed = ParsedPhoto(np.zeros((10, 10, 3), np.uint8), [large, small], SMALL_SET)
+    maps = np.stack([parsed.probability(name) for name in SMALL_SET.names])
+    np.testing.assert_allclose(maps[:, 9, 9], [1, 0, 0])  # no face
+    np.testing.assert_allclose(maps[:, 1, 1], [0.01, 0.98, 0.01], atol=1e-6)  # skin, of the larger face alone
+    # Both: the smaller face, of 0.98 hair, shows where the larger one is background, to a hundredth.
+    np.testing.assert_allclose(maps[:, 4, 4], [0.01 * 0.01, 0.98 + 0.01 * 0.01, 0.01 + 0.01 * 0.98], atol=1e-6)
+
+
+def test_confidence_is_that_of_what_is_no_background():
+    assert sure_face([[0, 1], [2, 0]], Crop(4, 4, 8, 8)).confidence == pytest.approx(0.98)
+    probabilities = np.array([[[0.6, 0.1, 0.2]], [[0.3, 0.5, 0.1]], [[0.1, 0.4, 0.7]]], np.float32)
+    assert Face(Crop(4, 4, 8, 8), np.log(probabilities), SMALL_SET).confidence == pytest.approx((0.5 + 0.7) / 2)
+    assert sure_face([[0, 0]], Crop(4, 4, 8, 8)).confidence == 0
+
+
+def face_with_parts(positions):
+    """A Face, its crop of 200 px around (500, 400), with a square of certainty at each {part: (x, y)} of the crop."""
+    probabilities = np.full((len(CELEBAMASK), 200, 200), 1e-6, np.float32)
+    for name, (x, y) in positions.items():
+        row, column = round(y * 200), round(x * 200)
+        probabilities[CELEBAMASK.names.index(name), row - 3 : row + 3, column - 3 : column + 3] = 1
+    return Face(Crop(500, 400, 200, 200), np.log(probabilities), CELEBAMASK)
+
+
+UPPER_PARTS = {name: np.array(position) for name, position in MEAN_PARTS.items() if name != "mouth"}
+
+
+@pytest.mark.parametrize(
+    ("scaling", "shift", "is_plausible"),
+    [
+        (1, (0.34, 0), True), (1, (0.36, 0), False), (1, (0, -0.33), True), (1, (0, 0.37), False),
+        (1, (0.23, 0.23), True), (1, (0.26, 0.26), False),
+        (1.9, (0, 0), True), (2.1, (0, 0), False), (1 / 1.85, (0, 0), True), (1 / 2.15, (0, 0), False),
+    ],
+)  # fmt: skip
+def test_a_better_crop_is_near_the_first_one(scaling, shift, is_plausible):
+    """Up to 0.35 of the side away, and up to twice as large or small."""
+    parts = {name: 0.5 + scaling * (each - 0.5) + shift for name, each in UPPER_PARTS.items()}
+    crop = refined_crop(face_with_parts(parts))
+    assert (crop is not None) == is_plausible
+    if crop:
+        expected = (500 + 200 * shift[0], 400 + 200 * shift[1], 200 * scaling)
+        assert (crop.x, crop.y, crop.width) == pytest.approx(expected, abs=5)  # the squares lie at whole pixels
+
+
+def test_a_better_crop_needs_enough_parts():
+    names = list(UPPER_PARTS)
+    for count, least, is_enough in ((2, 3, False), (3, 3, True), (3, 4, False), (4, 4, True)):
+        face = face_with_parts({name: UPPER_PARTS[name] for name in names[:count]})
+        assert (refined_crop(face, least) is not None) == is_enough, (count, least)
+
+
+@pytest.mark.parametrize("away", [0.0, 0.05, 0.09, 0.13, 0.2])
+def test_a_better_crop_needs_the_parts_where_those_of_faces_are(away):
+    """Least squares by numpy for the turn, scale and shift; what remains may be 0.05 of the side."""
+    parts = UPPER_PARTS | {"nose": UPPER_PARTS["nose"] + (0, away)}
+    (x, y), (u, v) = np.array(list(UPPER_PARTS.values())).T, np.array(list(parts.values())).T
+    ones, zeros = np.ones(5), np.zeros(5)
+    system = np.block([[np.stack([x, -y, ones, zeros], axis=1)], [np.stack([y, x, zeros, ones], axis=1)]])
+    solution, *_ = np.linalg.lstsq(system, np.concatenate([u, v]), rcond=None)
+    squares = ((system @ solution - np.concatenate([u, v])) ** 2).sum() / 5
+    misfit = np.sqrt(squares) / np.hypot(*solution[:2])
+    assert abs(misfit - 0.05) > 0.004  # else rounding to whole pixels could decide
+    assert (refined_crop(face_with_parts(parts)) is None) == (misfit > 0.05)
+
+
+def test_a_weak_find_needs_four_parts(monkeypatch):
+    """Three are enough where the detector is sure; then the face is kept even without them."""
+    sure, unsure = (detection.Detection((10, 10, 20, 20), score) for score in (detection.SURE, detection.SURE - 0.01))
+    parser = FaceParser.__new__(FaceParser)
+    for count, found in ((2, [sure]), (3, [sure]), (4, [sure, unsure])):
+        parts = dict(list(UPPER_PARTS.items())[:count])
+        monkeypatch.setattr(
+            parser, "parse_crops", lambda _, crops, parts=parts: [face_with_parts(parts) for _ in crops]
+        )
+        faces = parser.parse_detections(np.zeros((64, 64, 3), np.uint8), [sure, unsure])
+        assert len(faces) == len(found), count
+
+
+def test_log_probabilities_worked_out():
+    logits = np.log(np.array([[[1, 3, 1]], [[3, 1, 4]], [[4, 4, 3]]], np.float32)) + np.float32([7, -50, 0])
+    np.testing.assert_allclose(np.exp(log_softmax(logits)), np.array([[[1, 3, 1]], [[3, 1, 4]], [[4, 4, 3]]]) / 8, 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("crop", "expected"),
+    [
+        (Crop(50, 50, 100, 100), True),
+        (Crop(50, 50, 80, 80), True),  # 80 * 80 of 100 * 100
+        (Crop(50, 50, 76, 76), False),  # 0.58
+        (Crop(74, 50, 100, 100), True),  # in common 76 * 100, together 124 * 100: 0.61
+        (Crop(50, 24, 100, 100), False),  # 74 of 126: 0.59
+        (Crop(50, 50, 140, 140), False),  # 100 * 100 of 140 * 140: 0.51
+        (Crop(50, 50, 100, 100, 19), True),
+        (Crop(50, 50, 100, 100, -21), False),
+    ],
+)
+def test_a_picture_is_a_portrait_where_most_of_it_is_most_of_the_crop(crop, expected):
+    assert is_portrait(crop, (100, 100, 3)) == expected

@@ -103,3 +103,12 @@ def test_table_has_means_without_the_background():
     recalls = (1 / 3, 1, 1 / 2)
     assert rows[-2][:1] == ["mean"] and float(rows[-2][3]) == pytest.approx(sum(recalls) / 3, abs=1e-4)
     assert rows[-1][:2] == ["mean", "1-2"] and float(rows[-1][4]) == pytest.approx(sum(recalls[1:]) / 2, abs=1e-4)
+
+
+def test_one_wrong_id_among_others_and_shapes_that_would_broadcast_raise():
+    """Unchecked, -1 would be counted as the last class of the true class before, and a row as if it were repeated."""
+    zeros = np.zeros((2, 2), dtype=np.uint8)
+    with pytest.raises(ValueError, match="-1 to 2"):
+        confusion_matrix(zeros + 1, np.array([[0, 1], [-1, 2]]), 19)
+    with pytest.raises(ValueError, match="differ in shape"):
+        confusion_matrix(zeros, zeros[:1], 19)

@@ -131,3 +131,43 @@ def test_equal_random_seeds_give_equal_weights(model_type):
     first, again, other = weights(1), weights(1), weights(2)
     assert all(torch.equal(first[key], again[key]) for key in first)
     assert not all(torch.equal(first[key], other[key]) for key in first)
+
+
+def test_aspp_rates_of_the_slim_network():
+    """They add no parameter, so a checkpoint fits without them too."""
+    depthwise = [build_model(SLIM).aspp.convs[index][0][0] for index in (1, 2, 3)]
+    assert [conv.dilation for conv in depthwise] == [conv.padding for conv in depthwise] == [(6, 6), (12, 12), (18, 18)]
+    assert all(conv.groups == conv.in_channels == 160 for conv in depthwise)
+
+
+@pytest.mark.parametrize("model_type", MODELS)
+def test_convolutions_start_as_in_he_et_al(model_type):
+    """Of deviation sqrt(2 / (output channels * height * width of the kernel)), where there are enough to measure it."""
+    torch.manual_seed(0)
+    measured = 0
+    for each in build_model(model_type).modules():
+        if isinstance(each, torch.nn.Conv2d) and each.weight.numel() > 2000:
+            expected = math.sqrt(2 / (each.out_channels * math.prod(each.kernel_size)))
+            assert (
+                each.weight.std().item() == pytest.approx(expected, rel=0.08) and abs(each.weight.mean()) < expected / 5
+            )
+            measured += 1
+        if isinstance(each, torch.nn.Conv2d) and each.bias is not None:
+            assert not each.bias.any()
+    assert measured > 10
+
+
+def test_each_stride_of_the_slim_network_halves_the_picture():
+    """A stem without padding would give 31 x 47, and take the shipped weights all the same."""
+    model = build_model(SLIM).eval()
+    with torch.inference_mode():
+        low2 = model.stride2(torch.rand(1, 3, 64, 96))
+        low4 = model.stride4(low2)
+        high = model.stride16(low4)
+        coarse = model.coarse_logits(torch.rand(1, 3, 64, 96))
+    assert [tuple(each.shape) for each in (low2, low4, high, coarse)] == [
+        (1, 16, 32, 48),
+        (1, 24, 16, 24),
+        (1, 160, 4, 6),
+        (1, 19, 32, 48),
+    ]

@@ -504,3 +504,12 @@ def test_photographs_are_read_at_the_size_of_the_training(tmp_path, monkeypatch)
     for more in ([], ["--image_size", "64"]):
         validate.main(validate_parser("V.").parse_args([*flags, "--output_dir", str(tmp_path / "out"), *more]))
     assert sizes == [96, 64]
+
+
+def test_the_table_counts_the_masks_that_threshold_1_keeps(checkpoint_path, pairs, tmp_path, capsys):
+    relabel(checkpoint_path, pairs, tmp_path, 1.0)
+    rows = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines() if line.strip()}
+    masks = [np.array(Image.open(path)) for path in pairs[1].iterdir()]
+    for index, name in enumerate(CELEBAMASK.names):
+        pixels = str(sum((mask == index).sum() for mask in masks))
+        assert rows[name] == [pixels, "0", "0", pixels]

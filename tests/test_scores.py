@@ -208,3 +208,13 @@ def test_scoring_loads_no_torch():
 def test_help_loads_no_numpy():
     code = "import sys, f1score, evaluate, iouclass; f1score.f1score_parser('F.'); sys.exit('numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_a_single_pixel_without_a_class_in_a_prediction_is_refused(tmp_path):
+    """Also where the truth is ignored: 255 is for truths alone."""
+    ids = np.zeros((4, 4), dtype=np.uint8)
+    ids[0, 0] = 255
+    for folder in ("truth", "submit"):
+        write_label_map(tmp_path / folder / "a.png", ids)
+    with pytest.raises(InputError, match=r"submit.a\.png: holds id 255; predict a class 0 to 18"):
+        score_folders(tmp_path / "submit", tmp_path / "truth")

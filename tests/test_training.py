@@ -24,9 +24,9 @@ import torch
 import generate_labels
 import main_deeplab
 from dataset_utils import find_pairs
-from faceparse import checkpoints, distributed, errors, precision
+from faceparse import checkpoints, distributed, errors, locking, precision
 from faceparse.classes import CELEBAMASK
-from faceparse.images import read_mask, write_label_map
+from faceparse.images import read_maker, read_mask, write_label_map
 from faceparse.optimisation import AveragedModel, build_optimizer, learning_rate
 from faceparse.training_state import STATES, TrainingState
 from loss import loss_at_epoch
@@ -820,3 +820,45 @@ def test_without_a_compiler_one_line_says_so_and_training_continues(sample_datas
     train(tmp_path, "--dataset_dir", sample_dataset, *SMALL, "--epochs", 1, "--compile")
     out = capsys.readouterr().out
     assert "--compile: does not work here, continuing without it (no C++ compiler)\n" in out and "epoch 1" in out
+
+
+def test_best_is_the_checkpoint_of_the_highest_score_and_the_first_of_equals(tmp_path, monkeypatch):
+    monkeypatch.setattr(main_deeplab, "draw_runs", lambda *_: None)
+    state, log = main_deeplab.build_training(parse(*SMALL), torch.device("cpu"), CELEBAMASK), []
+    for epoch, (miou, best) in enumerate([(0.3, (1, 0.3)), (0.5, (2, 0.5)), (0.4, (2, 0.5)), (0.5, (2, 0.5))], 1):
+        log.append({"epoch": epoch, "train_loss": 1.0, "mIoU": miou})
+        main_deeplab.save_epoch(state, tmp_path, log)
+        content = load(tmp_path / "best.pt")
+        assert (content["epoch"], content["mIoU"]) == best
+        assert load(tmp_path / "last.pt")["best_miou"] == best[1]
+
+
+def test_a_second_run_in_the_same_folder_is_refused(sample_dataset, tmp_path, capsys):
+    run_dir = tmp_path / "checkpoints/deeplab"
+    run_dir.mkdir(parents=True)
+    handle = locking.hold(run_dir)  # as a run does
+    try:
+        message = refusal(capsys, tmp_path, "--dataset_dir", sample_dataset, *SMALL, "--epochs", 1)
+    finally:
+        locking.release(handle)
+    assert (
+        "checkpoints/deeplab: another run is writing there; wait for its end, or give another --save_prefix" in message
+    )
+    assert files(run_dir) == []
+
+
+def test_merged_labels_say_what_made_them(reference):
+    """Else they would pass for a data set's own masks, which nothing overwrites and whose classes nothing checks."""
+    assert {read_maker(path) for path in (reference / "merged_labels").iterdir()} == {"self-distillation after epoch 2"}
+
+
+def test_the_loss_of_an_epoch_is_the_mean_over_its_steps(sample_dataset, monkeypatch):
+    """Eight photographs are two steps of four; a resumed epoch brings the sum of the steps before."""
+    args, device, losses = parse(*SMALL), torch.device("cpu"), iter([1.0, 4.0, 7.0])
+    state = main_deeplab.build_training(args, device, CELEBAMASK)
+    training_set = main_deeplab.read_training_set(args, find_pairs(sample_dataset, "train"), CELEBAMASK, device)
+    monkeypatch.setattr(main_deeplab, "loss_at_epoch", lambda *_: lambda logits, masks: 0 * logits.sum() + next(losses))
+    line = main_deeplab.train_one_epoch(state, 1, state.model, training_set, device)
+    assert line["train_loss"] == pytest.approx((1 + 4) / 2)
+    line = main_deeplab.train_one_epoch(state, 1, state.model, training_set, device, first_step=1, loss_sum=2.0)
+    assert line["train_loss"] == pytest.approx((2 + 7) / 2)

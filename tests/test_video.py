@@ -183,3 +183,43 @@ def test_a_missing_camera():
         pytest.skip("elsewhere asking for a camera may open a dialogue")
     with pytest.raises(InputError, match="--webcam 99: no such camera"):
         show_webcam(NoisyParser(), 99)
+
+
+class TwoFaces(NoisyParser):
+    """Finds two faces of different sizes in every search; `places` are the crops around them, the smaller one first."""
+
+    places = Crop(12, 12, 16, 16), Crop(28, 28, 24, 24)
+
+    def parse_detections(self, _frame, detections):
+        return [self.face(crop) for crop in self.places[: len(detections)]]
+
+
+def test_the_larger_of_two_followed_faces_comes_first(monkeypatch):
+    """So that it covers the smaller one, as in photographs, in the frame of the search and in those after it."""
+    finds = [SimpleNamespace(box=(8, 8, 16, 16)), SimpleNamespace(box=(24, 24, 32, 32))]
+    monkeypatch.setattr(video, "find_faces", lambda _: finds)
+    tracker = FaceTracker(TwoFaces())
+    for _ in range(3):
+        parsed = tracker(np.zeros((40, 40, 3), np.uint8))
+        assert [face.crop.width for face in parsed.faces] == [24, 16]
+
+
+def test_a_find_is_the_followed_face_up_to_three_tenths_of_its_side_away():
+    crop = Crop(100, 100, 40, 40)
+    for x, y, near in ((111, 100, True), (113, 100, False), (100, 89, True), (100, 87, False), (109, 109, False)):
+        assert is_near((x - 5, y - 5, x + 5, y + 5), crop) == near
+
+
+@pytest.mark.parametrize(("promised", "rate"), [(12, 12), (0, 25), (90000, 25)])
+def test_a_clip_keeps_its_rate_and_one_without_gets_25(tmp_path, monkeypatch, promised, rate):
+    """FakeCapture gives one number for the rate and for the frames, of which three are there, one of them broken."""
+    frame = np.zeros((32, 48, 3), np.uint8)
+    capture = FakeCapture([frame, None, frame], promised)
+    monkeypatch.setattr(video, "BROKEN_IN_A_ROW", 3)
+    monkeypatch.setattr(video, "open_video", lambda path: capture)
+    monkeypatch.setattr(video, "find_faces", lambda _: [])
+    done = parse_video(NoisyParser(), tmp_path / "a.mov", tmp_path / "a.mp4")
+    written, its_rate = read_clip(tmp_path / "a.mp4")
+    readable = 1 if promised == 0 else 2  # without a promise what cannot be read is the end
+    assert len(written) == done["frames"] == readable and done["with_faces"] == 0
+    assert its_rate == pytest.approx(rate) and written[0].shape == (32, 48, 3) and capture.released
