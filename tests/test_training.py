@@ -862,3 +862,10 @@ def test_the_loss_of_an_epoch_is_the_mean_over_its_steps(sample_dataset, monkeyp
     assert line["train_loss"] == pytest.approx((1 + 4) / 2)
     line = main_deeplab.train_one_epoch(state, 1, state.model, training_set, device, first_step=1, loss_sum=2.0)
     assert line["train_loss"] == pytest.approx((2 + 7) / 2)
+
+
+def test_forgotten_classes_of_a_data_set_are_refused(sample_dataset, tmp_path, capsys):
+    shutil.copytree(sample_dataset, tmp_path / "data")
+    (tmp_path / "data/classes.json").write_text(json.dumps({"names": ["background", "face"]}))
+    message = refusal(capsys, tmp_path, "--dataset_dir", tmp_path / "data", *SMALL)
+    assert f"{tmp_path / 'data'}: has other classes; give --classes {tmp_path / 'data/classes.json'}" in message
