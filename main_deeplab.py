@@ -375,6 +375,7 @@ def train(args, device, run_dir):
     resume_at = state.enter_epoch(state_path, saved) if "step" in saved else {}
     training_set = None
     for epoch in range(first_epoch, args.epochs + 1):
+        start = time.perf_counter()
         if training_set is None or epoch == args.self_distill_epoch + 1:
             training_set = None  # frees its memory before the next one is read
             if 0 < args.self_distill_epoch < epoch:
@@ -385,18 +386,18 @@ def train(args, device, run_dir):
                 try_largest_step(state, trained, training_set, device)
         line, scores = run_epoch(state, epoch, trained, training_set, val_pairs, device, run_dir, resume_at)
         resume_at = {}
-        log.append(line)
+        log.append(line | {"seconds": round(time.perf_counter() - start, 2)})
         if distributed.rank() == 0:
             with unbroken():
                 save_epoch(state, run_dir, log)
-            send_to_logger(line)
+            send_to_logger(log[-1])
     if distributed.rank() == 0:
         print(format_table(scores, class_set))
 
 
 def run_epoch(state, epoch, trained, training_set, val_pairs, device, run_dir, resume_at):
     """Train an epoch and validate where that is due; return the line of the log, and the Scores or None."""
-    args, start, scores = state.args, time.perf_counter(), None
+    args, scores = state.args, None
     # Trying algorithms pays where all batches have one size. Photographs are validated and labelled at their own.
     torch.backends.cudnn.benchmark = True
     trained_line = train_one_epoch(state, epoch, trained, training_set, device, run_dir=run_dir, **resume_at)
@@ -409,7 +410,7 @@ def run_epoch(state, epoch, trained, training_set, val_pairs, device, run_dir, r
         visualization_dir = run_dir / "visualizations" if args.save_visualizations else None
         val_loss, scores = validate_epoch(args, epoch, state.evaluated, val_pairs, device, visualization_dir)
         line |= {"val_loss": val_loss, "mIoU": scores.miou, "macro_F1": scores.macro_f1, "IoU": scores.iou.tolist()}
-    return line | {"seconds": round(time.perf_counter() - start, 2)}, scores
+    return line, scores
 
 
 def save_epoch(state, run_dir, log):

@@ -80,15 +80,16 @@ def atomic_path(path, durable=False, keep=None):
 def atomic_folder(path, durable=False):
     """Yield a temporary folder. If the block succeeds its files move to `path`, otherwise none does.
 
-    A new folder appears whole, by one renaming. Into a folder that exists the files move one after the other; killed
-    among them, the same command completes it. What a killed process left unfinished is removed. `durable` as in
+    A new folder appears whole, by one renaming. Into a folder that exists by then the files move one after the other;
+    killed among them, the same command completes it. What a killed process left unfinished is removed. `durable` as in
     `atomic_path`.
     """
     path = Path(path)
     is_new = not path.exists()
     place, prefix = (path.parent, f"{UNFINISHED}{path.name}_") if is_new else (path, UNFINISHED)
     with writing(path), parents_of(place / "any"):
-        remove_unfinished(place, prefix)
+        remove_unfinished(path.parent, f"{UNFINISHED}{path.name}_")
+        remove_unfinished(path, UNFINISHED)
         temporary = place / f"{prefix}{os.getpid()}"
         temporary.mkdir()
         handle = hold(temporary)

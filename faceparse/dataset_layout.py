@@ -6,7 +6,7 @@ from shlex import quote
 
 from faceparse.classes import find_class_set
 from faceparse.errors import InputError
-from faceparse.images import IMAGE_SUFFIXES, match_pairs
+from faceparse.images import READ_SUFFIXES, match_pairs
 
 # split: (photographs, masks). The test masks are optional.
 FOLDERS = {
@@ -120,7 +120,7 @@ def csv_advice(root):
         with path.open(encoding="utf-8", errors="replace") as file:
             rows = [[cell.strip() for cell in file.readline().split(",")] for _ in range(2)]
         # The first row may be a header.
-        if len(rows[1]) == 2 and all(Path(cell).suffix.lower() in IMAGE_SUFFIXES for cell in rows[1]):
+        if len(rows[1]) == 2 and all(Path(cell).suffix.lower() in READ_SUFFIXES for cell in rows[1]):
             photo, mask = (Path(cell).name for cell in rows[1])
             return (
                 f"{path} lists pairs, but photographs and masks are paired by their stems: rename each mask after its "

@@ -65,9 +65,9 @@ def require_partners(files, partners, kind, folder):
         raise InputError(f"{files[alone[0]]}: has no {kind} {alone[0]}.* in {folder}{more}")
 
 
-# Whatever Pillow raises for damaged files, some of it from the depth of a decoder.
+# Whatever Pillow and pi-heif raise for damaged files, some of it from the depth of a decoder.
 READING_ERRORS = (
-    *(OSError, SyntaxError, ValueError, EOFError, OverflowError, struct.error, zlib.error),
+    *(OSError, SyntaxError, ValueError, EOFError, OverflowError, RuntimeError, struct.error, zlib.error),
     Image.DecompressionBombError,
 )
 

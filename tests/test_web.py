@@ -438,7 +438,11 @@ def test_camera_runs_live_and_its_picture_can_be_taken(start):
     wait_for(browser, lambda: (canvas(browser, "photo") != first).any(), "another frame")
     assert browser.find_element("id", "camera").text == "Take the picture"
     # The second press, by when the button has its other meaning, does not start the camera again.
-    browser.execute_script("camera.click(); setTimeout(() => camera.click(), 150)")
+    browser.execute_script(
+        """const press = () => camera.textContent === "Use the camera" && camera.click();
+        new MutationObserver(press).observe(camera, { childList: true });
+        camera.click();"""
+    )
     wait_for_parse(browser, before)
     browser.photo = "camera"
     assert read_mask(download(browser, "labels")).shape == first.shape[:2]

@@ -80,7 +80,7 @@ function latestOnly(run) {
     busy = true;
     while (again) {
       again = false;
-      await run().catch((error) => complain(`Something went wrong: ${error.message}`));
+      await run().catch(fail);
     }
     busy = false;
   };
@@ -95,6 +95,11 @@ function say(text) {
 function complain(text) {
   page.problem.textContent = text;
   page.problem.hidden = !text;
+}
+
+function fail(error) {
+  complain(`Something went wrong: ${error.message ?? error}`);
+  say("");
 }
 
 const plainName = (id) => PLAIN_NAMES[names[id]] ?? names[id].replaceAll("_", " ");
@@ -156,16 +161,17 @@ const repaint = latestOnly(async () => {
 
 // ---- photographs
 
-let lastFile = 0;
+let lastChoice = 0; // number of the file, or the use of the camera, chosen last
 
 async function openFile(file) {
   if (!file) return;
-  const number = ++lastFile;
+  const choice = ++lastChoice;
   let bitmap;
   try {
     bitmap = await createImageBitmap(file);
   } catch {
-    complain(`${file.name} is not a picture that this browser can read. Choose a JPEG, PNG or WebP file.`);
+    const sentence = `${file.name} is not a picture that this browser can read. Choose a JPEG, PNG or WebP file.`;
+    if (choice === lastChoice) complain(sentence);
     return;
   }
   const pixels = bitmap.width * bitmap.height;
@@ -178,7 +184,7 @@ async function openFile(file) {
     large.close();
     remark = `${file.name} has ${Math.round(pixels / 1e6)} million pixels; it was reduced to 16 million.`;
   }
-  if (number !== lastFile) return bitmap.close(); // another was chosen while this one was decoded
+  if (choice !== lastChoice) return bitmap.close(); // something else was chosen while this was decoded
   stopCamera();
   await openPhoto(bitmap, file.name, remark);
 }
@@ -260,7 +266,9 @@ function dragSquare(event) {
     else moveSquare({ x: start.x + dx, y: start.y + dy, width: start.width });
     parseMoved();
   };
-  page.square.onlostpointercapture = () => (page.square.onpointermove = null);
+  page.square.onlostpointercapture = (lost) => {
+    if (lost.pointerId === event.pointerId) page.square.onpointermove = null;
+  };
 }
 
 function moveSquareByKey(event) {
@@ -282,7 +290,7 @@ function moveSquareByKey(event) {
 }
 
 function parseMoved() {
-  complain(""); // that no face was found
+  complain(photo.remark); // and no longer that no face was found
   parse();
 }
 
@@ -355,6 +363,7 @@ async function openCamera() {
     return;
   }
   complain("");
+  lastChoice += 1;
   camera = stream;
   photo = square = labels = null;
   page.square.hidden = true;
@@ -420,7 +429,9 @@ function stopCamera() {
 async function takePicture() {
   page.camera.disabled = true; // a second press would start it again
   try {
+    const choice = ++lastChoice;
     const bitmap = await createImageBitmap(page.video);
+    if (choice !== lastChoice) return bitmap.close();
     stopCamera();
     await openPhoto(bitmap, "camera");
   } finally {
@@ -432,13 +443,9 @@ async function takePicture() {
 
 async function save(what) {
   const { name, width, height } = photo; // another may be open when the file is there
-  const before = page.status.textContent;
   say("Writing the file …");
   const question = { what, ...settings(), opacity: page.opacity.value / 100 };
-  const { blob } = await ask("save", question).catch((error) => {
-    say(before);
-    throw error;
-  });
+  const { blob } = await ask("save", question);
   const link = document.createElement("a");
   link.href = URL.createObjectURL(blob);
   link.download = `${name}_${what}.png`;
@@ -529,10 +536,7 @@ function listen() {
     page.drop.hidden = true;
     if (!page.file.disabled) openFile(event.dataTransfer.files[0]);
   };
-  window.onunhandledrejection = ({ reason }) => {
-    complain(`Something went wrong: ${reason.message ?? reason}`);
-    say("");
-  };
+  window.onunhandledrejection = ({ reason }) => fail(reason);
 }
 
 /** What this browser lacks to run the page, as a sentence; an empty one where it lacks nothing. */
@@ -577,7 +581,7 @@ async function main() {
   page.file.disabled = page.camera.disabled = false;
   const bitmap = await sample;
   if (!bitmap) say(`Ready · ${engine}`); // a host may leave the sample out
-  else if (lastFile || photo || camera) bitmap.close();
+  else if (lastChoice) bitmap.close();
   else await openPhoto(bitmap, SAMPLE_URL);
 }
 

@@ -217,7 +217,7 @@ function sourcePositions(size, target) {
   });
 }
 
-/** Call visit(pixel of a picture `width` px wide, four coarse positions, their weights) for all pixels of the region. */
+/** Call visit(pixel of a picture `width` px wide, four coarse positions, their weights) for all of the region. */
 function forEachPixel(width, visit) {
   const { rows, columns } = found;
   const region = regionAt(width);
@@ -248,8 +248,8 @@ function regionAt(width) {
 }
 
 /**
- * Class ids of a picture of width x height; background outside the region. The argmax of interpolated logits: where the four
- * around a pixel have one class so has every mixture of them, and only the other pixels are interpolated.
+ * Class ids of a picture of width x height; background outside the region. The argmax of interpolated logits: where
+ * the four around a pixel have one class so has every mixture of them, and only the other pixels are interpolated.
  */
 function labelMap(width, height) {
   const map = new Uint8Array(width * height).fill(BACKGROUND);
