@@ -299,7 +299,7 @@ def check_start(args, run_dir, train_pairs, class_set, device):
         )
 
 
-def remove_unfinished(run_dir):
+def remove_temporary_files(run_dir):
     """Remove the unfinished files of a killed run."""
     for unfinished in (*run_dir.glob(".*.tmp.*"), *run_dir.glob("visualizations/.*.tmp.*")):
         unfinished.unlink()
@@ -358,7 +358,7 @@ def train(args, device, run_dir):
 
     distributed.barrier()  # all have checked before the first one writes
     if distributed.rank() == 0:
-        remove_unfinished(run_dir)
+        remove_temporary_files(run_dir)
         if args.resume and state_path.name != STATES[0]:
             state_path.replace(run_dir / STATES[0])  # it takes the place of the damaged one
         print(
