@@ -23,10 +23,10 @@ def count_flops(model_type, image_size=512):
 
 
 def main():
-    print(f"{'--model_type':<30} {'parameters':>10} {'GFLOPs at 512 px':>17}")
+    print(f"{'--model_type':<30} {'parameters':>10} {'GFLOPs at 256 px':>17} {'at 512 px':>10}")
     for model_type in MODELS:
-        parameters, gflops = count_parameters(build_model(model_type)), count_flops(model_type) / 1e9
-        print(f"{model_type:<30} {parameters:>10,} {gflops:>17.2f}")
+        small, large = (count_flops(model_type, size) / 1e9 for size in (256, 512))
+        print(f"{model_type:<30} {count_parameters(build_model(model_type)):>10,} {small:>17.2f} {large:>10.2f}")
 
 
 if __name__ == "__main__":
