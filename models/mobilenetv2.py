@@ -2,12 +2,21 @@
 
 from functools import partial
 
+import torch
 from torch import nn
 from torch.nn import functional as F
 
 from models.layers import ConvBNReLU
 
-ConvBNReLU6 = partial(ConvBNReLU, activation=nn.ReLU6)
+
+class ReLU6(nn.ReLU6):
+    """ReLU6 in place, but not where gradients are needed: PyTorch would copy its input first, unlike that of ReLU."""
+
+    def forward(self, x):
+        return F.relu6(x, inplace=self.inplace and not torch.is_grad_enabled())
+
+
+ConvBNReLU6 = partial(ConvBNReLU, activation=ReLU6)
 
 
 class InvertedResidual(nn.Module):
