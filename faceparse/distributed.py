@@ -14,7 +14,7 @@ import torch
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from faceparse.errors import InputError, first_line
+from faceparse.errors import InputError, first_line, too_little_memory
 
 # A process may wait this long for the others, while the first one decodes the data set or waits for another run that
 # does. NCCL's own limit is 10 minutes. Where a process ends, torchrun ends the others at once.
@@ -176,7 +176,21 @@ def select_device(gpu_id):
         flag = "--nproc_per_node" if is_launched() else "--gpu_id"
         raise InputError(f"{flag}: there is no GPU {index} here; there are {count}, numbered from 0")
     torch.cuda.set_device(index)
+    require_kernels(index)
     return torch.device("cuda", index)
+
+
+def require_kernels(index):
+    """Raise InputError where this build of PyTorch cannot compute on the GPU, as for one that is too old for it."""
+    try:
+        torch.zeros(1, device="cuda").add_(1)
+    except RuntimeError as error:
+        if too_little_memory(error):
+            raise
+        raise InputError(
+            f"GPU {index}: this build of PyTorch does not run on it ({first_line(error)}); install one that does, or "
+            'set CUDA_VISIBLE_DEVICES="" for the CPU'
+        ) from None
 
 
 def require_no_gpu():

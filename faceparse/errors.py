@@ -24,7 +24,8 @@ TOO_LITTLE_MEMORY = {  # by name or text, because not every script imports torch
     "CUDA error: out of memory": "the GPU's memory is in use; choose another --gpu_id",
     "MemoryError": "there is too little memory; lower --batch_size, --image_size or --workers",
     "DefaultCPUAllocator": "there is too little memory; lower --batch_size, --image_size or --workers",
-    "DataLoader worker (pid": "a process that reads files died, perhaps for lack of memory; lower --workers",
+    "DataLoader worker (pid": "a process that reads files died, perhaps for lack of memory; lower --workers, or give a "
+    "container more shared memory (docker run --shm-size)",
     "BrokenProcessPool": "a process that reads files died, perhaps for lack of memory; run the same command again",
 }
 

@@ -255,6 +255,20 @@ def test_gpu_whose_driver_does_not_work(refusal, monkeypatch):
     assert distributed.select_device(0).type == "cpu"
 
 
+def test_gpu_that_this_build_has_no_kernels_for(refusal, monkeypatch):
+    """PyTorch finds it and warns; the first computation fails."""
+
+    def zeros(*shape, device):
+        raise RuntimeError("CUDA error: no kernel image is available for execution on the device\nCompile with ...")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda index: None)
+    monkeypatch.setattr(torch, "zeros", zeros)
+    message = "error: GPU 0: this build of PyTorch does not run on it (CUDA error: no kernel image is available for "
+    assert refusal(main_deeplab, *TRAIN).startswith(message + "execution on the device); install one that does, or")
+
+
 def test_synchronised_batchnorm_on_the_cpu(refusal):
     assert refusal(main_deeplab, *TRAIN, "--sync_batchnorm").startswith("error: --sync_batchnorm: PyTorch has this for")
 
