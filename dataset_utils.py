@@ -96,9 +96,10 @@ class MaskDataset(PairDataset):
 class TrainingSet:
     """The training pairs, decoded as uint8 in RAM, on the GPU or in a file, or read by processes in every epoch.
 
-    `cache`: "auto", "ram", "gpu", "disk" or "off"; auto takes the GPU where a quarter of its free memory holds the set,
-    else RAM where half of the free memory does, else "off". The processes of a host read a share each, into RAM that
-    they share. The file of "disk" lies in `cache_dir`, and is made once. `repeat_rare`: see `repeat_factors`; 0 is off.
+    `cache`: "auto", "ram", "gpu", "disk" or "off"; auto takes the GPU where half of the memory that a step leaves free
+    holds the set, else RAM where half of the free memory does, else "off". The processes of a host read a share each,
+    into RAM that they share. The file of "disk" lies in `cache_dir`, and is made once. `repeat_rare`: see
+    `repeat_factors`; 0 is off.
     """
 
     def __init__(self, pairs, *, image_size, class_set, cache, repeat_rare, device, workers, seed, cache_dir=None):
@@ -254,7 +255,8 @@ def choose_cache(cache, needed, device):
     if device.type != "cuda":
         return "ram"
     torch.cuda.empty_cache()  # otherwise memory used by an earlier epoch would not count as free
-    return "gpu" if needed < torch.cuda.mem_get_info(device)[0] / 4 else "ram"
+    step = torch.cuda.max_memory_allocated(device) - torch.cuda.memory_allocated(device)  # of try_largest_step
+    return "gpu" if needed < (torch.cuda.mem_get_info(device)[0] - step) / 2 else "ram"
 
 
 def free_memory():

@@ -34,6 +34,7 @@ from faceparse.loggers import import_logger, open_logger
 from faceparse.memory import keep_freed_memory
 from faceparse.metrics import Scores, confusion_matrix, format_table
 from faceparse.optimisation import AveragedModel, build_optimizer, learning_rate
+from faceparse.parallel import in_threads
 from faceparse.precision import Precision
 from faceparse.prediction import predict
 from faceparse.pseudo_labels import (
@@ -103,7 +104,7 @@ def train_one_epoch(state, epoch, trained, training_set, device, *, first_step=0
         state.precision.step(loss, state.optimizer)
         total += loss.detach()
         if state.ema is not None:
-            state.ema.update(state.model)
+            state.ema.update()
         if not progress.disable and (step - first_step) % 20 == 1:
             elapsed, steps_left = time.perf_counter() - start, (args.epochs - epoch + 1) * steps - step
             progress.set_postfix_str(
@@ -129,13 +130,16 @@ def finite(loss, args, epoch, step):
     return loss
 
 
-def try_largest_step(state, trained, training_set, device):
+def try_largest_step(state, trained, pairs, device):
     """Go forward and backward on a full batch with every loss term, so that too little memory shows before epoch 1.
 
-    Weights, BatchNorm statistics and random numbers stay as they are.
+    `pairs` is their number. Weights, BatchNorm statistics and random numbers stay as they are. What memory the step
+    took is in PyTorch's statistics, by which `choose_cache` leaves it free.
     """
     args, model = state.args, state.model
-    images = min(args.batch_size, training_set.steps(batch_size=1))
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    images = min(args.batch_size, pairs)
     shape = (-(-images // distributed.world_size()), args.image_size, args.image_size)
     masks = torch.zeros(shape, dtype=torch.uint8, device=device)
     photos = masks[:, None].expand(-1, 3, -1, -1)
@@ -163,15 +167,20 @@ def validate_epoch(args, epoch, model, pairs, device, visualization_dir=None):
     matrix = np.zeros((len(class_set), len(class_set)), dtype=np.int64)
     loss_sum = torch.zeros((), dtype=torch.float64, device=device)
     network, options = TorchNetwork(model.eval(), device), prediction_options(args, "validating")
-    for index, logits, size in predict(network, [photo for _, photo, _ in mine], **options):
+
+    def score(prediction):
+        index, logits, size = prediction
         stem, photo_path, mask_path = mine[index]
-        mask = read_mask_of(mask_path, size, class_set)
-        labels = label_map(logits, size)
-        matrix += confusion_matrix(mask, labels, len(class_set))
-        logits = F.interpolate(torch.from_numpy(logits)[None].to(device), size=size, mode="bilinear")
-        loss_sum += loss_function(logits, torch.from_numpy(mask)[None].to(device))
+        mask, labels = read_mask_of(mask_path, size, class_set), label_map(logits, size)
         if visualization_dir:
             save_overlay(visualization_dir / f"{stem}.png", photo_path, labels, class_set)
+        return logits, mask, confusion_matrix(mask, labels, len(class_set))
+
+    predictions = predict(network, [photo for _, photo, _ in mine], **options)
+    for logits, mask, counts in in_threads(score, predictions, args.workers):  # else a GPU would wait for this
+        matrix += counts
+        logits = F.interpolate(torch.from_numpy(logits)[None].to(device), size=mask.shape, mode="bilinear")
+        loss_sum += loss_function(logits, torch.from_numpy(mask)[None].to(device))
     matrix = distributed.sum_over_processes(torch.from_numpy(matrix).to(device)).cpu().numpy()
     return distributed.sum_over_processes(loss_sum).item() / len(pairs), Scores(matrix)
 
@@ -381,9 +390,9 @@ def train(args, device, run_dir):
             if 0 < args.self_distill_epoch < epoch:
                 pairs = train_pairs + unlabelled
                 train_pairs = self_distil(state, epoch, run_dir, pairs, doubtful, partial_masks, device)
-            training_set = read_training_set(args, train_pairs, class_set, device)
             if device.type == "cuda":
-                try_largest_step(state, trained, training_set, device)
+                try_largest_step(state, trained, len(train_pairs), device)
+            training_set = read_training_set(args, train_pairs, class_set, device)
         line, scores = run_epoch(state, epoch, trained, training_set, val_pairs, device, run_dir, resume_at)
         resume_at = {}
         log.append(line | {"seconds": round(time.perf_counter() - start, 2)})

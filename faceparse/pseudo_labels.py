@@ -9,6 +9,7 @@ from faceparse.drawing import colorize
 from faceparse.errors import InputError
 from faceparse.images import list_images, read_mask_of, read_pair, read_partial_mask, write_label_map, write_picture
 from faceparse.metrics import confusion_matrix
+from faceparse.parallel import in_threads
 from faceparse.prediction import predict
 from faceparse.upsampling import upsample
 
@@ -116,18 +117,25 @@ def write_labels(
             changes += confusion_matrix(mask, mask, len(class_set))
             write(stem, mask)
         pairs = [pair for pair in pairs if not pair[2]]
-    for index, logits, size in predict(network, [photo for _, photo, _ in pairs], **options):
+
+    def label(prediction):
+        index, logits, size = prediction
         stem, _, mask_path = pairs[index]
         logits = upsample(logits, size)
         if mask_path:
             mask = read_mask_of(mask_path, size, class_set)
             labels = merge(logits, mask, threshold)
-            changes += confusion_matrix(mask, labels, len(class_set))
+            changed = confusion_matrix(mask, labels, len(class_set))
         else:
             for masks in partial_masks:
                 logits = masks.apply(logits, stem)
-            labels = pseudo_label(logits, unlabelled_threshold, doubtful)
+            labels, changed = pseudo_label(logits, unlabelled_threshold, doubtful), 0
         write(stem, labels)
+        return changed
+
+    predictions = predict(network, [photo for _, photo, _ in pairs], **options)
+    for changed in in_threads(label, predictions, options["workers"]):  # else a GPU would wait for this
+        changes += changed
     return changes
 
 

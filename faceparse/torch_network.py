@@ -21,11 +21,14 @@ class TorchNetwork:
         self.image_size, self.class_set = model.image_size, model.class_set
         self.batch_size = 1 if device.type == "cpu" else 8
 
-    @torch.inference_mode()
     def coarse_logits(self, photos):
         """Return logits [N, C, h, w] at the decoder's stride for photographs [N, 3, H, W] in [0, 1], both float32."""
-        photos = torch.from_numpy(photos).to(self.device).contiguous(memory_format=torch.channels_last)
-        return self.model.coarse_logits(photos).float().cpu().numpy()
+        return self.coarse_logits_tensor(torch.from_numpy(photos).to(self.device)).cpu().numpy()
+
+    @torch.inference_mode()
+    def coarse_logits_tensor(self, photos):
+        """The same for tensors on the device."""
+        return self.model.coarse_logits(photos.contiguous(memory_format=torch.channels_last)).float()
 
 
 def load_torch_network(path, gpu_id=0, class_set=None):

@@ -13,10 +13,12 @@ class FlipAndScale:
 
     def __init__(self, network):
         self.network, self.class_set = network, network.class_set
+        self.device = getattr(network, "device", "cpu")  # what lies between the network's passes is computed there too
 
     def coarse_logits(self, photos):
         """Take photographs [N, 3, H, W] in [0, 1], return log-probabilities [N, C, H, W] at their size; float32."""
-        photos, size, total = torch.from_numpy(photos), photos.shape[2:], 0
+        size, total = photos.shape[2:], 0
+        photos = torch.from_numpy(photos).to(self.device)
         flipped_ids = self.class_set.flipped_ids()[: len(self.class_set)]
         for scale in TTA_SCALES:
             scaled_size = [max(SMALLEST_SIDE, round(side * scale)) for side in size]
@@ -26,7 +28,9 @@ class FlipAndScale:
             for each in (logits, mirrored):
                 resized = F.interpolate(each, size=tuple(size), mode="bilinear", align_corners=False)
                 total = total + resized.softmax(dim=1)
-        return (total / (2 * len(TTA_SCALES))).clamp(min=1e-30).log().numpy()
+        return (total / (2 * len(TTA_SCALES))).clamp(min=1e-30).log().cpu().numpy()
 
     def _logits(self, photos):
+        if hasattr(self.network, "coarse_logits_tensor"):
+            return self.network.coarse_logits_tensor(photos)
         return torch.from_numpy(self.network.coarse_logits(photos.numpy()))

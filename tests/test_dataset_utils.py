@@ -320,8 +320,10 @@ def test_auto_takes_ram_where_half_of_the_free_memory_holds_the_set(monkeypatch)
     assert choose_cache("auto", 1000, CPU) == "ram"
 
 
-def test_auto_takes_the_gpu_where_a_quarter_of_its_free_memory_holds_the_set(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (4001, 10**6))
+def test_auto_takes_the_gpu_where_half_of_what_a_step_leaves_free_holds_the_set(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (5001, 10**6))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 3300)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 300)  # network and optimiser, which stay
     monkeypatch.setattr(dataset_utils, "free_memory", lambda: 4000)
     device = SimpleNamespace(type="cuda")
     assert choose_cache("auto", 1000, device) == "gpu"

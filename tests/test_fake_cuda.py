@@ -140,7 +140,7 @@ def test_an_epoch_of_training(fake_cuda, sample_dataset, monkeypatch, model_type
     for photos, masks in training_set.batches(1, 4):
         assert photos.device == masks.device == CUDA
     monkeypatch.setattr(torch.Tensor, "backward", fill_gradients(model))
-    main_deeplab.try_largest_step(state, model, training_set, CUDA)
+    main_deeplab.try_largest_step(state, model, len(pairs), CUDA)
 
     class Sum(Exception):
         """Raised where the epoch reads its loss, the one value it takes from the GPU."""
@@ -178,7 +178,7 @@ def test_resume_from_a_file_that_was_read_to_the_cpu(fake_cuda, monkeypatch):
     state.precision.load_state_dict({**scale, "_growth_tracker": 3} if fake_cuda == "fp16" else {})
     monkeypatch.setattr(torch.Tensor, "backward", fill_gradients(state.model))
     state.precision.step(loss, state.optimizer)
-    state.ema.update(state.model)
+    state.ema.update()
     tensors = [*state.model.state_dict().values(), *state.evaluated.state_dict().values()]
     tensors += [tensor for moments in state.optimizer.state.values() for tensor in moments.values()]
     assert all(tensor.device == CUDA for tensor in tensors)

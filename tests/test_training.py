@@ -15,7 +15,6 @@ import time
 from itertools import count
 from pathlib import Path
 from shlex import split
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -645,7 +644,7 @@ def test_averaged_weights_worked_out():
             module.weight.data.fill_(fill)
             module.running_mean.fill_(fill)
         averaged.updates = updates
-        averaged.update(model)
+        averaged.update()
 
     update_from(3.0, updates=0)  # The first update copies.
     assert ema.weight.tolist() == ema.running_mean.tolist() == [3, 3]
@@ -767,14 +766,13 @@ def test_trying_the_largest_step_leaves_no_trace():
     state = main_deeplab.build_training(args, device, CELEBAMASK)
     model = state.model
     before, random_state = {key: value.clone() for key, value in model.state_dict().items()}, torch.get_rng_state()
-    training_set = SimpleNamespace(steps=lambda batch_size: 8)
     shapes, losses = [], []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             main_deeplab, "loss_at_epoch", lambda args, epoch: losses.append(epoch) or loss_at_epoch(args, epoch)
         )
         model.register_forward_hook(lambda module, inputs, output: shapes.append(output.shape))
-        main_deeplab.try_largest_step(state, model, training_set, device)
+        main_deeplab.try_largest_step(state, model, 8, device)
     assert shapes == [(4, 19, 32, 32)] and losses == [21]
     assert_identical(dict(model.state_dict()), before)
     assert torch.equal(torch.get_rng_state(), random_state)
