@@ -8,6 +8,8 @@ BIN := .venv/bin
 .PHONY: demo test bench web fuzz kills clean
 
 .venv/installed: $(wildcard requirements*.txt)
+	@$(PYTHON) -c "import sys; sys.version_info >= (3, 10) or \
+		sys.exit('$(PYTHON) is Python %d.%d; give 3.10 or newer, as in: make PYTHON=python3.12 demo' % sys.version_info[:2])"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@

@@ -1,0 +1,18 @@
+"""Words of messages, and commands that can be typed as they are printed."""
+
+from types import SimpleNamespace
+
+from faceparse import wording
+
+
+def test_numbers_and_nouns():
+    assert [wording.counted(number, "class") for number in (1, 2000)] == ["1 class", "2,000 classes"]
+
+
+def test_arguments_are_quoted_as_the_systems_shell_takes_them(monkeypatch):
+    """Single quotes are no quotes to Windows' cmd, and a backslash there needs none."""
+    monkeypatch.setattr(wording, "os", SimpleNamespace(name="posix"))
+    assert wording.quoted("my data/it") == "'my data/it'"
+    monkeypatch.setattr(wording, "os", SimpleNamespace(name="nt"))
+    assert wording.quoted(r"C:\data\train") == r"C:\data\train"
+    assert wording.quoted(r"C:\my data\train") == r'"C:\my data\train"'
