@@ -8,7 +8,6 @@ The last check is needed because some photographs of CelebAMask-HQ are mirrored 
 unmirrored picture, so that both eyes, brows and ears are interchanged. The corrected copies have the right names.
 """
 
-import shlex
 import shutil
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from faceparse.drawing import contact_sheet, render
 from faceparse.errors import InputError, run_script
 from faceparse.images import check_picture_name, read_mask, write_label_map, write_picture
 from faceparse.outputs import check_outputs
-from faceparse.wording import counted
+from faceparse.wording import counted, quoted
 from options import check_dataset_parser
 
 SHEET_COUNT = 60  # pairs on a sheet
@@ -79,7 +78,7 @@ def main(args):
         print(f"{args.sheet}: written, {len(items)} of {counted(len(suspects), 'mask')} with left and right reversed")
     if out:
         write_corrected(splits, out, class_set)
-        flags = f"--label_dir {shlex.quote(str(out / 'train_mask'))} --truth_dir {shlex.quote(str(out / 'val_mask'))}"
+        flags = f"--label_dir {quoted(out / 'train_mask')} --truth_dir {quoted(out / 'val_mask')}"
         print(f"{out}: all masks written, {len(suspects)} of them corrected; train with {flags}")
 
 

@@ -15,7 +15,8 @@ classes and the image size of the training are in the file's metadata.
 With `--float16` the file is half as large and computes in float32 all the same, so that it runs wherever the float32
 file does; the page in `web/` loads it. With `--int8` weights and activations are 8-bit integers inside; their ranges
 are those seen on some photographs of the folder. That pays on CPUs with VNNI instructions (Intel Ice Lake, AMD Zen 4,
-and later). On an x86 CPU without them the weights get 7 bits, because sums of 8-bit products saturate there.
+and later). Sums of 8-bit products saturate on an x86 CPU without them, so that the weights get 7 bits there, where the
+system tells, as Linux does.
 """
 
 import json

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from faceparse.errors import InputError, is_of_a_path
 from faceparse.locking import NO_LOCK, hold, release
 
 UNFINISHED = ".unfinished_"
+# Seconds. On Windows a virus scanner, an indexer or a viewer that has a file open forbids to rename it meanwhile.
+PATIENCE = 3.0 if os.name == "nt" else 0.0
 
 
 @contextmanager
@@ -67,8 +70,8 @@ def atomic_path(path, durable=False, keep=None):
             if durable:
                 sync(temporary)
             if keep and path.exists():
-                path.replace(keep)
-            temporary.replace(path)
+                rename(path, keep)
+            rename(temporary, path)
             if durable:
                 sync(path.parent)
     finally:
@@ -99,7 +102,7 @@ def atomic_folder(path, durable=False):
             for file in files if durable else []:
                 sync(file)
             if not path.exists():
-                temporary.rename(path)
+                rename(temporary, path)
             else:
                 move_all(files, temporary, path)
             if durable:
@@ -117,7 +120,19 @@ def move_all(files, source, target):
         if file.is_dir():
             place.mkdir(exist_ok=True)
         else:
-            file.replace(place)
+            rename(file, place)
+
+
+def rename(source, target):
+    """Rename, onto a file that exists too. What is held open for a moment is tried again: see PATIENCE."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return source.replace(target)
+        except PermissionError:
+            if time.monotonic() >= end:
+                raise
+            time.sleep(0.05)
 
 
 def remove_unfinished(folder, prefix):

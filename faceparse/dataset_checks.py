@@ -1,6 +1,5 @@
 """What a data set is checked for: sizes, class ids, left and right reversed, near-duplicates across splits."""
 
-import shlex
 from collections import Counter
 from functools import partial
 from itertools import combinations
@@ -16,7 +15,7 @@ from faceparse.dataset_layout import find_splits, split_folders
 from faceparse.errors import InputError
 from faceparse.images import MASK_MODES, list_images, open_image, read_pair, read_photo
 from faceparse.parallel import in_parallel
-from faceparse.wording import counted
+from faceparse.wording import counted, quoted
 
 # Of 256. In the 1,000 pictures of our share of CelebAMask-HQ the one that occurs twice, cropped and coloured anew,
 # differs from itself by 26 bits; the most alike pictures of two people differ by 39.
@@ -187,7 +186,7 @@ def advice_on_left_right(splits, root, classes):
             "the pictures, write a class set (dataset/README.md) with left and right exchanged in the names, because "
             "here left is the subject's; if it is at the right, name the left class of each pair first"
         )
-    flags = f"--dataset_dir {shlex.quote(str(root))} --classes {shlex.quote(classes)}"
+    flags = f"--dataset_dir {quoted(root)} --classes {quoted(classes)}"
     return (
         f"left and right are reversed in {counted(count, 'mask')} of {len(pairs)}: write corrected copies with "
         f"python check_dataset.py {flags} --fix_left_right OUT"

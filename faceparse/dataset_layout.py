@@ -2,11 +2,11 @@
 
 import json
 from pathlib import Path
-from shlex import quote
 
 from faceparse.classes import find_class_set
 from faceparse.errors import InputError
 from faceparse.images import READ_SUFFIXES, match_pairs
+from faceparse.wording import quoted
 
 # split: (photographs, masks). The test masks are optional.
 FOLDERS = {
@@ -39,7 +39,7 @@ def require_classes_of(root, class_set):
     except InputError as error:
         raise InputError(f"{error}; mend it, or rename it if it does not describe these masks") from None
     if other:
-        raise InputError(f"{root}: has other classes; give --classes {quote(str(known))}")
+        raise InputError(f"{root}: has other classes; give --classes {quoted(known)}")
 
 
 def read_record(root):
@@ -75,7 +75,7 @@ def advice(root):
         return "give the folder of the data set as --dataset_dir; dataset/README.md says how to get one"
     for script, sign in (("prepare_celebamask.py", "CelebA-HQ-img"), ("prepare_lapa.py", "train/landmarks")):
         if (root / sign).is_dir():
-            return f"this is an official download: python {script} --source {quote(str(root))} --output_dir dataset"
+            return f"this is an official download: python {script} --source {quoted(root)} --output_dir dataset"
     for folder in (root.parent, root.parent.parent, *sorted(root.iterdir())):
         if all(path.is_dir() for path in split_folders(folder, "train")):
             return f"{folder} has the layout: give it as --dataset_dir"
@@ -104,8 +104,8 @@ def moves_of(root, split):
         ]
         found = first_folder(places)
         if found and not folder.is_dir():
-            make = "" if folder.parent.is_dir() else f"mkdir {quote(str(folder.parent))}; "
-            moves.append(f"{make}mv {quote(str(found))} {quote(str(folder))}")
+            make = "" if folder.parent.is_dir() else f"mkdir {quoted(folder.parent)}; "
+            moves.append(f"{make}mv {quoted(found)} {quoted(folder)}")
     # The first of two moves makes the folder for both.
     return [*moves[:1], *(move.split("; ")[-1] for move in moves[1:])]
 

@@ -169,7 +169,8 @@ def select_device(gpu_id):
     if not available:
         require_no_gpu()
         if not is_launched() or os.environ["RANK"] == "0":
-            print("no CUDA: running on the CPU")
+            built_for_gpus = torch.version.cuda or torch.version.hip
+            print(f"{'no CUDA' if built_for_gpus else 'this PyTorch is built without CUDA'}: running on the CPU")
         return torch.device("cpu")
     index, count = int(os.environ["LOCAL_RANK"]) if is_launched() else gpu_id, torch.cuda.device_count()
     if index >= count:

@@ -9,6 +9,8 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 from tqdm import tqdm
 
+MOST_PROCESSES = 61  # Windows cannot wait for more
+
 
 def usable_cores():
     """Return the number of cores that this process may use, which taskset and containers limit."""
@@ -23,7 +25,7 @@ def in_parallel(function, items, description, chunk=16):
     items = list(items)
     if not items:
         return
-    processes = min(usable_cores(), -(-len(items) // chunk))
+    processes = min(usable_cores(), -(-len(items) // chunk), MOST_PROCESSES)
     with ProcessPoolExecutor(processes, initializer=start_worker) as pool:
         results = pool.map(function, items, chunksize=chunk)
         yield from tqdm(results, description, total=len(items), leave=False, disable=None)

@@ -19,6 +19,7 @@ from faceparse.images import open_image, write_label_map, write_picture
 from faceparse.parallel import in_parallel
 from faceparse.wording import counted
 
+LEFT_BY_WINDOWS = ("thumbs.db", "desktop.ini")
 END_OF_JPEG = b"\xff\xd9"  # a download that broke off lacks it
 
 
@@ -49,7 +50,8 @@ def visible(folder):
     """Return the names in a folder but for those that operating systems leave; none where there is no such folder."""
     if not folder.is_dir():
         return []
-    return sorted(path.name for path in folder.iterdir() if not path.name.startswith(".") and path.name != "Thumbs.db")
+    names = (path.name for path in folder.iterdir())
+    return sorted(name for name in names if not name.startswith(".") and name.lower() not in LEFT_BY_WINDOWS)
 
 
 def picture_size(path, kind):

@@ -123,8 +123,8 @@ def open_video(source):
     """Return a cv2.VideoCapture of a path or a camera's number; InputError where it cannot be opened."""
     capture = cv2.VideoCapture(source if isinstance(source, int) else str(source))
     if not capture.isOpened():
-        name = f"--webcam {source}: no such camera" if isinstance(source, int) else f"{source}: not a readable video"
-        raise InputError(name)
+        is_camera = isinstance(source, int)
+        raise InputError(f"--webcam {source}: no such camera" if is_camera else f"{source}: not a readable video")
     return capture
 
 
@@ -201,3 +201,5 @@ def show_webcam(parser, number):
         capture.release()
         with suppress(cv2.error):
             cv2.destroyAllWindows()
+    if not tracker.frames:
+        raise InputError(f"--webcam {number}: gives no picture; is it in use, or not allowed to this program?")

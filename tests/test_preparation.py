@@ -74,6 +74,13 @@ def test_masks_are_the_merged_truth_in_the_official_splits(download, tmp_path, c
     assert "test: 2 pairs; sizes 512x512 (2)" in printed and "fit to train on" in printed
 
 
+def test_what_windows_leaves_in_folders_is_no_photograph(own_download, tmp_path):
+    for name in ("Thumbs.db", "desktop.ini"):
+        (own_download / "CelebA-HQ-img" / name).touch()
+    prepare(own_download, tmp_path / "dataset")
+    assert (tmp_path / "dataset/test_image").is_dir()
+
+
 def test_later_parts_hide_earlier_ones_and_order_matters(download):
     """The drawn parts overlap, so that painting them the other way round gives another mask."""
     source, masks = download

@@ -305,6 +305,27 @@ def test_a_new_folder_may_lie_within_another_new_one(tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").rglob("*")) == ["a", "b", "colored"]
 
 
+def test_a_file_that_is_open_elsewhere_for_a_moment_is_renamed_after_it(tmp_path, monkeypatch):
+    """As by a virus scanner on Windows. Elsewhere the first refusal counts."""
+    refusals = [PermissionError(errno.EACCES, "Access is denied")] * 2
+    replace = Path.replace
+
+    def refused_twice(source, target):
+        if refusals:
+            raise refusals.pop()
+        return replace(source, target)
+
+    monkeypatch.setattr(Path, "replace", refused_twice)
+    for content, patience in ((None, 0.0), ("new", 60.0)):
+        monkeypatch.setattr(atomic_files, "PATIENCE", patience)
+        try:
+            with atomic_path(tmp_path / "file") as temporary:
+                temporary.write_text("new")
+        except InputError as error:
+            assert content is None and "Access is denied" in str(error)
+        assert [path.read_text() for path in tmp_path.iterdir()] == [content] * bool(content)
+
+
 # Errors and stops.
 
 

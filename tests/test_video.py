@@ -178,6 +178,13 @@ def test_the_webcam_is_shown_until_q(monkeypatch):
     assert len(shown) == 2 and shown[0].any() and capture.released  # the rate is written into the picture
 
 
+def test_a_camera_that_gives_no_picture(monkeypatch):
+    """As one that another program uses, on Windows."""
+    monkeypatch.setattr(video, "open_video", lambda number: FakeCapture([]))
+    with pytest.raises(InputError, match="--webcam 0: gives no picture"):
+        show_webcam(NoisyParser(), 0)
+
+
 def test_a_missing_camera():
     if sys.platform != "linux":
         pytest.skip("elsewhere asking for a camera may open a dialogue")

@@ -3,15 +3,17 @@
 import hashlib
 import os
 import re
-import resource
 import signal
 import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
+
 from faceparse.errors import run_script
 
+resource = pytest.importorskip("resource", reason="Windows cannot bound a process")
 MEMORY = 6 * 2**30  # bytes of addresses more than this process has
 TIME = 60  # s
 
