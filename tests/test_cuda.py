@@ -74,8 +74,9 @@ def test_gradients_and_step_are_those_of_float64(tmp_path, size):
     assert_steps_follow(steps, 0.5)
 
 
-def test_predicts_on_the_gpu_what_the_cpu_predicts(sample_dataset, tmp_path):
-    command = [ROOT / "validate.py", "--checkpoint", SHIPPED_CHECKPOINT]
+@pytest.mark.parametrize("flags", [[], ["--tta"]], ids=["once", "tta"])
+def test_predicts_on_the_gpu_what_the_cpu_predicts(sample_dataset, tmp_path, flags):
+    command = [ROOT / "validate.py", "--checkpoint", SHIPPED_CHECKPOINT, *flags]
     command += ["--image_dir", sample_dataset / "val/val_image"]
     run(tmp_path, *command, "--output_dir", "gpu")
     run(tmp_path, *command, "--output_dir", "cpu", gpus="")
