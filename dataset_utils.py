@@ -109,9 +109,9 @@ class TrainingSet:
         self.cache = distributed.from_first(choose_cache(cache, needed, device))
         if (cache, self.cache) == ("auto", "off") and distributed.rank() == 0:
             print(
-                f"--cache auto: {needed / 1e9:.1f} GB of decoded pictures are more than half of the free memory (4 GiB "
-                "where the system does not tell), so they are read in every epoch; --cache disk decodes them once, "
-                "into a file, and --cache ram keeps them in memory"
+                f"--cache auto: {needed / 1e9:.1f} GB of decoded pictures are more than half of the free memory, "
+                f"{free_memory() / 1e9:.1f} GB, so they are read in every epoch; --cache disk decodes them once, into "
+                "a file, and --cache ram keeps them in memory"
             )
         if self.cache == "off":
             # One loader for all epochs, because it takes time to start its processes.

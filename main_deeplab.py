@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from dataset_utils import TrainingSet, epoch_seed, find_pairs, find_unlabelled
 from faceparse import checkpoints, distributed
-from faceparse.atomic_files import atomic_folder, only_writer
+from faceparse.atomic_files import atomic_folder, only_writer, rename
 from faceparse.augmentation import augment
 from faceparse.classes import find_class_set
 from faceparse.dataset_layout import require_classes_of
@@ -133,8 +133,8 @@ def finite(loss, args, epoch, step):
 def try_largest_step(state, trained, pairs, device):
     """Go forward and backward on a full batch with every loss term, so that too little memory shows before epoch 1.
 
-    `pairs` is their number. Weights, BatchNorm statistics and random numbers stay as they are. What memory the step
-    took is in PyTorch's statistics, by which `choose_cache` leaves it free.
+    `pairs` is their number, without repeats. Weights, BatchNorm statistics and random numbers stay as they are. What
+    memory the step took is in PyTorch's statistics, by which `choose_cache` leaves it free.
     """
     args, model = state.args, state.model
     if device.type == "cuda":
@@ -177,7 +177,7 @@ def validate_epoch(args, epoch, model, pairs, device, visualization_dir=None):
         return logits, mask, confusion_matrix(mask, labels, len(class_set))
 
     predictions = predict(network, [photo for _, photo, _ in mine], **options)
-    for logits, mask, counts in in_threads(score, predictions, args.workers):  # else a GPU would wait for this
+    for logits, mask, counts in in_threads(score, predictions, threads=2):  # else a GPU would wait for this
         matrix += counts
         logits = F.interpolate(torch.from_numpy(logits)[None].to(device), size=mask.shape, mode="bilinear")
         loss_sum += loss_function(logits, torch.from_numpy(mask)[None].to(device))
@@ -369,7 +369,7 @@ def train(args, device, run_dir):
     if distributed.rank() == 0:
         remove_temporary_files(run_dir)
         if args.resume and state_path.name != STATES[0]:
-            state_path.replace(run_dir / STATES[0])  # it takes the place of the damaged one
+            rename(state_path, run_dir / STATES[0])  # it takes the place of the damaged one
         print(
             f"{args.model_type}: {count_parameters(state.model):,} parameters; "
             f"{len(train_pairs)} training and {counted(len(val_pairs), 'validation pair')}; "
@@ -393,6 +393,8 @@ def train(args, device, run_dir):
             if device.type == "cuda":
                 try_largest_step(state, trained, len(train_pairs), device)
             training_set = read_training_set(args, train_pairs, class_set, device)
+            if training_set.cache == "gpu":
+                try_largest_step(state, trained, len(train_pairs), device)  # beside the set
         line, scores = run_epoch(state, epoch, trained, training_set, val_pairs, device, run_dir, resume_at)
         resume_at = {}
         log.append(line | {"seconds": round(time.perf_counter() - start, 2)})

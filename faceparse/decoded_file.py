@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from faceparse import distributed
-from faceparse.atomic_files import sync
+from faceparse.atomic_files import rename, sync
 from faceparse.errors import InputError
 from faceparse.locking import hold, release
 
@@ -57,7 +57,7 @@ def make(path, size, fill):
         distributed.barrier()
         if distributed.rank() == 0:
             sync(unfinished)
-            unfinished.replace(path)
+            rename(unfinished, path)
             sync(path.parent)
         distributed.barrier()
     except BaseException:

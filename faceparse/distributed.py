@@ -161,7 +161,7 @@ def average_buffers(model):
 def select_device(gpu_id):
     """Return the device to run on: torchrun's own GPU, else `gpu_id`, else, where CUDA is missing, the CPU.
 
-    Raises InputError for a GPU that does not exist, and for one whose driver does not work.
+    Raises InputError for a GPU that does not exist or does not compute, and for a driver that does not work.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a driver that does not work raises below
@@ -177,20 +177,20 @@ def select_device(gpu_id):
         flag = "--nproc_per_node" if is_launched() else "--gpu_id"
         raise InputError(f"{flag}: there is no GPU {index} here; there are {count}, numbered from 0")
     torch.cuda.set_device(index)
-    require_kernels(index)
+    require_computing(index)
     return torch.device("cuda", index)
 
 
-def require_kernels(index):
-    """Raise InputError where this build of PyTorch cannot compute on the GPU, as for one that is too old for it."""
+def require_computing(index):
+    """Raise InputError where PyTorch cannot compute on the GPU: it is too old for this build, or busy, or broken."""
     try:
         torch.zeros(1, device="cuda").add_(1)
     except RuntimeError as error:
         if too_little_memory(error):
             raise
         raise InputError(
-            f"GPU {index}: this build of PyTorch does not run on it ({first_line(error)}); install one that does, or "
-            'set CUDA_VISIBLE_DEVICES="" for the CPU'
+            f"GPU {index}: PyTorch cannot compute on it ({first_line(error)}); choose another --gpu_id, install a "
+            'build of PyTorch for it, or set CUDA_VISIBLE_DEVICES="" for the CPU'
         ) from None
 
 

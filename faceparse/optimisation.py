@@ -41,8 +41,8 @@ class AveragedModel:
     def __init__(self, model, decay):
         self.module = deepcopy(model).requires_grad_(False)
         self.decay, self.updates = decay, 0
-        # Listed once, because walking through the modules in every step takes as long as a fifth of a small one's
-        # launches on a GPU. All that changes these tensors does so in place.
+        # Listed once, because a GPU may wait while each step walks through all modules. What changes these tensors
+        # does so in place.
         self.averages, self.values = averaged_tensors(self.module), averaged_tensors(model)
 
     @torch.no_grad()

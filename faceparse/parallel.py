@@ -6,10 +6,11 @@ import signal
 import threading
 from collections import deque
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import closing, nullcontext
 
 from tqdm import tqdm
 
-MOST_PROCESSES = 61  # Windows cannot wait for more
+MOST_PROCESSES = 61 if os.name == "nt" else 1024  # Windows cannot wait for more
 
 
 def usable_cores():
@@ -46,20 +47,22 @@ def in_threads(function, items, threads):
     """Yield `function(item)` of each item, in order, computed ahead by some threads; without threads when asked for.
 
     For work that releases the interpreter lock, as reading and writing pictures does. At most twice as many results as
-    threads wait to be taken, so memory stays constant. The first error ends it.
+    threads wait to be taken, so memory stays constant. The first error ends it, and closes `items` if that is a
+    generator, so that its progress bar is gone before the error is told.
     """
-    if not threads:
-        yield from map(function, items)
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        waiting = deque()
-        try:
-            for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) > 2 * threads:
+    with closing(items) if hasattr(items, "close") else nullcontext():
+        if not threads:
+            yield from map(function, items)
+            return
+        with ThreadPoolExecutor(threads) as pool:
+            waiting = deque()
+            try:
+                for item in items:
+                    waiting.append(pool.submit(function, item))
+                    if len(waiting) > 2 * threads:
+                        yield waiting.popleft().result()
+                while waiting:
                     yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+            finally:
+                for future in waiting:
+                    future.cancel()

@@ -79,8 +79,10 @@ def doubtful_classes(pairs, class_set):
 def softmax(logits):
     """Return the probabilities of logits [C, H, W]; zeros where all of them are -inf."""
     largest = logits.max(axis=0)
-    powers = np.exp(logits - np.where(np.isneginf(largest), 0, largest))
-    return powers / np.maximum(powers.sum(axis=0), 1)  # The largest power is 1.
+    powers = logits - np.where(np.isneginf(largest), 0, largest)
+    np.exp(powers, out=powers)
+    powers /= np.maximum(powers.sum(axis=0), 1)  # The largest power is 1.
+    return powers
 
 
 def write_labels(
@@ -134,7 +136,7 @@ def write_labels(
         return changed
 
     predictions = predict(network, [photo for _, photo, _ in pairs], **options)
-    for changed in in_threads(label, predictions, options["workers"]):  # else a GPU would wait for this
+    for changed in in_threads(label, predictions, threads=2):  # else a GPU would wait for this
         changes += changed
     return changes
 

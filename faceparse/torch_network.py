@@ -13,6 +13,7 @@ class TorchNetwork:
 
     image_size: the side of the photographs that it was trained on, in px.
     class_set: its ClassSet.
+    device: where it computes.
     batch_size: how many photographs at a time are fastest. Larger batches are no faster on a CPU.
     """
 

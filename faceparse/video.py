@@ -195,11 +195,11 @@ def show_webcam(parser, number):
                     break
             except cv2.error:
                 raise InputError("--webcam: this OpenCV cannot show a window (opencv-python-headless?)") from None
+        if not tracker.frames:
+            raise InputError(f"--webcam {number}: gives no picture; is it in use, or not allowed to this program?")
     except KeyboardInterrupt:  # a usual end, too
         pass
     finally:
         capture.release()
         with suppress(cv2.error):
             cv2.destroyAllWindows()
-    if not tracker.frames:
-        raise InputError(f"--webcam {number}: gives no picture; is it in use, or not allowed to this program?")

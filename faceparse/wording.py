@@ -2,7 +2,6 @@
 
 import os
 import shlex
-import subprocess
 
 
 def counted(number, noun):
@@ -11,5 +10,5 @@ def counted(number, noun):
 
 
 def quoted(text):
-    """Return a path or other argument as this system's shell takes it."""
-    return subprocess.list2cmdline([str(text)]) if os.name == "nt" else shlex.quote(str(text))
+    """Return a path or other argument as this system's shell takes it. On Windows no path holds a quote itself."""
+    return f'"{text}"' if os.name == "nt" else shlex.quote(str(text))

@@ -265,8 +265,8 @@ def test_gpu_that_this_build_has_no_kernels_for(refusal, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "set_device", lambda index: None)
     monkeypatch.setattr(torch, "zeros", zeros)
-    message = "error: GPU 0: this build of PyTorch does not run on it (CUDA error: no kernel image is available for "
-    assert refusal(main_deeplab, *TRAIN).startswith(message + "execution on the device); install one that does, or")
+    message = "error: GPU 0: PyTorch cannot compute on it (CUDA error: no kernel image is available for execution on "
+    assert refusal(main_deeplab, *TRAIN).startswith(message + "the device); choose another --gpu_id, install a build")
 
 
 def test_synchronised_batchnorm_on_the_cpu(refusal):

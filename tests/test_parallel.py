@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from faceparse.parallel import in_parallel
+from faceparse.parallel import in_parallel, in_threads
 
 
 def double(number):
@@ -20,6 +20,23 @@ def double(number):
 def test_results_come_in_the_order_of_the_items():
     assert list(in_parallel(double, range(50), "doubling", chunk=3)) == list(range(0, 100, 2))
     assert list(in_parallel(double, [], "doubling")) == []
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+def test_an_error_closes_what_gave_the_items(threads):
+    """So that a progress bar within is gone before the error is printed."""
+    closed = []
+
+    def items():
+        try:
+            yield from (1, 0, 2, 3, 4, 5, 6, 7)
+        finally:
+            closed.append(True)
+
+    results = in_threads(lambda divisor: 6 // divisor, items(), threads)
+    with pytest.raises(ZeroDivisionError) as error:
+        list(results)
+    assert closed and error.traceback  # which would keep the generator alive
 
 
 @pytest.mark.slow
