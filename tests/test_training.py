@@ -283,7 +283,7 @@ def killed_between_files(forks, sample_dataset, tmp_path_factory):
         6,  # epoch 2 is logged and plotted and has its checkpoint, but no best.pt
         6,  # the last.pt of epoch 1 became previous.pt, and there is no new one
         9,  # epoch 2 is complete, two of eight labels are merged
-        10,  # all labels are merged, epoch 3 is logged, but nothing more
+        11,  # all labels are merged and their folder is there, epoch 3 is logged, but nothing more
         4,  # epoch 3 has its checkpoint, but neither best.pt nor last.pt holds it
     )
     epochs = []
