@@ -175,7 +175,7 @@ def test_each_stride_of_the_slim_network_halves_the_picture():
 
 
 def test_activations_copy_nothing_where_gradients_are_needed_and_work_in_place_elsewhere():
-    """In-place ReLU6 copies its input first, if a gradient is needed, which takes a tenth of a training step."""
+    """In-place ReLU6 copies its input first, if a gradient is needed."""
 
     class Operations(TorchDispatchMode):
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
