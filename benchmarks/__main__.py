@@ -69,6 +69,8 @@ def prepare(work_dir, image_size, drawn):
     content = checkpoints.describe(CHALLENGE, CELEBAMASK, challenge_network(photos[:2]).state_dict())
     checkpoints.save(work_dir / f"{CHALLENGE}.pt", content | {"image_size": image_size})
     shutil.copy(SHIPPED_CHECKPOINT, work_dir / f"{DEFAULT}.pt")
+    if torch.cuda.is_available():
+        return  # ONNX Runtime predicts on the CPU
     for model_type in MODELS:
         flags = ("--checkpoint", work_dir / f"{model_type}.pt", "--output", work_dir / f"{model_type}.onnx")
         run_python("export_onnx.py", *flags)
@@ -173,7 +175,7 @@ class Bench:
             (CHALLENGE, INT8),
         ):
             if file_name.endswith(".onnx") and torch.cuda.is_available():
-                continue  # ONNX Runtime predicts on the CPU
+                continue
             model_type = CHALLENGE if file_name.startswith(f"{CHALLENGE}.") else DEFAULT
             self.add(
                 f"`validate.py`, {photos} photographs, whole process, {file_name}; plain: {plain_model}",
@@ -200,6 +202,8 @@ class Bench:
                 plain=lambda model=model_type: self.case("train_plain", model, self.args.training_images),
                 floor=rate / (TRAINING_PASSES * count_flops(model_type, self.args.image_size) / 1e9),
             )
+        if torch.cuda.is_available():
+            return  # the following two are about the memory of CPUs
         images = self.args.training_images
         for what, plain, options in (
             ("freed memory given back", "train_ours", {"environment": {"MALLOC_ARENA_MAX": "8"}}),
@@ -216,7 +220,7 @@ class Bench:
         for count in GROWTH:
             lay_out(self.work_dir, count)
             self.add(f"`f1score.py`, {count} pairs", "seconds", ours=lambda: self.score("f1score"))
-            network = self.work_dir / f"{DEFAULT}.onnx"
+            network = self.work_dir / f"{DEFAULT}.{'pt' if torch.cuda.is_available() else 'onnx'}"
             flags = ("--checkpoint", network, "--image_dir", self.work_dir / "photos", "--image_size", 128)
             self.add(
                 f"`validate.py --image_size 128`, {count} photographs, {network.name}",
