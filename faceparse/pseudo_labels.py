@@ -9,7 +9,7 @@ from faceparse.drawing import colorize
 from faceparse.errors import InputError
 from faceparse.images import list_images, read_mask_of, read_pair, read_partial_mask, write_label_map, write_picture
 from faceparse.metrics import confusion_matrix
-from faceparse.parallel import in_threads
+from faceparse.parallel import in_threads, usable_cores
 from faceparse.prediction import predict
 from faceparse.upsampling import upsample
 
@@ -113,12 +113,11 @@ def write_labels(
         if colored_dir:
             write_picture(Path(colored_dir) / f"{stem}.png", colorize(labels, class_set))
 
-    if threshold == 1:  # no probability is above it, so the network need not see the photographs with masks
-        for stem, photo_path, mask_path in (pair for pair in pairs if pair[2]):
-            _, mask = read_pair(photo_path, mask_path, class_set)
-            changes += confusion_matrix(mask, mask, len(class_set))
-            write(stem, mask)
-        pairs = [pair for pair in pairs if not pair[2]]
+    def copy(pair):
+        stem, photo_path, mask_path = pair
+        _, mask = read_pair(photo_path, mask_path, class_set)
+        write(stem, mask)
+        return confusion_matrix(mask, mask, len(class_set))
 
     def label(prediction):
         index, logits, size = prediction
@@ -135,10 +134,14 @@ def write_labels(
         write(stem, labels)
         return changed
 
+    # A core labels 7 photographs of 512 px a second, for which a GPU would wait. More threads would need much memory
+    # for large photographs.
+    threads = min(4, usable_cores())
+    if threshold == 1:  # no probability is above it, so the network need not see the photographs with masks
+        changes += sum(in_threads(copy, [pair for pair in pairs if pair[2]], threads))
+        pairs = [pair for pair in pairs if not pair[2]]
     predictions = predict(network, [photo for _, photo, _ in pairs], **options)
-    for changed in in_threads(label, predictions, threads=2):  # else a GPU would wait for this
-        changes += changed
-    return changes
+    return changes + sum(in_threads(label, predictions, threads))
 
 
 def format_changes(changes, class_set=CELEBAMASK):
