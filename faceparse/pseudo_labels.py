@@ -134,8 +134,8 @@ def write_labels(
         write(stem, labels)
         return changed
 
-    # A core labels 7 photographs of 512 px a second, for which a GPU would wait. More threads would need much memory
-    # for large photographs.
+    # A GPU is faster than the cores that make labels of its logits. More threads would need much memory for large
+    # photographs.
     threads = min(4, usable_cores())
     if threshold == 1:  # no probability is above it, so the network need not see the photographs with masks
         changes += sum(in_threads(copy, [pair for pair in pairs if pair[2]], threads))

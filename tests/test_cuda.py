@@ -44,7 +44,7 @@ def train(sample_dataset, folder, *flags, launcher=(), gpus=GPUS):
     return [json.loads(line) for line in (folder / "checkpoints/deeplab/log.jsonl").read_text().splitlines()]
 
 
-RUNS = {
+RUNS = {  # name: flags and what launches the script
     "gpu": (["--cache", "gpu"], ()),
     "ram": (["--cache", "ram"], ()),
     "off": (["--cache", "off"], ()),
