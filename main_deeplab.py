@@ -23,12 +23,13 @@ from tqdm import tqdm
 
 from dataset_utils import TrainingSet, epoch_seed, find_pairs, find_unlabelled
 from faceparse import checkpoints, distributed
+from faceparse.acceleration import compile_if_possible, use_cuda_graphs
 from faceparse.atomic_files import atomic_folder, only_writer, rename
 from faceparse.augmentation import augment
 from faceparse.classes import find_class_set
 from faceparse.dataset_layout import require_classes_of
 from faceparse.drawing import save_overlay
-from faceparse.errors import InputError, first_line, run_script, unbroken
+from faceparse.errors import InputError, run_script, unbroken
 from faceparse.images import read_mask_of
 from faceparse.loggers import import_logger, open_logger
 from faceparse.memory import keep_freed_memory
@@ -256,18 +257,6 @@ def read_training_set(args, pairs, class_set, device):
     )
 
 
-def compile_if_possible(model, device):
-    """Compile the model's forward pass in place; without the tools for it, say so and leave the model as it is."""
-    try:
-        # Try a small function first, which needs the same tools.
-        torch.compile(lambda x: x.sin() + 1)(torch.zeros(1, device=device))
-    except Exception as error:  # whatever the C++ compiler, Triton or the driver raise
-        if distributed.rank() == 0:
-            print(f"--compile: does not work here, continuing without it ({first_line(error.__cause__ or error)})")
-        return
-    model.compile()
-
-
 def holds_a_run(run_dir):
     """Tell whether a folder holds what a new run would overwrite.
 
@@ -297,6 +286,8 @@ def check_start(args, run_dir, train_pairs, class_set, device):
         raise InputError(f"{run_dir}: holds a run; {way_on} --save_prefix starts a new run")
     if args.sync_batchnorm and device.type != "cuda":
         raise InputError("--sync_batchnorm: PyTorch has this for GPUs alone; leave it out on the CPU")
+    if args.cuda_graphs and distributed.is_launched():
+        raise InputError("--cuda_graphs: for one process; leave it out under torchrun")
     if args.self_distill_epoch >= args.epochs:
         raise InputError(
             f"--self_distill_epoch {args.self_distill_epoch}: leaves none of {args.epochs} epochs to train"
@@ -378,6 +369,8 @@ def train(args, device, run_dir):
         send_to_logger = open_logger(args.logger, run_dir, log, first_epoch, vars(args), class_set)
     if args.compile:
         compile_if_possible(state.model, device)
+    if args.cuda_graphs and device.type == "cuda":
+        use_cuda_graphs(state.model, state.precision, (args.batch_size, 3, args.image_size, args.image_size))
     trained = distributed.data_parallel(state.model, device)  # BatchNorm statistics are averaged once an epoch
 
     # After the line above, which may give all processes the statistics of the first.

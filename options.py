@@ -270,7 +270,11 @@ def train_parser(description):
     group.add_argument(
         "--sync_batchnorm", action="store_true", help="BatchNorm over all processes' images; several GPUs only"
     )
-    group.add_argument("--compile", action="store_true", help="torch.compile the network; its first step is slow")
+    faster = group.add_mutually_exclusive_group()
+    faster.add_argument("--compile", action="store_true", help="torch.compile the network; its first step is slow")
+    faster.add_argument(
+        "--cuda_graphs", action="store_true", help="start a GPU's whole forward or backward pass at once; one process"
+    )
     return parser
 
 

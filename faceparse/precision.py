@@ -24,8 +24,8 @@ class Precision:
         self.device, self.dtype = device, autocast_dtype(device, float32)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype is torch.float16)
 
-    def autocast(self):
-        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None)
+    def autocast(self, **options):
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None, **options)
 
     def step(self, loss, optimizer):
         """Go backward from the loss and let the optimiser step."""

@@ -27,6 +27,7 @@ FREE_ON_RESUME = {
     "gpu_id",
     "workers",
     "compile",
+    "cuda_graphs",
     "save_every",
     "save_steps",
     "save_visualizations",

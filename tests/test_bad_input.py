@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -271,6 +272,14 @@ def test_gpu_that_this_build_has_no_kernels_for(refusal, monkeypatch):
 
 def test_synchronised_batchnorm_on_the_cpu(refusal):
     assert refusal(main_deeplab, *TRAIN, "--sync_batchnorm").startswith("error: --sync_batchnorm: PyTorch has this for")
+
+
+def test_graphs_of_several_processes(refusal, monkeypatch):
+    monkeypatch.setattr(distributed, "is_launched", lambda: True)
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setattr(distributed, "process_group", lambda device: nullcontext())
+    message = refusal(main_deeplab, *TRAIN, "--cuda_graphs")
+    assert message == "error: --cuda_graphs: for one process; leave it out under torchrun"
 
 
 def test_self_distillation_after_the_last_epoch(refusal):

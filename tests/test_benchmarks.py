@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import cases, frontier, plain_network, plain_scores, preparation, reading, video
+from benchmarks import cases, frontier, plain_network, plain_scores, preparation, reading, step, video
 from benchmarks.__main__ import DEFAULT, Bench, differing_share, lay_out
 from benchmarks.measure import run_python
 from benchmarks.plain_network import mixed_loss
@@ -139,6 +139,13 @@ def test_the_clip_has_the_frames_asked_for_and_moves(tmp_path):
 
 
 @pytest.mark.slow
+def test_the_parts_of_a_step_are_those_of_training():
+    args = SimpleNamespace(model_type=DEFAULT, image_size=33, batch_size=2, steps=2)
+    whole, parts, _ = step.measure(args, CPU, graphs=False)
+    assert list(parts) == ["augmentation", "forward", "loss", "backward and optimiser", "average"]
+    assert min(parts.values()) > 0 and sum(parts.values()) <= whole
+
+
 def test_preparation_is_measured_beside_its_floor(capsys):
     preparation.main(SimpleNamespace(floor=None, pictures=4, repeats=1))
     pictures, *measured = capsys.readouterr().out.splitlines()[-1].strip("| ").split(" | ")

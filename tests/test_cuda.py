@@ -50,6 +50,7 @@ RUNS = {  # name: flags and what launches the script
     "off": (["--cache", "off"], ()),
     "float32": (["--float32"], ()),
     "compile": (["--compile"], ()),
+    "graphs": (["--cuda_graphs"], ()),
     "torchrun": ([], ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "1")),
 }
 

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from itertools import count
 from pathlib import Path
 from shlex import split
@@ -24,6 +25,7 @@ import generate_labels
 import main_deeplab
 from dataset_utils import find_pairs
 from faceparse import checkpoints, distributed, errors, locking, precision
+from faceparse.acceleration import compile_if_possible, use_cuda_graphs
 from faceparse.classes import CELEBAMASK
 from faceparse.images import read_maker, read_mask, write_label_map
 from faceparse.optimisation import AveragedModel, build_optimizer, learning_rate
@@ -805,7 +807,7 @@ def test_compiled_model_computes_the_same_and_keeps_its_keys():
     torch.manual_seed(0)
     model, photos = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)), torch.rand(2, 3, 8, 8)
     keys, expected = list(model.state_dict()), model(photos)
-    main_deeplab.compile_if_possible(model, torch.device("cpu"))
+    compile_if_possible(model, torch.device("cpu"))
     torch.testing.assert_close(model(photos), expected)
     assert list(model.state_dict()) == keys
 
@@ -818,6 +820,41 @@ def test_without_a_compiler_one_line_says_so_and_training_continues(sample_datas
     train(tmp_path, "--dataset_dir", sample_dataset, *SMALL, "--epochs", 1, "--compile")
     out = capsys.readouterr().out
     assert "--compile: does not work here, continuing without it (no C++ compiler)\n" in out and "epoch 1" in out
+
+
+@pytest.fixture
+def small_network(monkeypatch):
+    monkeypatch.setattr(torch.random, "fork_rng", lambda devices: nullcontext())  # asks the driver
+    return torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
+
+
+def test_graphs_are_replayed_for_batches_of_their_shape_and_leave_the_statistics(small_network, monkeypatch):
+    def capture(model, batches):
+        forward = model.forward
+        forward(*batches)  # PyTorch warms up, which changes the statistics
+        assert model.training and not torch.is_autocast_cache_enabled()
+        model.forward = lambda batch: "replayed"
+
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", capture)
+    before = {key: value.clone() for key, value in small_network.state_dict().items()}
+    use_cuda_graphs(small_network, precision.Precision(torch.device("cpu")), (2, 3, 8, 8))
+    torch.testing.assert_close(small_network.state_dict(), before)
+    assert small_network(torch.zeros(2, 3, 8, 8)) == "replayed"
+    assert small_network(torch.zeros(1, 3, 8, 8)).shape == (1, 4, 6, 6)
+
+
+def test_where_no_graph_can_be_made_one_line_says_so_and_nothing_changes(small_network, monkeypatch, capsys):
+    def broken(model, batches):
+        model(*batches)
+        raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nand a long explanation")
+
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", broken)
+    before = {key: value.clone() for key, value in small_network.state_dict().items()}
+    use_cuda_graphs(small_network, precision.Precision(torch.device("cpu")), (2, 3, 8, 8))
+    torch.testing.assert_close(small_network.state_dict(), before)
+    assert small_network(torch.zeros(2, 3, 8, 8)).shape == (2, 4, 6, 6)
+    line = "--cuda_graphs: does not work here, continuing without it (CUDA error: operation not permitted when stream "
+    assert capsys.readouterr().out == f"{line}is capturing)\n"
 
 
 def test_best_is_the_checkpoint_of_the_highest_score_and_the_first_of_equals(tmp_path, monkeypatch):
