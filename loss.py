@@ -1,4 +1,4 @@
-"""Cross-entropy, focal and multi-class Dice loss, and the schedule that mixes them.
+"""Cross-entropy, focal, multi-class Dice and distillation loss, and the schedule that mixes them.
 
 `mixed_loss` takes logits [N, C, H, W] of any float type and class ids [N, H, W]; pixels of id 255 count nowhere. Its
 sums run in float32, also under bf16 or fp16 autocast. One log-softmax serves all terms, and no one-hot tensor is built.
@@ -6,6 +6,8 @@ sums run in float32, also under bf16 or fp16 autocast. One log-softmax serves al
 Where several processes train, the sums run over all of their shares of a batch, so that their number changes nothing:
 `total` is then `distributed.sum_with_gradient`, which turns a tensor of a process's sums into that of all.
 """
+
+from functools import partial
 
 import torch
 
@@ -74,8 +76,32 @@ def dice_loss(log_probs, log_pt, valid, target, present_only, total):
     return 1 - dice.mean()
 
 
-def mixed_loss(logits, target, *, focal_weight, focal_gamma, dice_weight, dice_present_only, total=only_here):
-    """(1 - dice_weight) * (focal_weight * focal + (1 - focal_weight) * cross-entropy) + dice_weight * Dice."""
+def soft_cross_entropy(log_probs, taught, total):
+    """Return the cross-entropy against teachers' probabilities `taught` [N, C, H, W], a mean over all pixels.
+
+    Its gradient is that of the Kullback-Leibler divergence: distillation at temperature 1 (Hinton et al., 2015,
+    https://arxiv.org/abs/1503.02531). No pixel is ignored.
+    """
+    values = -(taught * log_probs).sum(dim=1)
+    return masked_mean(values, torch.ones_like(values), total)
+
+
+def mixed_loss(
+    logits,
+    target,
+    taught=None,
+    *,
+    focal_weight,
+    focal_gamma,
+    dice_weight,
+    dice_present_only,
+    teacher_weight=0.0,
+    total=only_here,
+):
+    """(1 - dice_weight) * (focal_weight * focal + (1 - focal_weight) * cross-entropy) + dice_weight * Dice.
+
+    Where teachers' probabilities `taught` are given, (1 - teacher_weight) of it + teacher_weight * soft cross-entropy.
+    """
     log_probs, log_pt, valid = log_probabilities(logits, target)
     values = -log_pt
     if focal_weight:
@@ -84,26 +110,23 @@ def mixed_loss(logits, target, *, focal_weight, focal_gamma, dice_weight, dice_p
     if dice_weight:
         dice = dice_loss(log_probs, log_pt, valid, target, dice_present_only, total)
         loss = (1 - dice_weight) * loss + dice_weight * dice
+    if taught is not None:
+        loss = (1 - teacher_weight) * loss + teacher_weight * soft_cross_entropy(log_probs, taught, total)
     return loss
 
 
 def loss_at_epoch(args, epoch, single_photographs=False):
-    """Return loss(logits, target) of the 1-based epoch: Dice joins at `args.dice_from_epoch`.
+    """Return loss(logits, target, taught=None) of the 1-based epoch: Dice joins at `args.dice_from_epoch`.
 
     It is that of a batch of which every process has a share. With `single_photographs` it is that of what it is given,
     with Dice over the classes that occur, whatever the flag says: each class that does not would count as missed.
     """
-    dice_weight = args.dice_weight if epoch >= args.dice_from_epoch else 0.0
-
-    def loss(logits, target):
-        return mixed_loss(
-            logits,
-            target,
-            focal_weight=args.focal_weight,
-            focal_gamma=args.focal_gamma,
-            dice_weight=dice_weight,
-            dice_present_only=single_photographs or args.dice_present_only,
-            total=only_here if single_photographs else distributed.sum_with_gradient,
-        )
-
-    return loss
+    return partial(
+        mixed_loss,
+        focal_weight=args.focal_weight,
+        focal_gamma=args.focal_gamma,
+        dice_weight=args.dice_weight if epoch >= args.dice_from_epoch else 0.0,
+        dice_present_only=single_photographs or args.dice_present_only,
+        teacher_weight=args.teacher_weight,
+        total=only_here if single_photographs else distributed.sum_with_gradient,
+    )

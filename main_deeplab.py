@@ -45,6 +45,7 @@ from faceparse.pseudo_labels import (
     require_unlabelled,
     write_labels,
 )
+from faceparse.teachers import Teachers
 from faceparse.torch_network import TorchNetwork
 from faceparse.training_log import draw_runs, read_log, write_log
 from faceparse.training_state import STATES, TrainingState, read_newest
@@ -73,10 +74,10 @@ class TimedBatches:
 def train_one_epoch(state, epoch, trained, training_set, device, *, first_step=0, loss_sum=0.0, run_dir=None):
     """Train one epoch of a TrainingState, `trained` its network or what wraps it; return the entries for the log.
 
-    train_loss is the mean over steps and processes, images_per_second counts all processes; data_wait is this process's
-    share of time spent waiting for data, and peak_gib its peak of GPU memory. Only the progress bar waits for the GPU,
-    every 20 steps. An interrupted epoch continues after `first_step` steps, whose losses had the sum `loss_sum`; the
-    states of --save_steps go to `run_dir`.
+    train_loss is the mean over steps and processes, with the teachers' share where there are any; images_per_second
+    counts all processes; data_wait is this process's share of time spent waiting for data, and peak_gib the most memory
+    of the GPU that PyTorch held. Only the progress bar waits for the GPU, every 20 steps. An interrupted epoch
+    continues after `first_step` steps, whose losses had the sum `loss_sum`; the states of --save_steps go to `run_dir`.
     """
     args = state.args
     start, images = time.perf_counter(), 0
@@ -99,9 +100,7 @@ def train_one_epoch(state, epoch, trained, training_set, device, *, first_step=0
         generator = torch.Generator().manual_seed(seed)
         images += len(photos) * distributed.world_size()
         photos, masks = augment(photos, masks, augmentation, generator, state.model.class_set)
-        with state.precision.autocast():
-            logits = trained(photos)
-        loss = loss_function(logits, masks)
+        loss = training_loss(state, trained, photos, masks, loss_function)
         state.precision.step(loss, state.optimizer)
         total += loss.detach()
         if state.ema is not None:
@@ -119,8 +118,16 @@ def train_one_epoch(state, epoch, trained, training_set, device, *, first_step=0
     seconds = time.perf_counter() - start
     speed = {"images_per_second": round(images / seconds, 2), "data_wait": batches.waited / seconds}
     if device.type == "cuda":
-        speed["peak_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
+        speed["peak_gib"] = torch.cuda.max_memory_reserved(device) / 2**30
     return {"learning_rate": state.optimizer.param_groups[0]["lr"], "train_loss": mean_loss, **speed}
+
+
+def training_loss(state, trained, photos, masks, loss_function):
+    """Return the loss of a batch, the teachers' share included."""
+    with state.precision.autocast():
+        taught = state.teachers and state.teachers.probabilities(photos)  # first, while no activations are kept
+        logits = trained(photos)
+    return loss_function(logits, masks, taught)
 
 
 def finite(loss, args, epoch, step):
@@ -148,9 +155,7 @@ def try_largest_step(state, trained, pairs, device):
     trained.train()
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         photos, masks = augment(photos, masks, args.augment, torch.Generator(), model.class_set)
-        with state.precision.autocast():
-            logits = trained(photos)
-        loss_at_epoch(args, args.dice_from_epoch)(logits, masks).backward()
+        training_loss(state, trained, photos, masks, loss_at_epoch(args, args.dice_from_epoch)).backward()
     trained.zero_grad(set_to_none=True)
     for buffer, before in buffers:
         buffer.copy_(before)
@@ -240,7 +245,8 @@ def build_training(args, device, class_set):
     if args.load_model_path and not args.resume:
         checkpoints.load_start(model, args.load_model_path, strict=not args.load_not_strict)
     ema = AveragedModel(model, args.ema) if args.ema else None
-    return TrainingState(args, model, ema, build_optimizer(args, model), Precision(device, args.float32))
+    teachers = Teachers(args.teacher, class_set, args.image_size, device) if args.teacher else None
+    return TrainingState(args, model, ema, build_optimizer(args, model), Precision(device, args.float32), teachers)
 
 
 def read_training_set(args, pairs, class_set, device):
@@ -286,8 +292,8 @@ def check_start(args, run_dir, train_pairs, class_set, device):
         raise InputError(f"{run_dir}: holds a run; {way_on} --save_prefix starts a new run")
     if args.sync_batchnorm and device.type != "cuda":
         raise InputError("--sync_batchnorm: PyTorch has this for GPUs alone; leave it out on the CPU")
-    if args.cuda_graphs and distributed.is_launched():
-        raise InputError("--cuda_graphs: for one process; leave it out under torchrun")
+    if args.cuda_graphs and (device.type != "cuda" or distributed.is_launched()):
+        raise InputError("--cuda_graphs: for one process on a GPU; leave it out on the CPU and under torchrun")
     if args.self_distill_epoch >= args.epochs:
         raise InputError(
             f"--self_distill_epoch {args.self_distill_epoch}: leaves none of {args.epochs} epochs to train"
@@ -369,7 +375,7 @@ def train(args, device, run_dir):
         send_to_logger = open_logger(args.logger, run_dir, log, first_epoch, vars(args), class_set)
     if args.compile:
         compile_if_possible(state.model, device)
-    if args.cuda_graphs and device.type == "cuda":
+    if args.cuda_graphs:
         use_cuda_graphs(state.model, state.precision, (args.batch_size, 3, args.image_size, args.image_size))
     trained = distributed.data_parallel(state.model, device)  # BatchNorm statistics are averaged once an epoch
 

@@ -241,6 +241,12 @@ def train_parser(description):
     group.add_argument("--dice_from_epoch", type=positive_int, default=21, help="first epoch with Dice")
     group.add_argument("--dice_present_only", action="store_true", help="Dice over classes present in the batch only")
 
+    group = parser.add_argument_group("teachers")
+    group.add_argument(
+        "--teacher", nargs="+", default=[], metavar="CHECKPOINT", help="learn the mean probabilities of these networks"
+    )
+    group.add_argument("--teacher_weight", type=fraction, default=0.5, help="their share of the loss")
+
     group = parser.add_argument_group("self-distillation")
     group.add_argument(
         "--self_distill_epoch",

@@ -5,7 +5,7 @@ import warnings
 import torch
 
 from faceparse import distributed
-from faceparse.errors import first_line
+from faceparse.errors import InputError, first_line, too_little_memory
 
 
 def compile_if_possible(model, device):
@@ -21,14 +21,15 @@ def compile_if_possible(model, device):
 
 
 def use_cuda_graphs(model, precision, shape):
-    """Let the model replay CUDA graphs of its forward and backward pass, in training and for batches of this shape.
+    """Let the model replay CUDA graphs of its forward and backward pass, in training and for batches of one shape.
 
     Python takes longer to start a small network's kernels than a GPU to compute them; a graph starts all of them at
-    once. Weights and BatchNorm statistics stay as they are. Where a graph cannot be made, say so and change nothing.
+    once. `shape` is that of the photographs, (N, 3, H, W). The model is left in training mode, and its weights and
+    BatchNorm statistics stay as they are. Raises InputError where a graph cannot be made.
     """
     forward, buffers = model.forward, [(buffer, buffer.clone()) for buffer in model.buffers()]
     photos = torch.zeros(shape, device=precision.device).contiguous(memory_format=torch.channels_last)
-    # The graphs are made on another stream than that of the optimiser, which autograd takes into account.
+    # PyTorch 2.11 warns that the graphs use another stream than the optimiser. Autograd lets one wait for the other.
     warnings.filterwarnings("ignore", "The AccumulateGrad node's stream")
     torch.backends.cudnn.benchmark = True  # as in training; the graphs keep the algorithms that are chosen now
     try:
@@ -36,11 +37,11 @@ def use_cuda_graphs(model, precision, shape):
         with torch.random.fork_rng([precision.device]), precision.autocast(cache_enabled=False):
             torch.cuda.make_graphed_callables(model.train(), (photos,))
     except RuntimeError as error:
-        print(f"--cuda_graphs: does not work here, continuing without it ({first_line(error)})")
-        model.forward = forward
-    else:
-        replay = model.forward
-        model.forward = lambda batch: (replay if batch.shape == shape else forward)(batch)
+        if too_little_memory(error):
+            raise
+        raise InputError(f"--cuda_graphs: does not work here ({first_line(error)}); leave it out") from None
     torch.backends.cudnn.benchmark = False
     for buffer, before in buffers:
         buffer.copy_(before)
+    replay = model.forward
+    model.forward = lambda batch: (replay if batch.shape == shape else forward)(batch)

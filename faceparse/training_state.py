@@ -12,6 +12,7 @@ from faceparse.dataset_layout import split_folders
 from faceparse.errors import InputError, unbroken
 from faceparse.optimisation import AveragedModel
 from faceparse.precision import Precision
+from faceparse.teachers import Teachers
 from faceparse.wording import counted
 
 # The flags that may differ between a run and its --resume.
@@ -54,13 +55,14 @@ PROCESS_FIELDS = {"loss_sum": float, "trained_buffers": dict, "buffers": dict}  
 
 @dataclass
 class TrainingState:
-    """All that a step of training changes, and the flags `args` of main_deeplab.py."""
+    """All that a step of training changes, its teachers, and the flags `args` of main_deeplab.py."""
 
     args: Namespace
     model: nn.Module
     ema: AveragedModel | None  # None without --ema
     optimizer: Optimizer
     precision: Precision
+    teachers: Teachers | None = None  # these do not change
     best_miou: float = -1.0  # of best.pt
 
     @property
@@ -153,7 +155,7 @@ def check_flags(args, path, saved):
         )
     changed = [
         f"--{name} {value} (now {getattr(args, name, None)})"
-        for name, value in saved["args"].items()
+        for name, value in ({"teacher": []} | saved["args"]).items()  # older states had none
         if name not in FREE_ON_RESUME and value != getattr(args, name, None)
     ]
     if changed:

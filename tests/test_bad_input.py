@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from PIL import Image
 import generate_labels
 import main_deeplab
 import validate
-from faceparse import checkpoints, distributed, errors
+from faceparse import SHIPPED_CHECKPOINT, checkpoints, distributed, errors
 from faceparse.classes import CELEBAMASK
 from faceparse.images import write_label_map
 from models import build_model
@@ -274,12 +273,16 @@ def test_synchronised_batchnorm_on_the_cpu(refusal):
     assert refusal(main_deeplab, *TRAIN, "--sync_batchnorm").startswith("error: --sync_batchnorm: PyTorch has this for")
 
 
-def test_graphs_of_several_processes(refusal, monkeypatch):
-    monkeypatch.setattr(distributed, "is_launched", lambda: True)
-    monkeypatch.setenv("RANK", "0")
-    monkeypatch.setattr(distributed, "process_group", lambda device: nullcontext())
-    message = refusal(main_deeplab, *TRAIN, "--cuda_graphs")
-    assert message == "error: --cuda_graphs: for one process; leave it out under torchrun"
+def test_graphs_on_the_cpu(refusal):
+    message = "error: --cuda_graphs: for one process on a GPU; leave it out on the CPU and under torchrun"
+    assert refusal(main_deeplab, *TRAIN, "--cuda_graphs") == message
+
+
+def test_teachers_that_cannot_teach(refusal):
+    message = refusal(main_deeplab, *TRAIN, "--teacher", "missing.pt")
+    assert message.startswith("error: missing.pt: no such checkpoint")
+    message = refusal(main_deeplab, *TRAIN, "--image_size", 64, "--teacher", SHIPPED_CHECKPOINT)
+    assert message.endswith("as --teacher it needs --image_size 512")
 
 
 def test_self_distillation_after_the_last_epoch(refusal):

@@ -138,7 +138,6 @@ def test_the_clip_has_the_frames_asked_for_and_moves(tmp_path):
     assert np.abs(frames[0].astype(int) - frames[12]).mean() > 5
 
 
-@pytest.mark.slow
 def test_the_parts_of_a_step_are_those_of_training():
     args = SimpleNamespace(model_type=DEFAULT, image_size=33, batch_size=2, steps=2)
     whole, parts, _ = step.measure(args, CPU, graphs=False)
@@ -146,6 +145,7 @@ def test_the_parts_of_a_step_are_those_of_training():
     assert min(parts.values()) > 0 and sum(parts.values()) <= whole
 
 
+@pytest.mark.slow
 def test_preparation_is_measured_beside_its_floor(capsys):
     preparation.main(SimpleNamespace(floor=None, pictures=4, repeats=1))
     pictures, *measured = capsys.readouterr().out.splitlines()[-1].strip("| ").split(" | ")

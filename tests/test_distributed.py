@@ -11,13 +11,19 @@ from two_processes import in_two_processes
 from faceparse import SHIPPED_CHECKPOINT, distributed
 from faceparse.classes import CELEBAMASK
 from loss import loss_at_epoch
-from main_deeplab import build_training
+from main_deeplab import build_training, training_loss
 from options import train_parser
 
 PORTRAIT = Path(__file__).parents[1] / "assets/astronaut.jpg"
 CPU = torch.device("cpu")
 RARE = 15  # a class that is in the first photograph alone
-FLAGS = {"all terms": [], "present only": ["--dice_present_only"], "Dice alone": ["--dice_weight", "1"]}
+TEACHER = Path(__file__).parents[1] / "recipes/slim_512_more.pt"
+FLAGS = {
+    "all terms": [],
+    "present only": ["--dice_present_only"],
+    "Dice alone": ["--dice_weight", "1"],
+    "a teacher": ["--teacher", str(TEACHER), "--teacher_weight", "0.9"],
+}
 
 
 def batch(model):
@@ -41,10 +47,13 @@ def gradients(rank, processes, flags):
     In float64, because in float32 a few rounded bits of an ill-conditioned layer look like another gradient.
     """
     args = train_parser("Train.").parse_args(["--load_model_path", str(SHIPPED_CHECKPOINT), *flags])
-    model = build_training(args, CPU, CELEBAMASK).model
+    state = build_training(args, CPU, CELEBAMASK)
+    model = state.model
     trained = distributed.data_parallel(model.eval().double(), CPU)
+    for network in state.teachers.networks if state.teachers else []:
+        network.double()
     photos, masks = (part[rank::processes] for part in batch(model))
-    loss = loss_at_epoch(args, args.dice_from_epoch)(trained(photos), masks)
+    loss = training_loss(state, trained, photos, masks, loss_at_epoch(args, args.dice_from_epoch))
     loss.backward()
     return loss.detach(), {name: parameter.grad for name, parameter in model.named_parameters()}
 

@@ -181,6 +181,22 @@ def test_schedule_takes_the_flags(batch):
     assert loss_at_epoch(args, 3)(*batch).item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_what_teachers_say_is_learned_as_by_the_kullback_leibler_divergence(batch):
+    """PyTorch's divergence has the same gradient, and is smaller by the entropy of what they say."""
+    taught = torch.randn(batch[0].shape, generator=torch.Generator().manual_seed(1)).softmax(dim=1)
+    args = train_parser("Train.").parse_args(["--teacher_weight", "0.75"])
+    logits, other = (batch[0].clone().requires_grad_() for _ in range(2))
+    loss = loss_at_epoch(args, 1)(logits, batch[1], taught)
+    pixels = taught.numel() / CLASSES
+    divergence = F.kl_div(other.log_softmax(dim=1), taught, reduction="sum") / pixels
+    expected = 0.25 * loss_at_epoch(args, 1)(other, batch[1]) + 0.75 * divergence
+    entropy = -(taught * taught.log()).sum() / pixels
+    assert loss.item() == pytest.approx((expected + 0.75 * entropy).item(), rel=1e-5)
+    loss.backward()
+    expected.backward()
+    torch.testing.assert_close(logits.grad, other.grad)
+
+
 def test_the_validation_loss_is_the_mean_over_photographs(tmp_path, monkeypatch):
     """Each at the size of its mask, with Dice over its own classes. One photograph has three of them, the other two."""
     generator = torch.Generator().manual_seed(0)
