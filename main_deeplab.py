@@ -48,7 +48,7 @@ from faceparse.pseudo_labels import (
 from faceparse.teachers import Teachers
 from faceparse.torch_network import TorchNetwork
 from faceparse.training_log import draw_runs, read_log, write_log
-from faceparse.training_state import STATES, TrainingState, read_newest
+from faceparse.training_state import STATES, TrainingState, read_newest, unchanged_buffers
 from faceparse.upsampling import label_map
 from faceparse.wording import counted
 from loss import loss_at_epoch
@@ -151,14 +151,11 @@ def try_largest_step(state, trained, pairs, device):
     shape = (-(-images // distributed.world_size()), args.image_size, args.image_size)
     masks = torch.zeros(shape, dtype=torch.uint8, device=device)
     photos = masks[:, None].expand(-1, 3, -1, -1)
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     trained.train()
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    with unchanged_buffers(model), torch.random.fork_rng([device] if device.type == "cuda" else []):
         photos, masks = augment(photos, masks, args.augment, torch.Generator(), model.class_set)
         training_loss(state, trained, photos, masks, loss_at_epoch(args, args.dice_from_epoch)).backward()
     trained.zero_grad(set_to_none=True)
-    for buffer, before in buffers:
-        buffer.copy_(before)
 
 
 def validate_epoch(args, epoch, model, pairs, device, visualization_dir=None):

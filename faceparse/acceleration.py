@@ -6,6 +6,7 @@ import torch
 
 from faceparse import distributed
 from faceparse.errors import InputError, first_line, too_little_memory
+from faceparse.training_state import unchanged_buffers
 
 
 def compile_if_possible(model, device):
@@ -27,21 +28,23 @@ def use_cuda_graphs(model, precision, shape):
     once. `shape` is that of the photographs, (N, 3, H, W). The model is left in training mode, and its weights and
     BatchNorm statistics stay as they are. Raises InputError where a graph cannot be made.
     """
-    forward, buffers = model.forward, [(buffer, buffer.clone()) for buffer in model.buffers()]
+    forward = model.forward
     photos = torch.zeros(shape, device=precision.device).contiguous(memory_format=torch.channels_last)
     # PyTorch 2.11 warns that the graphs use another stream than the optimiser. Autograd lets one wait for the other.
     warnings.filterwarnings("ignore", "The AccumulateGrad node's stream")
     torch.backends.cudnn.benchmark = True  # as in training; the graphs keep the algorithms that are chosen now
     try:
         # Weights are cast within the graph, because they change between its replays.
-        with torch.random.fork_rng([precision.device]), precision.autocast(cache_enabled=False):
+        with (
+            unchanged_buffers(model),
+            torch.random.fork_rng([precision.device]),
+            precision.autocast(cache_enabled=False),
+        ):
             torch.cuda.make_graphed_callables(model.train(), (photos,))
     except RuntimeError as error:
         if too_little_memory(error):
             raise
         raise InputError(f"--cuda_graphs: does not work here ({first_line(error)}); leave it out") from None
     torch.backends.cudnn.benchmark = False
-    for buffer, before in buffers:
-        buffer.copy_(before)
     replay = model.forward
     model.forward = lambda batch: (replay if batch.shape == shape else forward)(batch)

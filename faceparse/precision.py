@@ -24,8 +24,8 @@ class Precision:
         self.device, self.dtype = device, autocast_dtype(device, float32)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype is torch.float16)
 
-    def autocast(self, **options):
-        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None, **options)
+    def autocast(self, cache_enabled=None):
+        return torch.autocast(self.device.type, self.dtype, self.dtype is not None, cache_enabled)
 
     def step(self, loss, optimizer):
         """Go backward from the loss and let the optimiser step."""

@@ -1,6 +1,7 @@
 """The state of a training run: what its steps change, how it is kept, and what continues it."""
 
 from argparse import Namespace
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,6 +52,15 @@ STATE_FIELDS = {
 }
 STEP_FIELDS = {"step": int, "processes": list}  # of a state within an epoch, in which
 PROCESS_FIELDS = {"loss_sum": float, "trained_buffers": dict, "buffers": dict}  # each process has these
+
+
+@contextmanager
+def unchanged_buffers(model):
+    """Give a model's buffers, which are the statistics of BatchNorm, their values back after the block."""
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    yield
+    for buffer, before in buffers:
+        buffer.copy_(before)
 
 
 @dataclass

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The recipe of the shipped weights, from random ones, in six stages. Photographs without masks get their labels from
 # the network of the stage before. Hours are those of one CPU core, with 700 photographs with masks and 1,157 without.
-# On an NVIDIA H100 the first stage takes about 3 minutes; the others were not timed there. On a GPU add --cuda_graphs.
+# On an NVIDIA H100 the first stage takes about 3 minutes; the others were not timed there, nor --cuda_graphs, which makes
+# single steps faster on a GPU (docs/BENCHMARKS.md).
 #
 #   slim_256         60 epochs at 256 px on photographs with masks    1.1 h
 #   slim_256_all     28 epochs at 256 px on all                       1.3 h
