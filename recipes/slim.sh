@@ -14,17 +14,23 @@
 #
 #   bash recipes/slim.sh [--workers 4 ...]     # further flags go to every training; called again, it continues
 #
-# Photographs without masks are taken from dataset/test_image, or from the folders in UNLABELLED; PARTIAL_MASKS names
+# Photographs without masks are taken from the folders in UNLABELLED, else from dataset/test_image, but not where that
+# has masks in dataset/test_mask to test on: then the stages train on photographs with masks alone. PARTIAL_MASKS names
 # folders of true masks of one class for some of them, as in
 #   UNLABELLED="dataset/test_image more" PARTIAL_MASKS=hair=more_hair bash recipes/slim.sh
 # The shipped weights had 957 photographs besides those of dataset/test_image. To repeat a stage, delete its folder and
 # those of all later stages in checkpoints/, and their labels in dataset/train/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-read -ra unlabelled <<< "${UNLABELLED:-dataset/test_image}"
+if [ -n "${UNLABELLED:-}" ] || [ ! -d dataset/test_mask ]; then
+    read -ra unlabelled <<< "${UNLABELLED:-dataset/test_image}"
+else
+    unlabelled=()
+    echo "dataset/test_image has masks to test on: not trained on; UNLABELLED names other photographs"
+fi
 read -ra partial <<< "${PARTIAL_MASKS:-}"
 
-for folder in "${unlabelled[@]}" ${partial:+"${partial[@]#*=}"}; do # now, and not after an hour
+for folder in ${unlabelled:+"${unlabelled[@]}"} ${partial:+"${partial[@]#*=}"}; do # now, and not after an hour
     [ -d "$folder" ] || { echo "error: $folder: no such folder; see UNLABELLED and PARTIAL_MASKS in $0" >&2; exit 2; }
 done
 [ -d dataset/corrected ] || python check_dataset.py --fix_left_right dataset/corrected
@@ -54,13 +60,13 @@ label() { # label STAGE FOLDER FLAGS...: the corrected masks, and for the other 
     [ "$1" -gt "$complete" ] || return 0
     [ ! -d "$2" ] || { echo "$2: used as it is; delete it to label again"; return 0; }
     python generate_labels.py --tta --threshold 1 --checkpoint "$(checkpoint $(($1 - 1)))" \
-        --label_dir dataset/corrected/train_mask --unlabelled_dir "${unlabelled[@]}" \
+        --label_dir dataset/corrected/train_mask ${unlabelled:+--unlabelled_dir "${unlabelled[@]}"} \
         ${partial:+--partial_masks "${partial[@]}"} --output_dir "$2" --colored_dir "$2_colored" "${@:3}"
 }
 
 small=(--image_size 256 --batch_size 16 --learning_rate 0.002)
 large=(--image_size 512 --batch_size 8 --learning_rate 0.0015 --warmup_epochs 1 --dice_from_epoch 1)
-together=(--unlabelled_dir "${unlabelled[@]}" --label_dir)
+together=(${unlabelled:+--unlabelled_dir "${unlabelled[@]}"} --label_dir)
 labels=dataset/train/slim_labels
 
 train 1 "${small[@]}" --warmup_epochs 2 --dice_from_epoch 6 --label_dir dataset/corrected/train_mask "$@"
@@ -71,5 +77,5 @@ label 4 "${labels}_2"
 train 4 "${large[@]}" "${together[@]}" "${labels}_2" "$@"
 label 5 "${labels}_3"
 train 5 "${large[@]}" "${together[@]}" "${labels}_3" "$@"
-label 6 "${labels}_4" --doubtful ear_r=0.05 neck_l=0.05 eye_g=0.05 hat=0.05 cloth=0.1
+label 6 "${labels}_4" ${unlabelled:+--doubtful ear_r=0.05 neck_l=0.05 eye_g=0.05 hat=0.05 cloth=0.1}
 train 6 "${large[@]}" "${together[@]}" "${labels}_4" --augment strong "$@"

@@ -67,6 +67,17 @@ def test_what_is_complete_is_skipped_and_what_was_interrupted_continues(tmp_path
     assert run_recipe(tmp_path, "slim.sh") == [[], []]
 
 
+def test_a_test_split_is_not_trained_on(tmp_path, monkeypatch):
+    (tmp_path / "dataset/test_mask").mkdir(parents=True)
+    trainings, labellings = run_recipe(tmp_path, "slim.sh")
+    assert len(trainings) == 6 and len(labellings) == 4
+    assert not any(each.unlabelled_dir or each.doubtful for each in trainings + labellings)
+    (tmp_path / "more").mkdir()
+    monkeypatch.setenv("UNLABELLED", "more")
+    trainings, _ = run_recipe(tmp_path, "slim.sh")
+    assert [each.unlabelled_dir for each in trainings] == [[], ["more"], [], ["more"], ["more"], ["more"]]
+
+
 def test_a_missing_folder_of_photographs_is_said_before_the_first_stage(tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("UNLABELLED", "dataset/test_image mistyped")
     with pytest.raises(subprocess.CalledProcessError) as failed:
