@@ -78,7 +78,8 @@ def main(args):
         print(f"{args.sheet}: written, {len(items)} of {counted(len(suspects), 'mask')} with left and right reversed")
     if out:
         write_corrected(splits, out, class_set)
-        flags = f"--label_dir {quoted(out / 'train_mask')} --truth_dir {quoted(out / 'val_mask')}"
+        flags = f"--dataset_dir {quoted(root)} --classes {quoted(args.classes)} "
+        flags += f"--label_dir {quoted(out / 'train_mask')} --truth_dir {quoted(out / 'val_mask')}"
         print(f"{out}: all masks written, {len(suspects)} of them corrected; train with {flags}")
 
 

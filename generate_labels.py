@@ -14,9 +14,12 @@ stays. `python main_deeplab.py --self_distill_epoch 30` does both in one run.
 Photographs of --unlabelled_dir have no masks; they get the predictions, and 255 (ignored) where the model is unsure.
 """
 
+from pathlib import Path
+
 from dataset_utils import find_unlabelled
 from faceparse.atomic_files import atomic_folder
 from faceparse.classes import find_class_set
+from faceparse.dataset_layout import require_classes_of
 from faceparse.errors import run_script
 from faceparse.images import match_pairs
 from faceparse.outputs import check_outputs
@@ -43,6 +46,8 @@ def main(args):
     colored = [f"{stem}.png" for stem in stems]
     check_outputs("--colored_dir", args.colored_dir, [*read_dirs, args.output_dir], pictures=colored)
     network = load_network(args.checkpoint, args.gpu_id, args.classes and find_class_set(args.classes))
+    for root in Path(args.label_dir).resolve().parents[:2]:  # the data set of train/train_mask or corrected/train_mask
+        require_classes_of(root, network.class_set)
     doubtful = doubtful_classes(args.doubtful, network.class_set)
     partial_masks = [PartialMasks(each, network.class_set) for each in args.partial_masks]
     image_size = args.image_size or network.image_size

@@ -1,7 +1,8 @@
 """Cross-entropy, focal, multi-class Dice and distillation loss, and the schedule that mixes them.
 
-`mixed_loss` takes logits [N, C, H, W] of any float type and class ids [N, H, W]; pixels of id 255 count nowhere. Its
-sums run in float32, also under bf16 or fp16 autocast. One log-softmax serves all terms, and no one-hot tensor is built.
+`mixed_loss` takes logits [N, C, H, W] of any float type and class ids [N, H, W]; pixels of id 255 count in the
+distillation alone. Its sums run in float32, also under bf16 or fp16 autocast. One log-softmax serves all terms, and no
+one-hot tensor is built.
 
 Where several processes train, the sums run over all of their shares of a batch, so that their number changes nothing:
 `total` is then `distributed.sum_with_gradient`, which turns a tensor of a process's sums into that of all.

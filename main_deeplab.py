@@ -27,13 +27,14 @@ from faceparse.acceleration import compile_if_possible, use_cuda_graphs
 from faceparse.atomic_files import atomic_folder, only_writer, rename
 from faceparse.augmentation import augment
 from faceparse.classes import find_class_set
-from faceparse.dataset_layout import require_classes_of
+from faceparse.dataset_layout import is_within, require_classes_of
 from faceparse.drawing import save_overlay
 from faceparse.errors import InputError, run_script, unbroken
-from faceparse.images import read_mask_of
+from faceparse.images import read_mask_of, resize_mask
 from faceparse.loggers import import_logger, open_logger
 from faceparse.memory import keep_freed_memory
 from faceparse.metrics import Scores, confusion_matrix, format_table
+from faceparse.network_size import fitted_size
 from faceparse.optimisation import AveragedModel, build_optimizer, learning_rate
 from faceparse.parallel import in_threads
 from faceparse.precision import Precision
@@ -112,9 +113,10 @@ def train_one_epoch(state, epoch, trained, training_set, device, *, first_step=0
                 f"{tqdm.format_interval(elapsed / (step - first_step) * steps_left)} left for all epochs"
             )
         if args.save_steps and step % args.save_steps == 0:
-            state.save_within_epoch(run_dir, epoch, step, finite(total.item(), args, epoch, step))
+            require_finite(state, total, epoch, step)
+            state.save_within_epoch(run_dir, epoch, step, total.item())
     mean_loss = distributed.sum_over_processes(total).item() / (steps * distributed.world_size())
-    finite(mean_loss, args, epoch, steps)
+    require_finite(state, mean_loss, epoch, steps)
     seconds = time.perf_counter() - start
     speed = {"images_per_second": round(images / seconds, 2), "data_wait": batches.waited / seconds}
     if device.type == "cuda":
@@ -130,12 +132,12 @@ def training_loss(state, trained, photos, masks, loss_function):
     return loss_function(logits, masks, taught)
 
 
-def finite(loss, args, epoch, step):
-    """Return the loss; InputError where it is not finite."""
-    if not math.isfinite(loss):
-        kept = "; last.pt holds the state before" if epoch > 1 or 0 < args.save_steps < step else ""
-        raise InputError(f"epoch {epoch}: the loss is not finite; lower --learning_rate{kept}")
-    return loss
+def require_finite(state, loss, epoch, step):
+    """Raise InputError where the loss or a weight is not finite, before a state without use is saved."""
+    weights = (each for each in state.model.state_dict().values() if each.is_floating_point())
+    if not (math.isfinite(loss) and all(each.isfinite().all() for each in weights)):
+        kept = "; last.pt holds the state before" if epoch > 1 or 0 < state.args.save_steps < step else ""
+        raise InputError(f"epoch {epoch}: the training diverged; lower --learning_rate{kept}")
 
 
 def try_largest_step(state, trained, pairs, device):
@@ -162,7 +164,8 @@ def validate_epoch(args, epoch, model, pairs, device, visualization_dir=None):
     """Validate on (stem, photograph, mask) at each mask's own size; return loss and Scores of the whole set.
 
     Every process takes its share, none twice, and all get the same result. The loss is a mean over photographs, with
-    Dice over the classes that occur in each.
+    Dice over the classes that occur in each; a photograph larger than the network's input counts at that size, because
+    its probabilities would take gigabytes.
     """
     mine = pairs[distributed.rank() :: distributed.world_size()]
     loss_function = loss_at_epoch(args, epoch, single_photographs=True)
@@ -182,6 +185,8 @@ def validate_epoch(args, epoch, model, pairs, device, visualization_dir=None):
     predictions = predict(network, [photo for _, photo, _ in mine], **options)
     for logits, mask, counts in in_threads(score, predictions, threads=2):  # else a GPU would wait for this
         matrix += counts
+        if max(mask.shape) > args.image_size:
+            mask = resize_mask(mask, *fitted_size(mask.shape, args.image_size))
         logits = F.interpolate(torch.from_numpy(logits)[None].to(device), size=mask.shape, mode="bilinear")
         loss_sum += loss_function(logits, torch.from_numpy(mask)[None].to(device))
     matrix = distributed.sum_over_processes(torch.from_numpy(matrix).to(device)).cpu().numpy()
@@ -265,11 +270,13 @@ def holds_a_run(run_dir):
 
     One that was killed in its first epoch, before its first state, can only start again and does not count.
     """
-    files = {path.name for path in run_dir.glob("[!.]*.pt")}
-    log = run_dir / "log.jsonl"
+    if (run_dir / "merged_labels").exists():
+        return True
+    files, log = {path.name for path in run_dir.glob("[!.]*.pt")}, run_dir / "log.jsonl"
     epochs = len(log.read_bytes().splitlines()) if log.exists() else 0
-    left_over = files <= {"Deeplab_checkpoint_epoch_1.pt", "best.pt"} and epochs == 1
-    return bool((files or epochs) and not left_over) or (run_dir / "merged_labels").exists()
+    if epochs == 1 and files <= {"Deeplab_checkpoint_epoch_1.pt", "best.pt"}:
+        return False
+    return bool(files or epochs)
 
 
 def check_start(args, run_dir, train_pairs, class_set, device):
@@ -345,7 +352,7 @@ def read_run_log(run_dir, last_epoch):
 
 def train(args, device, run_dir):
     class_set = find_class_set(args.classes)
-    if not (args.label_dir and args.truth_dir):  # else no mask of the data set is read
+    if any(is_within(folder, args.dataset_dir) for folder in (args.label_dir, args.truth_dir)):
         require_classes_of(args.dataset_dir, class_set)
     train_pairs, unlabelled, val_pairs = find_data(args)
     doubtful = doubtful_classes(args.doubtful, class_set)

@@ -42,6 +42,11 @@ def require_classes_of(root, class_set):
         raise InputError(f"{root}: has other classes; give --classes {quoted(known)}")
 
 
+def is_within(folder, root):
+    """Tell whether a folder lies in a data set; None stands for the data set's own folder."""
+    return folder is None or Path(folder).resolve().is_relative_to(Path(root).resolve())
+
+
 def read_record(root):
     """Return the flags that a folder was prepared with; none where it was not. InputError for a damaged file."""
     record = Path(root) / RECORD

@@ -19,11 +19,12 @@ OF_A_PATH = {
     if hasattr(errno, name)
 }
 READER_GONE = 128 + 13  # the exit status of a program that SIGPIPE ends
+LITTLE_MEMORY = "there is too little memory; lower --batch_size, --image_size or --workers, or shrink large photographs"
 TOO_LITTLE_MEMORY = {  # by name or text, because not every script imports torch
     "OutOfMemoryError": "the GPU has too little memory; lower --batch_size or --image_size",
     "CUDA error: out of memory": "the GPU's memory is in use; choose another --gpu_id",
-    "MemoryError": "there is too little memory; lower --batch_size, --image_size or --workers",
-    "DefaultCPUAllocator": "there is too little memory; lower --batch_size, --image_size or --workers",
+    "MemoryError": LITTLE_MEMORY,
+    "DefaultCPUAllocator": LITTLE_MEMORY,
     "DataLoader worker (pid": "a process that reads files died, perhaps for lack of memory; lower --workers, or give a "
     "container more shared memory (docker run --shm-size)",
     "BrokenProcessPool": "a process that reads files died, perhaps for lack of memory; run the same command again",

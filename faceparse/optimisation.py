@@ -21,9 +21,9 @@ def learning_rate(args, epoch):
     """
     if epoch <= args.warmup_epochs:
         return args.learning_rate * epoch / (args.warmup_epochs + 1)
-    done, length = epoch - 1 - args.warmup_epochs, args.epochs - args.warmup_epochs
     if args.schedule == "constant":
         return args.learning_rate
+    done, length = epoch - 1 - args.warmup_epochs, args.epochs - args.warmup_epochs
     if args.schedule == "warm_restarts":
         length = 10
         while done >= length:

@@ -196,6 +196,15 @@ def test_empty_folder(place, refusal, folder, script, flags):
 # Flags that do not fit the data or the machine.
 
 
+@pytest.mark.parametrize("masks", ["val/val_mask", "corrected/train_mask"])
+def test_relabelling_masks_of_other_classes_than_the_checkpoint(place, refusal, masks):
+    (place / "dataset/prepared.json").write_text('{"data_set": "LaPa"}')
+    if not (place / "dataset" / masks).exists():
+        shutil.copytree(place / "dataset/val/val_mask", place / "dataset" / masks)
+    message = refusal(generate_labels, *MERGE, "--label_dir", f"dataset/{masks}")
+    assert message.startswith(f"error: {place / 'dataset'}: has other classes")
+
+
 def test_more_classes_in_the_masks_than_in_the_class_set(refusal):
     message = refusal(main_deeplab, *TRAIN, "--classes", "lapa")
     assert re.match(r"error: dataset/train/train_mask/train_\d+\.png: holds class id \d+; ids go from 0 to 10", message)

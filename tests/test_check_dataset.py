@@ -341,6 +341,18 @@ def test_a_folder_within_a_data_set_is_told_the_data_set(dataset, inner):
 def test_masks_that_lie_elsewhere_have_classes_of_their_own(dataset, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (dataset / "prepared.json").write_text('{"data_set": "LaPa"}')
-    elsewhere = ("--label_dir", dataset / "train/train_mask", "--truth_dir", tmp_path / "missing")
+    shutil.copytree(dataset / "train/train_mask", tmp_path / "elsewhere")
+    elsewhere = ("--label_dir", tmp_path / "elsewhere", "--truth_dir", tmp_path / "missing")
     with pytest.raises(InputError, match="missing: no such"):
         train("--dataset_dir", dataset, *elsewhere)
+
+
+def test_corrected_masks_within_a_data_set_have_its_classes(dataset, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (dataset / "prepared.json").write_text('{"data_set": "LaPa"}')
+    corrected = dataset / "corrected"
+    folders = ("--label_dir", corrected / "train_mask", "--truth_dir", corrected / "val_mask")
+    for folder in folders[1::2]:
+        shutil.copytree(dataset / "train/train_mask", folder)
+    with pytest.raises(InputError, match="has other classes; give --classes lapa"):
+        train("--dataset_dir", dataset, *folders)

@@ -219,6 +219,20 @@ def test_the_validation_loss_is_the_mean_over_photographs(tmp_path, monkeypatch)
     assert loss == pytest.approx(np.mean(expected), rel=1e-5)
 
 
+def test_a_large_photograph_counts_in_the_validation_loss_at_the_networks_size(tmp_path, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    logits, mask = torch.randn(1, 19, 32, 24, generator=generator), torch.randint(3, (128, 96), generator=generator)
+    write_label_map(tmp_path / "0.png", mask.byte().numpy())
+    prediction = (0, logits[0].numpy(), (128, 96))
+    monkeypatch.setattr(main_deeplab, "predict", lambda network, photos, **options: [prediction])
+    model, args = torch.nn.Identity(), train_parser("Train.").parse_args(["--image_size=64"])
+    model.class_set, model.image_size = CELEBAMASK, 64
+    pairs = [("0", None, tmp_path / "0.png")]
+    loss, _ = main_deeplab.validate_epoch(args, 1, model, pairs, torch.device("cpu"))
+    small = F.interpolate(logits, (64, 48), mode="bilinear"), mask[None, 1::2, 1::2]
+    assert loss == pytest.approx(loss_at_epoch(args, 1)(*small).item(), rel=1e-5)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @every_loss
 def test_low_precision_logits_are_summed_in_float32(loss, dtype):

@@ -16,6 +16,7 @@ from contextlib import nullcontext
 from itertools import count
 from pathlib import Path
 from shlex import split
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ from faceparse.images import read_maker, read_mask, write_label_map
 from faceparse.optimisation import AveragedModel, build_optimizer, learning_rate
 from faceparse.training_state import STATES, TrainingState
 from loss import loss_at_epoch
-from main_deeplab import validate_epoch
+from main_deeplab import require_finite, validate_epoch
 from options import generate_labels_parser, train_parser
 
 SCRIPT = Path(main_deeplab.__file__)
@@ -413,11 +414,21 @@ def test_more_epochs_go_on_after_the_last(sample_dataset, copied, reference):
     assert {"Deeplab_checkpoint_epoch_4.pt"} == set(files(run_dir)) - set(files(reference))
 
 
+def test_weights_that_are_not_finite_are_not_saved():
+    """The last step of an epoch may spoil them after its loss was computed."""
+    model = torch.nn.BatchNorm2d(3)
+    state = SimpleNamespace(model=model, args=parse(*FULL))
+    require_finite(state, 1.0, 2, 5)
+    model.running_var[1] = math.inf
+    with pytest.raises(errors.InputError, match=r"epoch 2: the training diverged; .*; last\.pt holds"):
+        require_finite(state, 1.0, 2, 5)
+
+
 @pytest.mark.slow
 def test_a_run_that_diverged_goes_on_with_a_lower_rate(sample_dataset, copied, capsys):
     flags, before = ["--dataset_dir", sample_dataset, *FULL, "--epochs", 4, "--resume"], contents(copied)
     message = refusal(capsys, copied, *flags, "--learning_rate", 1e30)
-    assert "epoch 4: the loss is not finite; lower --learning_rate; last.pt holds the state before" in message
+    assert "epoch 4: the training diverged; lower --learning_rate; last.pt holds the state before" in message
     assert contents(copied) == before
     run_dir = train(copied, *flags, "--learning_rate", 1e-4)
     assert "--learning_rate was 0.001, is 0.0001" in capsys.readouterr().out
