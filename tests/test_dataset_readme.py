@@ -1,6 +1,7 @@
 """What dataset/README.md tells users to write works as it stands."""
 
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import color_visualization
 import f1score
 import main_deeplab
 import validate
+from faceparse import SHIPPED_CHECKPOINT
 from faceparse.images import read_mask
 from faceparse.training_log import read_log
 from options import check_dataset_parser, color_parser, f1score_parser, train_parser, validate_parser
@@ -24,7 +26,7 @@ def block(language):
 
 
 @pytest.mark.slow
-def test_an_own_set_of_four_classes_trains(tmp_path, monkeypatch):
+def test_an_own_set_of_four_classes_trains(tmp_path, monkeypatch, capsys):
     rng = np.random.default_rng(0)
     for split in ("train", "val"):
         for kind, shape, high, suffix in (("image", (32, 32, 3), 256, "jpg"), ("mask", (32, 32), 4, "png")):
@@ -39,6 +41,10 @@ def test_an_own_set_of_four_classes_trains(tmp_path, monkeypatch):
     small = ["--image_size", "32", "--epochs", "1", "--save_every", "1", "--batch_size", "2", "--workers", "0"]
     main_deeplab.main(train_parser("Train.").parse_args([*train, *small]))
     assert "mIoU" in read_log(tmp_path / "checkpoints/own/log.jsonl", last_epoch=1)[0]
+    (from_shipped,) = (line.split()[2:] for line in block("bash")[2].replace("\\\n", "").splitlines())
+    shutil.copy(SHIPPED_CHECKPOINT, tmp_path)
+    main_deeplab.main(train_parser("Train.").parse_args([*from_shipped, *small]))
+    assert "left out" in capsys.readouterr().out
     validate.main(validate_parser("Predict.").parse_args(predict))
     f1score.main(f1score_parser("Score.").parse_args(score))
     assert Path("scores_with_f1_precision_recall.txt").read_text().count("Class ") == 4
