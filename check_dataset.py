@@ -34,7 +34,7 @@ def check_out(out, mask_dirs):
 
 
 def check_sheet(path, folders):
-    """Raise InputError if `path` is no picture's name, lies in one of the data set's folders, or is a label map."""
+    """Raise InputError if `path` is no picture's name, lies in the data set, or holds what was not drawn here."""
     check_picture_name(path)
     check_outputs("--sheet", path.parent, folders, pictures=[path.name])
 

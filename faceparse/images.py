@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, PngImagePlugin
+from PIL import ExifTags, Image, ImageOps, PngImagePlugin
 
 from faceparse.atomic_files import atomic_path
 from faceparse.classes import CELEBAMASK, IGNORE_INDEX
@@ -17,6 +17,7 @@ HEIF_SUFFIXES = {".heic", ".heif"}  # iPhones' photographs
 READ_SUFFIXES = IMAGE_SUFFIXES | HEIF_SUFFIXES
 MASK_MODES = ("P", "L", "1")  # of Pillow: one channel of ids
 MADE_BY = "Made by"  # the text in a label map's PNG that says what made it
+DRAWN_BY = "faceparse"  # the software that EXIF data of drawn pictures name
 
 
 def list_images(*paths):
@@ -210,8 +211,21 @@ def check_picture_name(path):
         raise InputError(f"{path}: is no picture's name; end it in one of {', '.join(sorted(IMAGE_SUFFIXES))}")
 
 
-def write_picture(path, picture):
-    """Write uint8 RGB [H, W, 3] in the format of the path's suffix, atomically; JPEG in high quality."""
+def write_picture(path, picture, photograph=False):
+    """Write uint8 RGB [H, W, 3] in the format of the path's suffix, atomically; JPEG in high quality.
+
+    Unless it is a photograph, its EXIF data say what drew it, for `is_drawn`; BMP files have none.
+    """
     check_picture_name(path)
+    options = {"compress_level": 1, "quality": 95, "subsampling": 0}
+    if not photograph:
+        options["exif"] = Image.Exif()
+        options["exif"][ExifTags.Base.Software] = DRAWN_BY
     with atomic_path(path) as temporary:
-        Image.fromarray(picture).save(temporary, compress_level=1, quality=95, subsampling=0)
+        Image.fromarray(picture).save(temporary, **options)
+
+
+def is_drawn(path):
+    """Tell whether `write_picture` drew a file."""
+    with open_image(path) as image:
+        return image.getexif().get(ExifTags.Base.Software) == DRAWN_BY

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from faceparse.errors import InputError
-from faceparse.images import MASK_MODES, open_image, read_maker
+from faceparse.images import is_drawn, read_maker
 
 
 def check_outputs(flag, folder, reads, label_maps=(), pictures=()):
@@ -11,7 +11,7 @@ def check_outputs(flag, folder, reads, label_maps=(), pictures=()):
 
     reads: folders and files that are read. Nothing is written into such a folder, or the folder of such a file.
     label_maps: stems of the label maps to write, which may replace label maps that say what made them.
-    pictures: names of the pictures to write, which may replace no label map or mask, a picture of one channel.
+    pictures: names of the pictures to write, which may replace pictures that were drawn here, no photograph or mask.
     """
     folder = Path(folder)
     for path in map(Path, reads):
@@ -22,10 +22,5 @@ def check_outputs(flag, folder, reads, label_maps=(), pictures=()):
             what = "a data set's mask, or does not say what made it"
             raise InputError(f"{flag} {folder}: {path.name} is {what}; choose another folder")
     for path in (folder / name for name in pictures):
-        if path.exists() and is_mask(path):
-            raise InputError(f"{flag} {folder}: {path.name} is a label map; choose another folder")
-
-
-def is_mask(path):
-    with open_image(path) as image:
-        return image.mode in MASK_MODES
+        if path.exists() and not is_drawn(path):
+            raise InputError(f"{flag} {folder}: {path.name} was not drawn by this program; choose another folder")

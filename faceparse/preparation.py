@@ -142,7 +142,7 @@ def write_pair(example, recipe, output_dir, image_size, photo_suffix):
         return str(error)
     photo_file, mask_file = output_files(example, output_dir, photo_suffix)
     if not is_there(photo_file):
-        write_picture(photo_file, photo)
+        write_picture(photo_file, photo, photograph=True)
     if not is_there(mask_file):
         write_label_map(mask_file, mask, palette_of=find_class_set(CLASSES_OF[recipe.name]))
     return ""

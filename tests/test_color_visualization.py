@@ -89,6 +89,20 @@ def test_label_maps_of_other_photographs_are_left_out(folders, capsys):
     assert "left out 1 label map without" in capsys.readouterr().err
 
 
+def test_photographs_are_not_replaced(folders):
+    flags = ["--label_dir", folders / "labels", "--output_dir", folders / "out"]
+    colour(*flags)
+    colour(*flags)  # replaces its own pictures
+    name = sorted((folders / "out").iterdir())[0].name
+    photograph = folders / "photographs" / name
+    photograph.parent.mkdir()
+    Image.new("RGB", (7, 3), "red").save(photograph)
+    before = photograph.read_bytes()
+    with pytest.raises(InputError, match=f"{name} was not drawn by this program; choose another folder"):
+        colour("--label_dir", folders / "labels", "--output_dir", photograph.parent)
+    assert photograph.read_bytes() == before
+
+
 def test_bad_input(folders):
     labels, photos = folders / "labels", folders / "photos"
     with pytest.raises(InputError, match="holds the files to read"):

@@ -11,11 +11,13 @@ from faceparse.atomic_files import atomic_path, check_new_folder
 from faceparse.classes import CELEBAMASK, LAPA
 from faceparse.errors import InputError
 from faceparse.images import (
+    is_drawn,
     list_images,
     match_pairs,
     read_mask,
     read_photo,
     write_label_map,
+    write_picture,
 )
 
 ROOT = Path(__file__).parent.parent
@@ -32,6 +34,14 @@ def touch(folder, *names):
     for name in names:
         (folder / name).touch()
     return folder
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
+def test_pictures_that_were_drawn_here_say_so(tmp_path, photo, suffix):
+    write_picture(tmp_path / f"drawn.{suffix}", photo)
+    write_picture(tmp_path / f"photo.{suffix}", photo, photograph=True)
+    assert is_drawn(tmp_path / f"drawn.{suffix}") and not is_drawn(tmp_path / f"photo.{suffix}")
+    np.testing.assert_array_equal(*(read_photo(tmp_path / f"{name}.{suffix}") for name in ("drawn", "photo")))
 
 
 def test_read_photo_rgb_and_rgba(tmp_path, photo):

@@ -485,7 +485,7 @@ def test_given_masks_are_never_overwritten(checkpoint_path, pairs, tmp_path):
     copies = tmp_path / "copies"
     shutil.copytree(pairs[1], copies)
     flags += ["--output_dir", tmp_path / "merged", "--colored_dir", copies]
-    with pytest.raises(InputError, match=r"--colored_dir .* is a label map"):
+    with pytest.raises(InputError, match=r"--colored_dir .* was not drawn by this program"):
         generate_labels.main(parse(generate_labels_parser, *flags))
     for folder in (pairs[1], copies):
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

@@ -144,7 +144,7 @@ def test_overlays_take_no_mask_s_place(place):
     mask = Path("out/overlays/val_0000.png")
     write_label_map(mask, np.zeros((64, 64), np.uint8))
     before = mask.read_bytes()
-    with pytest.raises(InputError, match=r"--output_dir out/overlays: val_0000\.png is a label map"):
+    with pytest.raises(InputError, match=r"--output_dir out/overlays: val_0000\.png was not drawn by this program"):
         call(validate, *PREDICT, "--output_dir", "out", "--save_visualizations")
     assert mask.read_bytes() == before
 
