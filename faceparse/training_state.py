@@ -147,14 +147,12 @@ def read_newest(args, run_dir, class_set):
         path, content = before, None
     saved = checkpoints.read_checkpoint(path, class_set, content)
     check_flags(args, path, saved)
+    forget_score_on_other_truth(args, saved)
     return path, saved
 
 
 def check_flags(args, path, saved):
-    """Raise InputError where `saved` is no state, where the flags would make it another run, or it is complete.
-
-    Where the truth is another one, the best score so far is forgotten.
-    """
+    """Raise InputError where `saved` is no state, where the flags would make it another run, or it is complete."""
     wrong = lacking(saved, STATE_FIELDS)
     if "step" in saved:
         wrong += lacking(saved, STEP_FIELDS)
@@ -176,17 +174,21 @@ def check_flags(args, path, saved):
             f"--label_dir {args.label_dir}: self-distillation has merged the labels of {label_dir} already; give the "
             "same, or start a new run by another --save_prefix"
         )
-    before, now = (truth_folder(flags) for flags in (saved["args"], vars(args)))
-    if not same_folder(before, now):
-        saved["best_miou"] = -1.0
-        if distributed.rank() == 0:
-            print(f"the truth was {before}, is {now}: best.pt starts anew")
     if saved["epoch"] >= args.epochs:
         raise InputError(f"{path}: has {counted(saved['epoch'], 'epoch')} already; give more --epochs to continue")
     for name in ("learning_rate", "batch_size", *(["epochs"] if args.schedule == "cosine" else [])):
         before, now = saved["args"].get(name), getattr(args, name)
         if now != before and distributed.rank() == 0:
             print(f"--{name} was {before}, is {now}: from here on the run differs from an uninterrupted one")
+
+
+def forget_score_on_other_truth(args, saved):
+    """Where a state was validated on other masks, its best score cannot be compared with those to come."""
+    before, now = (truth_folder(flags) for flags in (saved["args"], vars(args)))
+    if not same_folder(before, now):
+        saved["best_miou"] = -1.0
+        if distributed.rank() == 0:
+            print(f"the truth was {before}, is {now}: best.pt starts anew")
 
 
 def lacking(content, fields):
