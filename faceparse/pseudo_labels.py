@@ -13,6 +13,8 @@ from faceparse.parallel import in_threads, usable_cores
 from faceparse.prediction import predict
 from faceparse.upsampling import upsample
 
+ROWS = 32  # of a label map that are made at a time
+
 
 def require_unlabelled(args, *needed):
     """Raise InputError for a flag about photographs without masks where a flag `needed` for them is not given."""
@@ -34,16 +36,18 @@ class PartialMasks:
         self.class_id = class_set.names.index(name)
         self.files = list_images(folder)
 
-    def apply(self, logits, stem):
-        """Return logits [C, H, W] that agree with the mask of the photograph `stem`, if there is one.
+    def read(self, stem, size):
+        """Return the mask of the photograph `stem`, bool [height, width]; None if it has none."""
+        return read_partial_mask(self.files[stem], size) if stem in self.files else None
 
-        A pixel that masks of two classes claim keeps no class: all its logits are -inf.
-        """
-        if stem not in self.files:
-            return logits
-        inside = read_partial_mask(self.files[stem], logits.shape[1:])
-        is_class = np.arange(len(logits))[:, None, None] == self.class_id
-        return np.where(is_class == inside, logits, -np.inf)
+
+def with_partial_mask(logits, class_id, inside):
+    """Return logits [C, H, W] that agree with `inside`, bool [H, W]: the true mask of a class.
+
+    A pixel that masks of two classes claim keeps no class: all its logits are -inf.
+    """
+    is_class = np.arange(len(logits))[:, None, None] == class_id
+    return np.where(is_class == inside, logits, -np.inf)
 
 
 def merge(logits, mask, threshold):
@@ -122,21 +126,24 @@ def write_labels(
     def label(prediction):
         index, logits, size = prediction
         stem, _, mask_path = pairs[index]
-        logits = upsample(logits, size)
-        if mask_path:
-            mask = read_mask_of(mask_path, size, class_set)
-            labels = merge(logits, mask, threshold)
-            changed = confusion_matrix(mask, labels, len(class_set))
-        else:
-            for masks in partial_masks:
-                logits = masks.apply(logits, stem)
-            labels, changed = pseudo_label(logits, unlabelled_threshold, doubtful), 0
-        write(stem, labels)
-        return changed
+        mask = read_mask_of(mask_path, size, class_set) if mask_path else None
+        partial = [] if mask_path else [(masks.class_id, masks.read(stem, size)) for masks in partial_masks]
 
-    # A GPU is faster than the cores that make labels of its logits. More threads would need much memory for large
-    # photographs.
-    threads = min(4, usable_cores())
+        def label_rows(rows):
+            upsampled = upsample(logits, size, rows)
+            if mask is not None:
+                return merge(upsampled, mask[rows], threshold)
+            for class_id, inside in partial:
+                if inside is not None:
+                    upsampled = with_partial_mask(upsampled, class_id, inside[rows])
+            return pseudo_label(upsampled, unlabelled_threshold, doubtful)
+
+        # All logits of a phone's photograph would take gigabytes, and those of a few rows fit into the cache.
+        labels = np.concatenate([label_rows(slice(top, top + ROWS)) for top in range(0, size[0], ROWS)])
+        write(stem, labels)
+        return 0 if mask is None else confusion_matrix(mask, labels, len(class_set))
+
+    threads = min(4, usable_cores())  # A GPU is faster than the cores that make labels of its logits.
     if threshold == 1:  # no probability is above it, so the network need not see the photographs with masks
         changes += sum(in_threads(copy, [pair for pair in pairs if pair[2]], threads))
         pairs = [pair for pair in pairs if not pair[2]]

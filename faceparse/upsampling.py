@@ -3,9 +3,9 @@
 import numpy as np
 
 
-def upsample(logits, size):
-    """Bilinear, align_corners False: float32 [C, h, w] to [C, height, width]."""
-    top, bottom, weight_y = source_positions(logits.shape[1], size[0])
+def upsample(logits, size, rows=slice(None)):
+    """Bilinear, align_corners False: float32 [C, h, w] to [C, height, width], or to the slice `rows` of its rows."""
+    top, bottom, weight_y = (each[rows] for each in source_positions(logits.shape[1], size[0]))
     left, right, weight_x = source_positions(logits.shape[2], size[1])
     rows = lerp(logits[:, top], logits[:, bottom], weight_y[:, None])
     return lerp(rows[:, :, left], rows[:, :, right], weight_x)
@@ -13,7 +13,7 @@ def upsample(logits, size):
 
 def lerp(start, end, weight):
     result = end - start
-    result *= weight  # in place, because photographs of phones make arrays of a gigabyte
+    result *= weight  # in place, which halves the memory
     result += start
     return result
 

@@ -16,7 +16,7 @@ from faceparse import SHIPPED_CHECKPOINT, checkpoints
 from faceparse.classes import CELEBAMASK, LAPA
 from faceparse.errors import InputError
 from faceparse.images import list_images, read_maker, read_mask, read_photo, write_label_map
-from faceparse.pseudo_labels import PartialMasks, format_changes, merge, pseudo_label
+from faceparse.pseudo_labels import PartialMasks, format_changes, merge, pseudo_label, with_partial_mask
 from faceparse.torch_network import TorchNetwork
 from faceparse.tta import FlipAndScale
 from models import build_model
@@ -341,19 +341,18 @@ def test_partial_masks_overrule_the_network(tmp_path):
     probabilities[skin, 0] = [0.1, 0.6, 0.6, 0.45]
     probabilities[hat, 0] = [0.1, 0.3, 0.3, 0.45]
     masks = PartialMasks(f"hair={tmp_path}", CELEBAMASK)
-    assert pseudo_label(masks.apply(np.log(probabilities), "a"), 0.6).tolist() == [[hair, hair, skin, 255]]
-    assert pseudo_label(masks.apply(np.log(probabilities), "another photograph"), 0.59).tolist() == [
-        [hair, skin, skin, 255]
-    ]
+    logits = with_partial_mask(np.log(probabilities), masks.class_id, masks.read("a", (1, 4)))
+    assert pseudo_label(logits, 0.6).tolist() == [[hair, hair, skin, 255]]
+    assert masks.read("another photograph", (1, 4)) is None
+    assert pseudo_label(np.log(probabilities), 0.59).tolist() == [[hair, skin, skin, 255]]
     # What the true masks of two classes claim both is of neither.
-    both = PartialMasks(f"hat={tmp_path}", CELEBAMASK).apply(masks.apply(np.log(probabilities), "a"), "a")
+    both = with_partial_mask(logits, hat, masks.read("a", (1, 4)))
     assert pseudo_label(both, 0, {hair: 0.5}).tolist() == [[255, 255, skin, skin]]
     # A palette, here white for 0 and black for 1, changes nothing.
     palette = Image.fromarray(np.array([[1, 1, 0, 0]], np.uint8), "P")
     palette.putpalette([255, 255, 255, 0, 0, 0])
     palette.save(tmp_path / "b.png")
-    masks = PartialMasks(f"hair={tmp_path}", CELEBAMASK)
-    assert pseudo_label(masks.apply(np.log(probabilities), "b"), 0.6).tolist() == [[hair, hair, skin, 255]]
+    assert PartialMasks(f"hair={tmp_path}", CELEBAMASK).read("b", (1, 4)).tolist() == [[True, True, False, False]]
     for argument in (f"wig={tmp_path}", "hair", "hair="):
         with pytest.raises(InputError, match="give CLASS=FOLDER, CLASS one of background, skin"):
             PartialMasks(argument, CELEBAMASK)
