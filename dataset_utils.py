@@ -96,8 +96,8 @@ class MaskDataset(PairDataset):
 class TrainingSet:
     """The training pairs, decoded as uint8 in RAM, on the GPU or in a file, or read by processes in every epoch.
 
-    `cache`: "auto", "ram", "gpu", "disk" or "off"; auto takes the GPU where half of the memory that a step leaves free
-    holds the set, else RAM where half of the free memory does, else "off". The processes of a host read a share each,
+    `cache`: "auto", "ram", "gpu", "disk" or "off"; auto is "off" where half of the free RAM cannot hold the set, else
+    the GPU where half of the memory that a step leaves free can, else RAM. The processes of a host read a share each,
     into RAM that they share. The file of "disk" lies in `cache_dir`, and is made once. `repeat_rare`: see
     `repeat_factors`; 0 is off.
     """

@@ -83,16 +83,14 @@ def refuse_same_outputs(names_of):
 
 def cutout_classes(text, class_set):
     """Return the class names that an argument of --cutout stands for. Raises InputError for an unknown name."""
+    groups = {"person": class_set.names[1:], "face": [each for each in FACE if each in class_set.names]}
     names = []
     for name in map(str.strip, text.split(",")):
-        if name == "person":
-            names += class_set.names[1:]
-        elif name == "face":
-            names += [each for each in FACE if each in class_set.names]
+        if name not in class_set.names and groups.get(name):
+            names += groups[name]
         else:
+            class_set.id_of(name, "--cutout")
             names.append(name)
-    for name in names:
-        class_set.id_of(name, "--cutout")
     return names
 
 
@@ -164,8 +162,10 @@ def main(args):
     videos = {file for file in files if file.suffix.lower() in VIDEO_SUFFIXES}
     photos = [file for file in files if file not in videos]
     refuse_same_outputs({file: output_names(file, file in videos, suffixes, args.colors) for file in files})
-    pictures = [f"{file.stem}_{suffix}.png" for file in photos for suffix in suffixes]
-    check_outputs("--output_dir", args.output_dir, files, [file.stem for file in photos], pictures)
+    names = [name for file in photos for name in output_names(file, False, suffixes, args.colors)]
+    label_maps, descriptions = [file.stem for file in photos], [f"{file.stem}.json" for file in photos]
+    pictures = set(names).difference(descriptions, (f"{stem}.png" for stem in label_maps))
+    check_outputs("--output_dir", args.output_dir, files, label_maps, sorted(pictures), descriptions)
     parser = FaceParser(
         args.checkpoint,
         gpu_id=args.gpu_id,

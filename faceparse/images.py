@@ -1,18 +1,20 @@
 """Read photographs and masks, write label maps and pictures. Needs no torch."""
 
 import struct
+import warnings
 import zlib
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, PngImagePlugin
+from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin
 
 from faceparse.atomic_files import atomic_path
 from faceparse.classes import CELEBAMASK, IGNORE_INDEX
 from faceparse.errors import InputError
 
-IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}  # read and written
+IMAGE_SUFFIXES = {".bmp", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}  # read and written
 HEIF_SUFFIXES = {".heic", ".heif"}  # iPhones' photographs
 READ_SUFFIXES = IMAGE_SUFFIXES | HEIF_SUFFIXES
 MASK_MODES = ("P", "L", "1")  # of Pillow: one channel of ids
@@ -66,11 +68,10 @@ def require_partners(files, partners, kind, folder):
         raise InputError(f"{files[alone[0]]}: has no {kind} {alone[0]}.* in {folder}{more}")
 
 
+# Pillow warns of half as many pixels as it refuses. Phones take such photographs.
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 # Whatever Pillow and pi-heif raise for damaged files, some of it from the depth of a decoder.
-READING_ERRORS = (
-    *(OSError, SyntaxError, ValueError, EOFError, OverflowError, RuntimeError, struct.error, zlib.error),
-    Image.DecompressionBombError,
-)
+READING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, OverflowError, RuntimeError, struct.error, zlib.error)
 
 
 @contextmanager
@@ -85,6 +86,9 @@ def open_image(path):
             yield image
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
+    except Image.DecompressionBombError:
+        most = 2 * Image.MAX_IMAGE_PIXELS // 10**6
+        raise InputError(f"{path}: has more than {most} million pixels; make it smaller") from None
     except READING_ERRORS as error:
         raise InputError(f"{path}: not a readable image, truncated or of an unknown format ({error})") from None
 
@@ -98,19 +102,25 @@ def teach_pillow_heif(path):
 
 
 def read_photo(path):
-    """Return a photograph as uint8 RGB [H, W, 3], upright (EXIF), from grey, RGBA, CMYK, palette or 16-bit files."""
+    """Return a photograph as uint8 sRGB [H, W, 3], upright (EXIF), from grey, RGBA, CMYK, palette or 16-bit files."""
     with open_image(path) as image:
         return to_rgb(image)
 
 
 def to_rgb(image):
-    """Return a PIL image of any mode as uint8 RGB [H, W, 3], upright (EXIF), before white where it is transparent."""
+    """Return a PIL image of any mode as uint8 sRGB [H, W, 3], upright (EXIF), before white where it is transparent."""
     image = ImageOps.exif_transpose(image)
+    profile = image.info.get("icc_profile") if image.mode in ("RGB", "RGBA") else None
     if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion would clip instead of scale
         image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
     if image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-    return np.array(image.convert("RGB"))
+    image = image.convert("RGB")
+    if profile:
+        with suppress(ImageCms.PyCMSError, OSError):  # Colours of a damaged profile, or of none, are those of sRGB.
+            own, srgb = ImageCms.ImageCmsProfile(BytesIO(profile)), ImageCms.createProfile("sRGB")
+            image = ImageCms.profileToProfile(image, own, srgb)
+    return np.array(image)
 
 
 def resize_photo(photo, width, height):

@@ -1,5 +1,6 @@
 """Videos and cameras: faces are searched every few frames, followed in between, and smoothed over time."""
 
+import signal
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,11 +16,11 @@ from faceparse.drawing import overlay
 from faceparse.errors import InputError
 from faceparse.face_parser import Face, ParsedPhoto, refined_crop
 
-VIDEO_SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm"}
+VIDEO_SUFFIXES = {".3gp", ".avi", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".webm", ".wmv"}
 SEARCH_EVERY = 15  # frames
 PATIENCE = 5  # frames in which a face may not be seen before it is given up
 STILL, MOVING = 0.3, 0.15  # weight of the new frame in the exponential means; motion that makes it 1, share of the side
-SAME_FACE = 0.3  # largest distance of a find from the crop of a face that is followed, share of its side
+SAME_FACE = 0.3  # largest distance from the middle of the crop of a face that is followed, share of its side
 BROKEN_IN_A_ROW = 100  # frames; then the file has ended
 
 
@@ -62,18 +63,29 @@ class FaceTracker:
             face.log_probabilities = old + weight * (face.log_probabilities - old)
             face.box = track.face.box
             track.face = face
-        self.tracks = [track for track in self.tracks if track.misses <= PATIENCE]
+        # Where one face hides another, both tracks end at the one in front. One of them goes.
+        tracks, self.tracks = sorted(self.tracks, key=lambda track: track.misses), []
+        for track in tracks:
+            if track.misses <= PATIENCE and not self.follows(track.crop.x, track.crop.y):
+                self.tracks.append(track)
 
     def search(self, frame):
-        new = [each for each in find_faces(frame) if not any(is_near(each.box, track.crop) for track in self.tracks)]
+        new = [each for each in find_faces(frame) if not self.follows(*middle(each.box))]
         for face in self.parser.parse_detections(frame, new):
             self.tracks.append(Track(face, refined_crop(face) or face.crop))
 
+    def follows(self, x, y):
+        """Tell whether a face whose middle is there is followed already."""
+        return any(is_near(x, y, track.crop) for track in self.tracks)
 
-def is_near(box, crop):
-    """Whether the middle of a box is that of a face in a crop."""
-    x, y = (box[0] + box[2]) / 2 - crop.x, (box[1] + box[3]) / 2 - crop.y
-    return bool(np.hypot(x, y) < SAME_FACE * crop.width)
+
+def middle(box):
+    return (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+
+
+def is_near(x, y, crop):
+    """Tell whether a face whose middle is there is the one in the crop."""
+    return bool(np.hypot(x - crop.x, y - crop.y) < SAME_FACE * crop.width)
 
 
 def new_weight(old, new):
@@ -197,8 +209,10 @@ def show_webcam(parser, number):
                 raise InputError("--webcam: this OpenCV cannot show a window (opencv-python-headless?)") from None
         if not tracker.frames:
             raise InputError(f"--webcam {number}: gives no picture; is it in use, or not allowed to this program?")
-    except KeyboardInterrupt:  # a usual end, too
-        pass
+    except KeyboardInterrupt as stop:
+        if getattr(stop, "number", signal.SIGINT) != signal.SIGINT:
+            raise
+        # Ctrl-C is a usual end, too.
     finally:
         capture.release()
         with suppress(cv2.error):

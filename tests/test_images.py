@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from faceparse.atomic_files import atomic_path, check_new_folder
 from faceparse.classes import CELEBAMASK, LAPA
@@ -67,6 +67,24 @@ def test_what_is_transparent_is_white(tmp_path, photo):
 def test_read_photo_grey_becomes_three_equal_channels(tmp_path, photo):
     Image.fromarray(photo[..., 0]).save(tmp_path / "grey.png")
     np.testing.assert_array_equal(read_photo(tmp_path / "grey.png"), np.dstack([photo[..., 0]] * 3))
+
+
+def test_colours_of_a_profile_become_srgb(tmp_path, photo):
+    """In the profile, which is sRGB's with two entries exchanged, the red of a pixel is green and its green is red."""
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    swapped = srgb.replace(b"rXYZ", b"old_").replace(b"gXYZ", b"rXYZ").replace(b"old_", b"gXYZ")
+    alpha = np.full((6, 9, 1), 255, np.uint8)
+    for name, pixels in (("rgb.png", photo), ("rgba.png", np.dstack([photo, alpha]))):
+        for profile, expected in ((srgb, photo), (swapped, photo[..., [1, 0, 2]]), (b"damaged", photo)):
+            Image.fromarray(pixels).save(tmp_path / name, icc_profile=profile)
+            np.testing.assert_allclose(read_photo(tmp_path / name), expected, atol=1)
+
+
+def test_more_pixels_than_pillow_reads_are_told(tmp_path, photo, monkeypatch):
+    Image.fromarray(photo).save(tmp_path / "large.png")  # 54 pixels
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 26)
+    with pytest.raises(InputError, match=r"large\.png: has more than 0 million pixels; make it smaller"):
+        read_photo(tmp_path / "large.png")
 
 
 def test_read_photo_cmyk(tmp_path):

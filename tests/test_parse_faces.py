@@ -11,11 +11,12 @@ from PIL import Image
 
 import parse_faces
 from faceparse import detection, errors
-from faceparse.classes import CELEBAMASK
+from faceparse.classes import CELEBAMASK, ClassSet
 from faceparse.drawing import cut_out, recolour
 from faceparse.images import read_mask, read_photo, write_label_map, write_picture
 from faceparse.scenes import draw_backdrop
 from options import parse_faces_parser
+from parse_faces import cutout_classes
 
 ASTRONAUT = Path(__file__).parents[1] / "assets/astronaut.jpg"
 FAST = ("--image_size", 256)
@@ -85,6 +86,31 @@ def test_a_second_run_replaces_what_the_first_wrote_but_no_mask(run, tmp_path):
     Image.new("L", (448, 448)).save("parsed/me.png")  # a mask that somebody drew
     status, message = run("me.jpg", "--whole")
     assert status == 2 and "me.png is a data set's mask, or does not say what made it" in message
+
+
+@pytest.mark.parametrize("name", ["me_overlay.jpg", "me_colored.jpg", "me_hair.png", "me.json"])
+def test_pictures_and_annotations_of_others_stay(run, name):
+    shutil.copy(ASTRONAUT, "me.jpg")
+    theirs = Path("parsed", name)
+    theirs.parent.mkdir()
+    if theirs.suffix == ".json":
+        theirs.write_text('{"shapes": [], "imagePath": "me.jpg"}')
+    else:
+        Image.new("RGB", (8, 8)).save(theirs)
+    before = theirs.read_bytes()
+    status, message = run("me.jpg", "--whole", "--cutout", "hair", "--colors", "hair=#a02020")
+    assert status == 2 and f"{name} was not" in message
+    assert names("parsed") == [name] and theirs.read_bytes() == before
+
+
+def test_a_class_called_face_is_itself_and_without_one_it_is_a_group():
+    classes = {"background": (0, 0, 0), "face": (1, 0, 0), "l_eye": (2, 0, 0), "hair": (3, 0, 0)}
+    own = ClassSet(tuple(classes), tuple(classes.values()))
+    assert cutout_classes("face, hair", own) == ["face", "hair"]
+    assert cutout_classes("person", own) == ["face", "l_eye", "hair"]
+    assert cutout_classes("face", CELEBAMASK) == [each for each in CELEBAMASK.names if each in parse_faces.FACE]
+    with pytest.raises(errors.InputError, match="--cutout face: no class"):
+        cutout_classes("face", ClassSet(("background", "hair"), ((0, 0, 0), (1, 0, 0))))
 
 
 def test_a_video_is_in_the_way_of_no_mask(run, tmp_path):

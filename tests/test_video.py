@@ -1,6 +1,8 @@
 """Videos: following, smoothing, broken frames, and what parse_faces.py writes of a clip."""
 
+import signal
 import sys
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +15,7 @@ import parse_faces
 from faceparse import video
 from faceparse.classes import ClassSet
 from faceparse.crops import Crop
-from faceparse.errors import InputError
+from faceparse.errors import InputError, Stopped
 from faceparse.face_parser import Face, FaceParser
 from faceparse.images import read_photo
 from faceparse.scenes import draw_backdrop
@@ -125,8 +127,6 @@ def test_blending_takes_the_short_way_round():
     assert (middle.x, middle.y, middle.width, middle.height) == (2, 4, 15, 15) and middle.angle % 360 == 180
     assert blend(old, new, 1).angle % 360 == 190
     assert new_weight(old, old) == pytest.approx(video.STILL) and new_weight(old, new) == pytest.approx(1)
-    assert is_near((95, 95, 105, 105), Crop(100, 100, 40, 40))
-    assert not is_near((115, 95, 125, 105), Crop(100, 100, 40, 40))
 
 
 class FakeCapture:
@@ -178,6 +178,17 @@ def test_the_webcam_is_shown_until_q(monkeypatch):
     assert len(shown) == 2 and shown[0].any() and capture.released  # the rate is written into the picture
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_ends_the_webcam_as_usual_and_sigterm_does_not(monkeypatch, number):
+    def stop(_):
+        raise Stopped(number)
+
+    monkeypatch.setattr(video, "open_video", lambda _: FakeCapture([np.zeros((40, 200, 3), np.uint8)]))
+    monkeypatch.setattr(video, "find_faces", stop)
+    with pytest.raises(Stopped) if number == signal.SIGTERM else nullcontext():
+        show_webcam(NoisyParser(), 0)
+
+
 def test_a_camera_that_gives_no_picture(monkeypatch):
     """As one that another program uses, on Windows."""
     monkeypatch.setattr(video, "open_video", lambda number: FakeCapture([]))
@@ -211,10 +222,21 @@ def test_the_larger_of_two_followed_faces_comes_first(monkeypatch):
         assert [face.crop.width for face in parsed.faces] == [24, 16]
 
 
+def test_two_tracks_of_one_face_become_one(monkeypatch):
+    """As where a face passes before another: what is seen in both crops is the face in front."""
+    finds = [SimpleNamespace(box=(8, 8, 16, 16)), SimpleNamespace(box=(24, 24, 32, 32))]
+    monkeypatch.setattr(video, "find_faces", lambda _: finds)
+    monkeypatch.setattr(video, "refined_crop", lambda face: face.crop)
+    tracker, frame = FaceTracker(TwoFaces()), np.zeros((40, 40, 3), np.uint8)
+    assert len(tracker(frame).faces) == len(tracker(frame).faces) == 2
+    monkeypatch.setattr(video, "refined_crop", lambda face: TwoFaces.places[1])
+    assert [len(tracker(frame).faces) for _ in range(3)] == [1, 1, 1]
+
+
 def test_a_find_is_the_followed_face_up_to_three_tenths_of_its_side_away():
     crop = Crop(100, 100, 40, 40)
     for x, y, near in ((111, 100, True), (113, 100, False), (100, 89, True), (100, 87, False), (109, 109, False)):
-        assert is_near((x - 5, y - 5, x + 5, y + 5), crop) == near
+        assert is_near(x, y, crop) == near
 
 
 @pytest.mark.parametrize(("promised", "rate"), [(12, 12), (0, 25), (90000, 25)])
