@@ -11,6 +11,7 @@ from faceparse import decoded_file, distributed
 from faceparse.classes import IGNORE_INDEX
 from faceparse.dataset_layout import advice, split_folders
 from faceparse.errors import InputError
+from faceparse.free_memory import free_memory
 from faceparse.images import list_images, match_pairs, read_mask, read_pair, resize_mask, resize_photo
 from faceparse.loading import (
     CaughtInputError,
@@ -258,18 +259,3 @@ def choose_cache(cache, needed, device):
     torch.cuda.empty_cache()  # otherwise memory used by an earlier epoch would not count as free
     step = torch.cuda.max_memory_allocated(device) - torch.cuda.memory_allocated(device)  # of try_largest_step
     return "gpu" if needed < (torch.cuda.mem_get_info(device)[0] - step) / 2 else "ram"
-
-
-def free_memory():
-    """Return the bytes of RAM that can be used without swapping; 4 GiB where the system does not tell."""
-    meminfo = Path("/proc/meminfo")
-    if not meminfo.exists():
-        return 4 * 2**30
-    fields = dict(line.split(":") for line in meminfo.read_text().splitlines())
-    free = int(fields["MemAvailable"].split()[0]) * 1024
-    # A container's own limit (cgroup v2) does not show in /proc. File cache counts as used there, but can be freed.
-    limit, used, statistics = (Path(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current", "stat"))
-    if limit.exists() and limit.read_text().strip() != "max":
-        file_cache = dict(line.split() for line in statistics.read_text().splitlines())["inactive_file"]
-        free = min(free, int(limit.read_text()) - int(used.read_text()) + int(file_cache))
-    return free

@@ -11,7 +11,7 @@ from PIL import Image
 
 from faceparse.class_counts import class_pixels, format_counts
 from faceparse.classes import CELEBAMASK, CLASS_SETS
-from faceparse.dataset_layout import find_splits, split_folders
+from faceparse.dataset_layout import find_splits, is_filled, split_folders
 from faceparse.errors import InputError
 from faceparse.images import MASK_MODES, list_images, open_image, read_pair, read_photo
 from faceparse.parallel import in_parallel
@@ -163,7 +163,7 @@ def check_dataset(root, class_set):
 
     hashes = {split: ([p.stem for p in pairs], np.array([p.hashes for p in pairs])) for split, pairs in splits.items()}
     test_dir = split_folders(root, "test")[0]
-    if "test" not in splits and test_dir.is_dir():
+    if "test" not in splits and is_filled(test_dir):
         files = list_images(test_dir)
         hashes["test"] = (list(files), np.array(list(in_parallel(hash_file, files.values(), "test"))))
     report_near_duplicates(hashes)

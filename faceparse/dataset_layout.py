@@ -67,11 +67,15 @@ def find_splits(root):
     for folder in (folder for split in ("train", "val") for folder in split_folders(root, split)):
         if not folder.is_dir():
             raise InputError(f"{folder}: no such folder; {advice(root)}")
-    splits = [split for split in FOLDERS if split != "test" or split_folders(root, split)[1].is_dir()]
+    splits = [split for split in FOLDERS if split != "test" or is_filled(split_folders(root, split)[1])]
     try:
         return {split: match_pairs(*split_folders(root, split)) for split in splits}
     except InputError as error:
         raise InputError("; ".join(filter(None, (str(error), csv_advice(root))))) from None
+
+
+def is_filled(folder):
+    return folder.is_dir() and any(folder.iterdir())
 
 
 def advice(root):

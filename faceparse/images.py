@@ -14,7 +14,8 @@ from faceparse.atomic_files import atomic_path
 from faceparse.classes import CELEBAMASK, IGNORE_INDEX
 from faceparse.errors import InputError
 
-IMAGE_SUFFIXES = {".bmp", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}  # read and written
+IMAGE_SUFFIXES = {".bmp", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+WRITTEN_SUFFIXES = IMAGE_SUFFIXES - {".bmp"}  # BMP files have no EXIF data
 HEIF_SUFFIXES = {".heic", ".heif"}  # iPhones' photographs
 READ_SUFFIXES = IMAGE_SUFFIXES | HEIF_SUFFIXES
 MASK_MODES = ("P", "L", "1")  # of Pillow: one channel of ids
@@ -217,14 +218,14 @@ def write_label_map(path, label_map, palette_of=None, made_by=""):
 
 def check_picture_name(path):
     """Raise InputError for a name that tells no format of pictures."""
-    if Path(path).suffix.lower() not in IMAGE_SUFFIXES:
-        raise InputError(f"{path}: is no picture's name; end it in one of {', '.join(sorted(IMAGE_SUFFIXES))}")
+    if Path(path).suffix.lower() not in WRITTEN_SUFFIXES:
+        raise InputError(f"{path}: is no picture's name; end it in one of {', '.join(sorted(WRITTEN_SUFFIXES))}")
 
 
 def write_picture(path, picture, photograph=False):
     """Write uint8 RGB [H, W, 3] in the format of the path's suffix, atomically; JPEG in high quality.
 
-    Unless it is a photograph, its EXIF data say what drew it, for `is_drawn`; BMP files have none.
+    Unless it is a photograph, its EXIF data say what drew it, for `is_drawn`.
     """
     check_picture_name(path)
     options = {"compress_level": 1, "quality": 95, "subsampling": 0}

@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from faceparse import checkpoints, distributed
-from faceparse.dataset_layout import split_folders
+from faceparse.dataset_layout import is_within, split_folders
 from faceparse.errors import InputError, unbroken
 from faceparse.optimisation import AveragedModel
 from faceparse.precision import Precision
@@ -201,7 +201,12 @@ def lacking(content, fields):
 
 
 def truth_folder(flags):
-    return flags.get("truth_dir") or split_folders(flags.get("dataset_dir", ""), "val")[1]
+    """Return the folder of the truth, relative to the data set's where it lies in it, since data sets are moved."""
+    dataset_dir = flags.get("dataset_dir", "")
+    truth_dir = flags.get("truth_dir") or split_folders(dataset_dir, "val")[1]
+    if is_within(truth_dir, dataset_dir):
+        return Path(truth_dir).resolve().relative_to(Path(dataset_dir).resolve())
+    return truth_dir
 
 
 def same_folder(one, other):

@@ -14,21 +14,22 @@
 #
 #   bash recipes/slim.sh [--workers 4 ...]     # further flags go to every training; called again, it continues
 #
-# Photographs without masks are taken from the folders in UNLABELLED, else from dataset/test_image, but not where that
-# has masks in dataset/test_mask to test on: then the stages train on photographs with masks alone. PARTIAL_MASKS names
-# folders of true masks of one class for some of them, as in
+# Photographs without masks are taken from the folders in UNLABELLED, else from dataset/test_image. Where that is
+# missing, or has masks in dataset/test_mask to test on, the stages train on photographs with masks alone. PARTIAL_MASKS
+# names folders of true masks of one class for some of them, as in
 #   UNLABELLED="dataset/test_image more" PARTIAL_MASKS=hair=more_hair bash recipes/slim.sh
 # The shipped weights had 957 photographs besides those of dataset/test_image. To repeat a stage, delete its folder and
 # those of all later stages in checkpoints/, and their labels in dataset/train/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-if [ -n "${UNLABELLED:-}" ] || [ ! -d dataset/test_mask ]; then
+if [ -n "${UNLABELLED:-}" ] || { [ -d dataset/test_image ] && [ ! -d dataset/test_mask ]; }; then
     read -ra unlabelled <<< "${UNLABELLED:-dataset/test_image}"
 else
     unlabelled=()
-    echo "dataset/test_image has masks to test on: not trained on; UNLABELLED names other photographs"
+    echo "no photographs without masks (dataset/test_image is missing or has masks to test on); UNLABELLED names others"
 fi
 read -ra partial <<< "${PARTIAL_MASKS:-}"
+[ -z "${partial:-}" ] || [ -n "${unlabelled:-}" ] || { echo "error: PARTIAL_MASKS needs UNLABELLED" >&2; exit 2; }
 
 for folder in ${unlabelled:+"${unlabelled[@]}"} ${partial:+"${partial[@]#*=}"}; do # now, and not after an hour
     [ -d "$folder" ] || { echo "error: $folder: no such folder; see UNLABELLED and PARTIAL_MASKS in $0" >&2; exit 2; }

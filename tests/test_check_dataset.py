@@ -140,7 +140,11 @@ def test_corrected_copies_and_sheet(dataset, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("sheet", "message"),
-    [("data/train/train_mask/a.png", "holds the files to read"), ("suspects", "no picture's name")],
+    [
+        ("data/train/train_mask/a.png", "holds the files to read"),
+        ("suspects", "no picture's name"),
+        ("s.bmp", "no picture's"),
+    ],
 )
 def test_a_sheet_takes_no_mask_s_place_and_a_picture_s_name(dataset, tmp_path, monkeypatch, sheet, message):
     monkeypatch.chdir(tmp_path)
@@ -321,6 +325,15 @@ def test_masks_of_test_photographs_are_checked_too(dataset, capsys):
         "test: 1 pair;" in printed and "of train and test (32 bits of 256 or fewer): 1\n  train a, test f: " in printed
     )
     assert "left and right are reversed in 3 masks of 6: write corrected copies" in printed
+
+
+def test_an_empty_test_split_is_none(dataset, capsys):
+    for folder in ("test_image", "test_mask"):
+        (dataset / folder).mkdir(exist_ok=True)
+        for path in (dataset / folder).iterdir():
+            path.unlink()
+    check("--dataset_dir", dataset)
+    assert "fit to train on" in capsys.readouterr().out
 
 
 def test_a_set_that_means_the_pictures_left_is_told_apart(dataset, capsys):

@@ -18,7 +18,6 @@ from dataset_utils import (
     choose_cache,
     classes_in,
     find_pairs,
-    free_memory,
     repeat_factors,
 )
 from faceparse import distributed
@@ -353,15 +352,3 @@ def test_training_set_counts_four_bytes_a_pixel(pairs, monkeypatch):
     assert training_set(pairs, cache="auto").cache == "ram"
     monkeypatch.setattr(dataset_utils, "free_memory", lambda: 2 * needed)
     assert training_set(pairs, cache="auto").cache == "off"
-
-
-def test_free_memory_is_what_linux_calls_available_within_a_container_s_limit(tmp_path, monkeypatch):
-    monkeypatch.setattr(dataset_utils, "Path", lambda path: tmp_path / Path(path).name)
-    assert free_memory() == 4 * 2**30
-    (tmp_path / "meminfo").write_text("MemTotal:  8000 kB\nMemFree: 100 kB\nMemAvailable:  2048 kB\nHugePages: 0\n")
-    assert free_memory() == 2048 * 1024
-    for limit, free in (("max", 2048 * 1024), (2**40, 2048 * 1024), (10000, 10000 - 9000 + 300)):
-        (tmp_path / "memory.max").write_text(f"{limit}\n")
-        (tmp_path / "memory.current").write_text("9000\n")
-        (tmp_path / "memory.stat").write_text("anon 8000\ninactive_file 300\nactive_file 20\n")
-        assert free_memory() == free

@@ -24,7 +24,6 @@ def run_recipe(folder, name, *flags):
     (folder / "python").chmod(0o755)
     # A recipe skips what it finds trained beside it.
     shutil.copytree(RECIPES[0].parent, folder / "recipes", dirs_exist_ok=True)
-    (folder / "dataset/test_image").mkdir(parents=True, exist_ok=True)
     (folder / "commands").write_text("")
     env = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "COMMANDS": str(folder / "commands")}
     subprocess.run(["bash", folder / "recipes" / name, *flags], env=env, check=True)
@@ -33,6 +32,11 @@ def run_recipe(folder, name, *flags):
     return [
         [parser.parse_args(flags) for script, *flags in commands if script == name] for name, parser in parsers.items()
     ]
+
+
+@pytest.fixture(autouse=True)
+def photographs_without_masks(tmp_path):
+    (tmp_path / "dataset/test_image").mkdir(parents=True)
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.name)
@@ -76,6 +80,17 @@ def test_a_test_split_is_not_trained_on(tmp_path, monkeypatch):
     monkeypatch.setenv("UNLABELLED", "more")
     trainings, _ = run_recipe(tmp_path, "slim.sh")
     assert [each.unlabelled_dir for each in trainings] == [[], ["more"], [], ["more"], ["more"], ["more"]]
+
+
+def test_masks_alone_are_enough_but_not_for_partial_masks(tmp_path, monkeypatch, capfd):
+    (tmp_path / "dataset/test_image").rmdir()
+    trainings, _ = run_recipe(tmp_path, "slim.sh")
+    assert len(trainings) == 6 and not any(each.unlabelled_dir for each in trainings)
+    (tmp_path / "hair").mkdir()
+    monkeypatch.setenv("PARTIAL_MASKS", "hair=hair")
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        run_recipe(tmp_path, "slim.sh")
+    assert failed.value.returncode == 2 and "error: PARTIAL_MASKS needs UNLABELLED" in capfd.readouterr().err
 
 
 def test_a_missing_folder_of_photographs_is_said_before_the_first_stage(tmp_path, monkeypatch, capfd):
