@@ -66,8 +66,11 @@ def output_names(file, is_video, cutouts, recoloured):
     """Return the names of the files that an input leads to."""
     if is_video:
         return [f"{file.stem}_overlay.mp4"]
-    names = [f"{file.stem}.png", f"{file.stem}_overlay.jpg", f"{file.stem}.json"]
-    names += [f"{file.stem}_{suffix}.png" for suffix in cutouts]
+    return [f"{file.stem}.png", f"{file.stem}.json", *picture_names(file, cutouts, recoloured)]
+
+
+def picture_names(file, cutouts, recoloured):
+    names = [f"{file.stem}_overlay.jpg", *(f"{file.stem}_{suffix}.png" for suffix in cutouts)]
     return names + [f"{file.stem}_colored.jpg"] * bool(recoloured)
 
 
@@ -162,10 +165,14 @@ def main(args):
     videos = {file for file in files if file.suffix.lower() in VIDEO_SUFFIXES}
     photos = [file for file in files if file not in videos]
     refuse_same_outputs({file: output_names(file, file in videos, suffixes, args.colors) for file in files})
-    names = [name for file in photos for name in output_names(file, False, suffixes, args.colors)]
-    label_maps, descriptions = [file.stem for file in photos], [f"{file.stem}.json" for file in photos]
-    pictures = set(names).difference(descriptions, (f"{stem}.png" for stem in label_maps))
-    check_outputs("--output_dir", args.output_dir, files, label_maps, sorted(pictures), descriptions)
+    check_outputs(
+        "--output_dir",
+        args.output_dir,
+        files,
+        label_maps=[file.stem for file in photos],
+        pictures=[name for file in photos for name in picture_names(file, suffixes, args.colors)],
+        descriptions=[f"{file.stem}.json" for file in photos],
+    )
     parser = FaceParser(
         args.checkpoint,
         gpu_id=args.gpu_id,
