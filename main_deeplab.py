@@ -244,6 +244,8 @@ def build_training(args, device, class_set):
         model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
     model.class_set, model.image_size = class_set, args.image_size
     model.to(device, memory_format=torch.channels_last)
+    if args.pretrained and not args.resume:
+        checkpoints.load_imagenet(model, args.model_type)
     if args.load_model_path and not args.resume:
         checkpoints.load_start(model, args.load_model_path, strict=not args.load_not_strict)
     ema = AveragedModel(model, args.ema) if args.ema else None

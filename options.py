@@ -215,7 +215,9 @@ def train_parser(description):
     group = parser.add_argument_group("model")
     group.add_argument("--model_type", choices=tuple(MODELS), default=next(iter(MODELS)), help="network")
     group.add_argument("--out_channels", type=positive_int, help="number of classes; must agree with --classes")
-    group.add_argument("--load_model_path", help="checkpoint to start from, ours or a bare state_dict")
+    start = group.add_mutually_exclusive_group()
+    start.add_argument("--load_model_path", help="checkpoint to start from, ours or a bare state_dict")
+    start.add_argument("--pretrained", action="store_true", help="start the encoder from its ImageNet weights")
     group.add_argument("--load_not_strict", action="store_true", help="load what fits and list what was left out")
 
     group = parser.add_argument_group("optimisation")

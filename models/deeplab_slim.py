@@ -7,8 +7,15 @@ from models.deeplab import ASPP, initialise_convolutions, resize
 from models.layers import ConvBNReLU
 from models.mobilenetv2 import mobilenetv2_features, stage_channels
 
-# A row (t, c, n, s) per stage: expansion, channels, blocks, stride of the first block.
-SLIM_BACKBONE = ((1, 16, 1, 1), (4, 24, 2, 2), (6, 40, 3, 2), (6, 80, 4, 2), (6, 112, 2, 1), (6, 160, 2, 2))
+# A row (t, c, n, s, k) per stage: expansion, channels, blocks, stride of the first block, kernel.
+SLIM_BACKBONE = (
+    (1, 16, 1, 1, 3),
+    (4, 24, 2, 2, 3),
+    (6, 40, 3, 2, 3),
+    (6, 80, 4, 2, 3),
+    (6, 112, 2, 1, 3),
+    (6, 160, 2, 2, 3),
+)
 ASPP_CHANNELS = 128
 DECODER_CHANNELS = 96
 STRIDE2_CHANNELS = 48
@@ -22,17 +29,16 @@ def separable_conv(in_channels, out_channels, dilation=1):
     )
 
 
-class DeepLabV3PlusSlim(nn.Module):
-    """The default network: 1,345,059 parameters, 5.07 GFLOPs at 512 x 512.
+class SlimDeepLab(nn.Module):
+    """The slim ASPP and decoder on any encoder of inverted residuals, `features` of `mobilenetv2_features`.
 
+    The first row of its `table` ends at stride 2, the second, of two blocks, at stride 4, the last at stride 16.
     Takes RGB in [0, 1], [N, 3, H, W], H and W from 32 px; returns logits [N, num_classes, H, W].
     """
 
-    def __init__(self, *, num_classes):
+    def __init__(self, features, table, *, num_classes):
         super().__init__()
-        features = mobilenetv2_features(SLIM_BACKBONE, stem_channels=24, output_stride=16, pad_input=False)
-        low2_channels, low4_channels, high_channels = stage_channels(SLIM_BACKBONE, 0, 1, -1)
-        # At stride 2 the stem and the first stage, at stride 4 the second stage's two blocks, at stride 16 the rest.
+        low2_channels, low4_channels, high_channels = stage_channels(table, 0, 1, -1)
         self.stride2, self.stride4, self.stride16 = features[:2], features[2:4], features[4:]
         self.aspp = ASPP(high_channels, ASPP_CHANNELS, rates=(6, 12, 18), conv3x3=separable_conv)
         self.project4 = ConvBNReLU(low4_channels, 32, kernel_size=1)
@@ -56,3 +62,10 @@ class DeepLabV3PlusSlim(nn.Module):
 
     def forward(self, x):
         return resize(self.coarse_logits(x).float(), x.shape[2:])  # in float32 under autocast too
+
+
+class DeepLabV3PlusSlim(SlimDeepLab):
+    """The network for training from random weights: 1,345,059 parameters, 5.07 GFLOPs at 512 x 512."""
+
+    def __init__(self, *, num_classes):
+        super().__init__(mobilenetv2_features(SLIM_BACKBONE, stem_channels=24), SLIM_BACKBONE, num_classes=num_classes)

@@ -20,25 +20,21 @@ ConvBNReLU6 = partial(ConvBNReLU, activation=ReLU6)
 
 
 class InvertedResidual(nn.Module):
-    """1x1 expansion, 3x3 depthwise, linear 1x1 projection; the input is added where the shapes allow it.
+    """1x1 expansion, depthwise convolution, linear 1x1 projection; the input is added if the shapes allow it.
 
     With `pad_input` the block zero-pads its input instead of the depthwise convolution's, so that the border passes
     through expansion, BatchNorm and ReLU6. The challenge's network pads in this way, and its weights need it.
     """
 
-    def __init__(self, in_channels, out_channels, *, stride, dilation, expansion, pad_input):
+    def __init__(self, in_channels, out_channels, *, kernel_size, stride, dilation, expansion, pad_input, layer):
         super().__init__()
         hidden = in_channels * expansion
-        layers = [] if expansion == 1 else [ConvBNReLU6(in_channels, hidden, kernel_size=1)]
-        layers += [
-            ConvBNReLU6(
-                hidden, hidden, stride=stride, dilation=dilation, groups=hidden, padding=0 if pad_input else dilation
-            ),
-            nn.Conv2d(hidden, out_channels, 1, bias=False),
-            nn.BatchNorm2d(out_channels),
-        ]
-        self.conv = nn.Sequential(*layers)
-        self.input_padding = dilation if pad_input else 0
+        padding = kernel_size // 2 * dilation
+        depthwise = {"stride": stride, "dilation": dilation, "groups": hidden, "padding": 0 if pad_input else padding}
+        expand = [] if expansion == 1 else [layer(in_channels, hidden, kernel_size=1)]
+        project = list(layer(hidden, out_channels, kernel_size=1))[:2]  # without its activation
+        self.conv = nn.Sequential(*expand, layer(hidden, hidden, kernel_size, **depthwise), *project)
+        self.input_padding = padding if pad_input else 0
         self.adds_input = stride == 1 and in_channels == out_channels
 
     def forward(self, x):
@@ -51,15 +47,15 @@ def stage_channels(table, *stages):
     return [table[stage][1] for stage in stages]
 
 
-def mobilenetv2_features(table, *, stem_channels, output_stride, pad_input):
-    """Build stem and inverted residuals as one nn.Sequential.
+def mobilenetv2_features(table, *, stem_channels, output_stride=16, pad_input=False, layer=ConvBNReLU6):
+    """Build stem and inverted residuals as one nn.Sequential of `layer`s.
 
-    `table` has a row (t, c, n, s) per stage: expansion, output channels, blocks, stride of the first block. Once
-    `output_stride` is reached, strides turn into dilation. Input [N, 3, H, W].
+    `table` has a row (t, c, n, s, k) per stage: expansion, output channels, blocks, stride of the first block, size of
+    the depthwise kernels. Once `output_stride` is reached, strides turn into dilation. Input [N, 3, H, W].
     """
-    stem = ConvBNReLU6(3, stem_channels, stride=2, padding=0 if pad_input else 1)
+    stem = layer(3, stem_channels, stride=2, padding=0 if pad_input else 1)
     layers, channels, stride_so_far, dilation = [stem], stem_channels, 2, 1
-    for expansion, out_channels, blocks, stride in table:
+    for expansion, out_channels, blocks, stride, kernel_size in table:
         first_dilation = dilation
         if stride_so_far == output_stride:
             dilation, stride = dilation * stride, 1
@@ -69,10 +65,12 @@ def mobilenetv2_features(table, *, stem_channels, output_stride, pad_input):
                 InvertedResidual(
                     channels,
                     out_channels,
+                    kernel_size=kernel_size,
                     stride=stride if block == 0 else 1,
                     dilation=first_dilation if block == 0 else dilation,
                     expansion=expansion,
                     pad_input=pad_input,
+                    layer=layer,
                 )
             )
             channels = out_channels
