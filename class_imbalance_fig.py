@@ -9,13 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from faceparse.class_counts import class_pixels, format_counts, largest_first
-from faceparse.classes import find_class_set
-from faceparse.errors import InputError, run_script
-from faceparse.images import list_images, read_mask
+from faceparse.data.checks import class_pixels, format_counts, largest_first
+from faceparse.data.classes import find_class_set
+from faceparse.data.drawing import plot
+from faceparse.data.images import list_images, read_mask
+from faceparse.errors import InputError, counted, run_script
 from faceparse.parallel import in_parallel
-from faceparse.plots import plot
-from faceparse.wording import counted
 from options import class_imbalance_parser
 
 

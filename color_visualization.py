@@ -9,15 +9,13 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from faceparse.atomic_files import atomic_folder
-from faceparse.classes import find_class_set
-from faceparse.drawing import contact_sheet, render
-from faceparse.errors import InputError, run_script
-from faceparse.images import check_picture_name, list_images, read_maker, write_picture
-from faceparse.outputs import check_outputs
+from faceparse.data.classes import find_class_set
+from faceparse.data.drawing import contact_sheet, render
+from faceparse.data.images import check_picture_name, list_images, read_maker, write_picture
+from faceparse.data.provenance import check_outputs, require_makers_class_set
+from faceparse.errors import InputError, counted, run_script
+from faceparse.files import atomic_folder
 from faceparse.parallel import in_parallel
-from faceparse.provenance import require_makers_class_set
-from faceparse.wording import counted
 from options import color_parser
 
 

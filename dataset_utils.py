@@ -7,23 +7,24 @@ import torch
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
-from faceparse import decoded_file, distributed
-from faceparse.classes import IGNORE_INDEX
-from faceparse.dataset_layout import advice, split_folders
-from faceparse.errors import InputError
-from faceparse.free_memory import free_memory
-from faceparse.images import list_images, match_pairs, read_mask, read_pair, resize_mask, resize_photo
-from faceparse.loading import (
+from faceparse.data import decoded_file
+from faceparse.data.classes import IGNORE_INDEX
+from faceparse.data.images import list_images, match_pairs, read_mask, read_pair, resize_mask, resize_photo
+from faceparse.data.layout import advice, split_folders
+from faceparse.data.loading import (
     CaughtInputError,
     ReadingDataset,
+    free_memory,
     one_by_one,
     own_generator,
     raise_errors,
     to_tensor,
     worker_processes,
 )
-from faceparse.network_size import fitted_size
+from faceparse.errors import InputError
+from faceparse.inference.image_size import fitted_size
 from faceparse.parallel import in_threads
+from faceparse.training import distributed
 
 
 def find_pairs(dataset_dir, split, label_dir=None, more_photos=()):

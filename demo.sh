@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")"
 rm -rf demo checkpoints/demo
 
-python make_sample_dataset.py --output_dir demo/dataset --train 96 --val 24 --image_size 128
+python -m tools.make_sample_dataset --output_dir demo/dataset --train 96 --val 24 --image_size 128
 
 python main_deeplab.py --dataset_dir demo/dataset --image_size 128 --batch_size 8 --epochs 40 \
     --optimizer adamw --learning_rate 0.003 --schedule cosine \

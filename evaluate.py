@@ -12,7 +12,7 @@ def format_file(scores):
 
 
 def main(args):
-    from faceparse.metrics import write_scores  # here, so that --help need not wait for numpy
+    from faceparse.inference.metrics import write_scores  # here, so that --help need not wait for numpy
 
     write_scores(args, "scores.txt", format_file)
 

@@ -29,15 +29,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from faceparse import checkpoints
-from faceparse.atomic_files import atomic_path
-from faceparse.classes import find_class_set
-from faceparse.errors import InputError, run_script
-from faceparse.images import list_images
-from faceparse.onnx_network import OnnxNetwork
-from faceparse.prediction import read_resized, to_network_input
-from faceparse.torch_network import TorchNetwork
-from faceparse.wording import counted
+from faceparse.data.classes import find_class_set
+from faceparse.data.images import list_images
+from faceparse.errors import InputError, counted, run_script
+from faceparse.files import atomic_path
+from faceparse.inference import checkpoints
+from faceparse.inference.onnx_network import OnnxNetwork
+from faceparse.inference.prediction import read_resized, to_network_input
+from faceparse.inference.torch_network import TorchNetwork
 from models.folding import fold_batchnorm
 from options import export_parser
 

@@ -9,7 +9,7 @@ from options import f1score_parser
 
 
 def format_file(scores):
-    from faceparse.metrics import format_score
+    from faceparse.inference.metrics import format_score
 
     lines = [
         "Class {}: Precision = {}, Recall = {}, F1-score = {}".format(index, *map(format_score, values))
@@ -22,7 +22,7 @@ def format_file(scores):
 
 
 def main(args):
-    from faceparse.metrics import write_scores  # here, so that --help need not wait for numpy
+    from faceparse.inference.metrics import write_scores  # here, so that --help need not wait for numpy
 
     f1_of_images = write_scores(args, "scores_with_f1_precision_recall.txt", format_file)
     if args.per_image:

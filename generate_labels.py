@@ -17,22 +17,20 @@ Photographs of --unlabelled_dir have no masks; they get the predictions, and 255
 from pathlib import Path
 
 from dataset_utils import find_unlabelled
-from faceparse.atomic_files import atomic_folder
-from faceparse.classes import find_class_set
-from faceparse.dataset_layout import require_classes_of
-from faceparse.errors import run_script
-from faceparse.images import match_pairs
-from faceparse.outputs import check_outputs
-from faceparse.prediction import load_network
-from faceparse.provenance import provenance
-from faceparse.pseudo_labels import (
+from faceparse.data.classes import find_class_set
+from faceparse.data.images import match_pairs
+from faceparse.data.layout import require_classes_of
+from faceparse.data.provenance import check_outputs, provenance
+from faceparse.errors import counted, run_script
+from faceparse.files import atomic_folder
+from faceparse.inference.prediction import load_network
+from faceparse.training.self_distillation import (
     PartialMasks,
     doubtful_classes,
     format_changes,
     require_unlabelled,
     write_labels,
 )
-from faceparse.wording import counted
 from options import generate_labels_parser
 
 

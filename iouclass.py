@@ -8,14 +8,14 @@ from options import score_parser
 
 
 def format_file(scores):
-    from faceparse.metrics import format_score
+    from faceparse.inference.metrics import format_score
 
     lines = [f"Class {index}: IoU = {format_score(iou)}" for index, iou in enumerate(scores.iou)]
     return "\n".join([*lines, "", f"Mean IoU (mIoU, average across all classes): {format_score(scores.miou)}", ""])
 
 
 def main(args):
-    from faceparse.metrics import write_scores  # here, so that --help need not wait for numpy
+    from faceparse.inference.metrics import write_scores  # here, so that --help need not wait for numpy
 
     write_scores(args, "iou_scores.txt", format_file)
 

@@ -12,8 +12,8 @@ from functools import partial
 
 import torch
 
-from faceparse import distributed
-from faceparse.classes import IGNORE_INDEX
+from faceparse.data.classes import IGNORE_INDEX
+from faceparse.training import distributed
 
 DICE_SMOOTH = 1e-6
 SMALLEST_BASE = 1e-6  # lower bound of 1 - p_t in the focal factor

@@ -22,36 +22,34 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from dataset_utils import TrainingSet, epoch_seed, find_pairs, find_unlabelled
-from faceparse import checkpoints, distributed
-from faceparse.acceleration import compile_if_possible, use_cuda_graphs
-from faceparse.atomic_files import atomic_folder, only_writer, rename
-from faceparse.augmentation import augment
-from faceparse.classes import find_class_set
-from faceparse.dataset_layout import is_within, require_classes_of
-from faceparse.drawing import save_overlay
-from faceparse.errors import InputError, run_script, unbroken
-from faceparse.images import read_mask_of, resize_mask
-from faceparse.loggers import import_logger, open_logger
-from faceparse.memory import keep_freed_memory
-from faceparse.metrics import Scores, confusion_matrix, format_table
-from faceparse.network_size import fitted_size
-from faceparse.optimisation import AveragedModel, build_optimizer, learning_rate
+from faceparse.data.augmentation import augment
+from faceparse.data.classes import find_class_set
+from faceparse.data.drawing import save_overlay
+from faceparse.data.images import read_mask_of, resize_mask
+from faceparse.data.layout import is_within, require_classes_of
+from faceparse.errors import InputError, counted, run_script, unbroken
+from faceparse.files import atomic_folder, only_writer, rename
+from faceparse.inference import checkpoints
+from faceparse.inference.device import is_launched, keep_freed_memory, select_device
+from faceparse.inference.image_size import fitted_size
+from faceparse.inference.metrics import Scores, confusion_matrix, format_table
+from faceparse.inference.prediction import predict
+from faceparse.inference.torch_network import TorchNetwork
+from faceparse.inference.upsampling import label_map
 from faceparse.parallel import in_threads
-from faceparse.precision import Precision
-from faceparse.prediction import predict
-from faceparse.pseudo_labels import (
+from faceparse.training import distributed
+from faceparse.training.acceleration import compile_if_possible, use_cuda_graphs
+from faceparse.training.log import draw_runs, import_logger, open_logger, read_log, write_log
+from faceparse.training.optimisation import AveragedModel, Precision, build_optimizer, learning_rate
+from faceparse.training.self_distillation import (
     PartialMasks,
     doubtful_classes,
     format_changes,
     require_unlabelled,
     write_labels,
 )
-from faceparse.teachers import Teachers
-from faceparse.torch_network import TorchNetwork
-from faceparse.training_log import draw_runs, read_log, write_log
-from faceparse.training_state import STATES, TrainingState, read_newest, unchanged_buffers
-from faceparse.upsampling import label_map
-from faceparse.wording import counted
+from faceparse.training.state import STATES, TrainingState, read_newest, unchanged_buffers
+from faceparse.training.teachers import Teachers
 from loss import loss_at_epoch
 from models import build_model
 from models.cost import count_parameters
@@ -298,7 +296,7 @@ def check_start(args, run_dir, train_pairs, class_set, device):
         raise InputError(f"{run_dir}: holds a run; {way_on} --save_prefix starts a new run")
     if args.sync_batchnorm and device.type != "cuda":
         raise InputError("--sync_batchnorm: PyTorch has this for GPUs alone; leave it out on the CPU")
-    if args.cuda_graphs and (device.type != "cuda" or distributed.is_launched()):
+    if args.cuda_graphs and (device.type != "cuda" or is_launched()):
         raise InputError("--cuda_graphs: for one process on a GPU; leave it out on the CPU and under torchrun")
     if args.self_distill_epoch >= args.epochs:
         raise InputError(
@@ -319,7 +317,7 @@ def remove_temporary_files(run_dir):
 
 def main(args):
     keep_freed_memory()
-    device = distributed.select_device(args.gpu_id)
+    device = select_device(args.gpu_id)
     run_dir = Path("checkpoints") / args.save_prefix
     with distributed.process_group(device):
         alone = only_writer(run_dir, "wait for its end, or give another --save_prefix")

@@ -4,7 +4,7 @@ import argparse
 import re
 
 from faceparse import SHIPPED_CHECKPOINT
-from faceparse.network_size import LARGEST_SIDE, SMALLEST_SIDE
+from faceparse.inference.image_size import LARGEST_SIDE, SMALLEST_SIDE
 
 LARGEST_NUMBER = 2**31 - 1  # of what counts; what is larger overflows in one library or another
 TOO_LARGE = "the memory that it takes grows with its square"

@@ -19,15 +19,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from faceparse.atomic_files import atomic_path
-from faceparse.class_counts import class_pixels
-from faceparse.classes import find_class_set
-from faceparse.drawing import cut_out, overlay, recolour
-from faceparse.errors import InputError, run_script
-from faceparse.images import READ_SUFFIXES, read_photo, write_label_map, write_picture
-from faceparse.outputs import check_outputs
-from faceparse.provenance import provenance
-from faceparse.wording import counted
+from faceparse.data.checks import class_pixels
+from faceparse.data.classes import find_class_set
+from faceparse.data.drawing import cut_out, overlay, recolour
+from faceparse.data.images import READ_SUFFIXES, read_photo, write_label_map, write_picture
+from faceparse.data.provenance import check_outputs, provenance
+from faceparse.errors import InputError, counted, run_script
+from faceparse.files import atomic_path
 from options import parse_faces_parser
 
 NO_FACE, UNREADABLE = 1, 2  # exit statuses
@@ -148,8 +146,8 @@ def report_video(file, result):
 
 def main(args):
     try:  # here, so that --help need not wait for these
-        from faceparse.face_parser import FaceParser
-        from faceparse.video import VIDEO_SUFFIXES, parse_video, show_webcam
+        from faceparse.faces.face_parser import FaceParser
+        from faceparse.faces.video import VIDEO_SUFFIXES, parse_video, show_webcam
     except ImportError as error:
         raise InputError(
             f"parse_faces.py needs more packages ({error}); pip install -r requirements-faces.txt"

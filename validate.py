@@ -9,17 +9,15 @@ Each prediction is a single-channel PNG of class ids at the photograph's own siz
 
 from pathlib import Path
 
-from faceparse.atomic_files import atomic_folder
-from faceparse.classes import find_class_set
-from faceparse.drawing import save_overlay
-from faceparse.errors import run_script
-from faceparse.images import list_images, write_label_map
-from faceparse.outputs import check_outputs
+from faceparse.data.classes import find_class_set
+from faceparse.data.drawing import save_overlay
+from faceparse.data.images import list_images, write_label_map
+from faceparse.data.provenance import check_outputs, provenance
+from faceparse.errors import counted, run_script
+from faceparse.files import atomic_folder
+from faceparse.inference.prediction import load_network, predict
+from faceparse.inference.upsampling import label_map
 from faceparse.parallel import in_threads
-from faceparse.prediction import load_network, predict
-from faceparse.provenance import provenance
-from faceparse.upsampling import label_map
-from faceparse.wording import counted
 from options import validate_parser
 
 

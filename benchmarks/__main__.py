@@ -22,16 +22,17 @@ import torch
 
 from benchmarks.cases import TRAINING_PASSES
 from benchmarks.measure import run_case, run_python
-from faceparse import SHIPPED_CHECKPOINT, checkpoints
-from faceparse.atomic_files import atomic_path
-from faceparse.classes import CELEBAMASK
+from faceparse import SHIPPED_CHECKPOINT
+from faceparse.data.classes import CELEBAMASK
+from faceparse.data.images import list_images, read_mask, read_photo, write_label_map
 from faceparse.errors import run_script
-from faceparse.images import list_images, read_mask, read_photo, write_label_map
+from faceparse.files import atomic_path
+from faceparse.inference import checkpoints
 from faceparse.parallel import usable_cores
-from make_sample_dataset import make_sample_dataset
 from models import MODELS, build_model
 from models.cost import count_flops
 from options import network_input_size, positive_int
+from tools.make_sample_dataset import make_sample_dataset
 
 DEFAULT, CHALLENGE = next(iter(MODELS)), checkpoints.CHALLENGE_MODEL_TYPE
 INT8 = f"{DEFAULT}_int8.onnx"

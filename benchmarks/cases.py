@@ -16,14 +16,13 @@ from torch.nn import functional as F
 from benchmarks import plain_network
 from benchmarks.measure import decode
 from dataset_utils import TrainingSet, find_pairs
-from faceparse import checkpoints
-from faceparse.classes import CELEBAMASK
-from faceparse.distributed import select_device
-from faceparse.images import list_images
-from faceparse.memory import keep_freed_memory
+from faceparse.data.classes import CELEBAMASK
+from faceparse.data.images import list_images
+from faceparse.inference import checkpoints
+from faceparse.inference.device import keep_freed_memory, select_device
+from faceparse.inference.prediction import load_network, predict
+from faceparse.inference.upsampling import label_map
 from faceparse.parallel import in_parallel
-from faceparse.prediction import load_network, predict
-from faceparse.upsampling import label_map
 from main_deeplab import build_training, train_one_epoch
 from models import MODELS
 from models.cost import count_flops

@@ -9,13 +9,13 @@ other ones than these and on masks as given.
 import argparse
 from pathlib import Path
 
-from faceparse.checkpoints import read_checkpoint
+from faceparse.data.drawing import check_plot_name, plot
+from faceparse.data.images import match_pairs, read_mask_of
 from faceparse.errors import run_script
-from faceparse.images import match_pairs, read_mask_of
-from faceparse.metrics import Scores, confusion_matrix
-from faceparse.plots import check_plot_name, plot
-from faceparse.prediction import load_network, predict
-from faceparse.upsampling import label_map
+from faceparse.inference.checkpoints import read_checkpoint
+from faceparse.inference.metrics import Scores, confusion_matrix
+from faceparse.inference.prediction import load_network, predict
+from faceparse.inference.upsampling import label_map
 from models.cost import count_flops
 from options import network_input_size
 

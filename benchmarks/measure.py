@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from faceparse.images import open_image
+from faceparse.data.images import open_image
 
 ROOT = Path(__file__).parents[1]
 

@@ -17,9 +17,9 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import ColorJitter
 from torchvision.transforms.functional import to_tensor
 
-from faceparse import checkpoints
-from faceparse.distributed import select_device
-from faceparse.images import list_images
+from faceparse.data.images import list_images
+from faceparse.inference import checkpoints
+from faceparse.inference.device import select_device
 
 
 def read_photo(path, size):

@@ -15,8 +15,8 @@ from statistics import median
 from benchmarks.measure import decode, run_python
 from faceparse.errors import run_script
 from faceparse.parallel import in_parallel
-from make_sample_dataset import make_celebamask_download
 from options import positive_int
+from tools.make_sample_dataset import make_celebamask_download
 
 DISTINCT = 20
 
@@ -41,8 +41,8 @@ def main(args):
         for repeat in range(args.repeats):
             flags = ("--source", source, "--output_dir", Path(folder) / f"prepared_{repeat}")
             floor = run_python("-m", "benchmarks.preparation", "--floor", source)
-            first = run_python("prepare_celebamask.py", *flags)
-            again = run_python("prepare_celebamask.py", *flags)  # finds all there, and so only checks the result
+            first = run_python("-m", "tools.prepare_celebamask", *flags)
+            again = run_python("-m", "tools.prepare_celebamask", *flags)  # only checks the result
             names = ("processor_seconds", "processor_seconds", "processor_seconds", "peak_mib")
             measured.append([each[name] for each, name in zip((floor, first, again, first), names, strict=True)])
         floor, first, again, peak = (median(values) for values in zip(*measured, strict=True))

@@ -18,15 +18,14 @@ from PIL import Image
 
 from benchmarks.cases import TRAINING_BATCH, timed
 from dataset_utils import PairDataset, TrainingSet, find_pairs
-from faceparse.classes import CELEBAMASK
-from faceparse.distributed import select_device
+from faceparse.data.classes import CELEBAMASK
+from faceparse.data.images import list_images, read_mask, read_photo, resize_mask, resize_photo, write_picture
+from faceparse.data.loading import one_by_one, to_tensor
 from faceparse.errors import run_script
-from faceparse.images import list_images, read_mask, read_photo, resize_mask, resize_photo, write_picture
-from faceparse.loading import one_by_one, to_tensor
-from faceparse.memory import keep_freed_memory
+from faceparse.inference.device import keep_freed_memory, select_device
 from main_deeplab import build_training, train_one_epoch
-from make_sample_dataset import make_sample_dataset
 from options import non_negative_int, positive_int, train_parser
+from tools.make_sample_dataset import make_sample_dataset
 
 DISTINCT, GRAIN = 20, 4  # grain: standard deviation, of 255
 

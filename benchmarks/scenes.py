@@ -1,7 +1,7 @@
 """Score pictures that are no crops around a face: the whole picture at once beside faces found and parsed one by one.
 
     python -m benchmarks.scenes dataset/val/val_image dataset/val/val_mask --as scenes
-    python make_sample_dataset.py --output_dir dataset_sample --scenes 30
+    python -m tools.make_sample_dataset --output_dir dataset_sample --scenes 30
     python -m benchmarks.scenes dataset_sample/scenes/scene_image dataset_sample/scenes/scene_mask
 
 `--as scenes` puts each person, 640, 448 or 320 px high, somewhere into a drawn picture of 1280 x 960 px among other
@@ -21,14 +21,14 @@ import torch
 from tqdm import tqdm
 
 from faceparse import SHIPPED_CHECKPOINT
-from faceparse.augmentation import WIDE_GEOMETRY, random_geometry
-from faceparse.classes import IGNORE_INDEX
+from faceparse.data.augmentation import WIDE_GEOMETRY, random_geometry
+from faceparse.data.classes import IGNORE_INDEX
+from faceparse.data.images import match_pairs, read_pair
 from faceparse.errors import run_script
-from faceparse.face_parser import FaceParser
-from faceparse.images import match_pairs, read_pair
-from faceparse.metrics import Scores, confusion_matrix
-from faceparse.scenes import PERSON_HEIGHTS, compose_scene
+from faceparse.faces.face_parser import FaceParser
+from faceparse.inference.metrics import Scores, confusion_matrix
 from options import network_input_size
+from tools.scenes import PERSON_HEIGHTS, compose_scene
 
 TILT = 30  # degrees, either way
 

@@ -13,12 +13,11 @@ from shlex import split
 
 import torch
 
-from faceparse import distributed
-from faceparse.acceleration import use_cuda_graphs
-from faceparse.augmentation import augment
-from faceparse.classes import CELEBAMASK
+from faceparse.data.augmentation import augment
+from faceparse.data.classes import CELEBAMASK
 from faceparse.errors import run_script
-from faceparse.memory import keep_freed_memory
+from faceparse.inference.device import keep_freed_memory, select_device
+from faceparse.training.acceleration import use_cuda_graphs
 from loss import loss_at_epoch
 from main_deeplab import build_training
 from models import MODELS
@@ -91,7 +90,7 @@ def parse_args():
 
 def main(args):
     keep_freed_memory()
-    device = distributed.select_device(0)
+    device = select_device(0)
     for graphs in (False, True) if device.type == "cuda" else (False,):
         whole, parts, start = measure(args, device, graphs)
         name = f"{args.model_type}, {args.batch_size} of {args.image_size} px{', CUDA graphs' if graphs else ''}"

@@ -9,7 +9,7 @@ SHIPPED_CHECKPOINT = str(Path(__file__).resolve().parent.parent / "Deeplab_check
 def __getattr__(name):
     """Load FaceParser and all that it needs when it is first asked for."""
     if name == "FaceParser":
-        from faceparse.face_parser import FaceParser
+        from faceparse.faces.face_parser import FaceParser
 
         return FaceParser
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

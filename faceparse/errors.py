@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shlex
 import signal
 import stat
 import sys
@@ -156,3 +157,13 @@ def run_script(main):
             128 + number,
             f"{word}: files are whole; run the same command again, a training that has saved a state with --resume",
         )
+
+
+def counted(number, noun):
+    """Return a number and its noun, "1 label map" or "2,000 label maps"."""
+    return f"{number:,} {noun}{'' if number == 1 else 'es' if noun.endswith('s') else 's'}"
+
+
+def quoted(text):
+    """Return a path or other argument as this system's shell takes it. On Windows no path holds a quote itself."""
+    return f'"{text}"' if os.name == "nt" else shlex.quote(str(text))

@@ -34,7 +34,7 @@ read -ra partial <<< "${PARTIAL_MASKS:-}"
 for folder in ${unlabelled:+"${unlabelled[@]}"} ${partial:+"${partial[@]#*=}"}; do # now, and not after an hour
     [ -d "$folder" ] || { echo "error: $folder: no such folder; see UNLABELLED and PARTIAL_MASKS in $0" >&2; exit 2; }
 done
-[ -d dataset/corrected ] || python check_dataset.py --fix_left_right dataset/corrected
+[ -d dataset/corrected ] || python -m tools.check_dataset --fix_left_right dataset/corrected
 
 # Place 0 is empty, so that stage 1 is at place 1.
 names=(- slim_256 slim_256_all slim_512 slim_512_all slim_512_more slim_512_strong)

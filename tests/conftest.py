@@ -13,7 +13,7 @@ os.environ.setdefault("TEST_GPUS", os.environ.get("CUDA_VISIBLE_DEVICES", "0")) 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ["OMP_NUM_THREADS"] = "1"
 
-from make_sample_dataset import make_sample_dataset
+from tools.make_sample_dataset import make_sample_dataset
 
 
 @pytest.fixture(scope="session")

@@ -13,11 +13,10 @@ import torch
 from torch.nn import functional as F
 
 from faceparse import SHIPPED_CHECKPOINT
-from faceparse.classes import CELEBAMASK
-from faceparse.images import read_photo, resize_photo
-from faceparse.optimisation import build_optimizer
-from faceparse.precision import Precision
-from faceparse.training_state import TrainingState
+from faceparse.data.classes import CELEBAMASK
+from faceparse.data.images import read_photo, resize_photo
+from faceparse.training.optimisation import Precision, build_optimizer
+from faceparse.training.state import TrainingState
 from loss import DICE_SMOOTH
 from main_deeplab import build_training, train_one_epoch
 from options import train_parser

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as reference
 
-import faceparse.augmentation as augment_module
-from faceparse.augmentation import (
+import faceparse.data.augmentation as augment_module
+from faceparse.data.augmentation import (
     apply_color,
     augment,
     random_blur,
@@ -20,8 +20,8 @@ from faceparse.augmentation import (
     random_surroundings,
     wide_geometry,
 )
-from faceparse.classes import CELEBAMASK
-from make_sample_dataset import draw_face
+from faceparse.data.classes import CELEBAMASK
+from tools.make_sample_dataset import draw_face
 
 SIZE = 64
 MIRRORED = np.arange(256)  # written out by hand, not taken from faceparse/classes.py

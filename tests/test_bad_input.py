@@ -15,9 +15,11 @@ from PIL import Image
 import generate_labels
 import main_deeplab
 import validate
-from faceparse import SHIPPED_CHECKPOINT, checkpoints, distributed, errors
-from faceparse.classes import CELEBAMASK
-from faceparse.images import write_label_map
+from faceparse import SHIPPED_CHECKPOINT, errors
+from faceparse.data.classes import CELEBAMASK
+from faceparse.data.images import write_label_map
+from faceparse.inference import checkpoints
+from faceparse.inference.device import select_device
 from models import build_model
 from options import generate_labels_parser, train_parser, validate_parser
 
@@ -258,10 +260,10 @@ def test_gpu_whose_driver_does_not_work(refusal, monkeypatch):
     assert refusal(main_deeplab, *TRAIN) == message + 'CUDA_VISIBLE_DEVICES="" for the CPU'
     for hidden in ("", "-1"):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
-        assert distributed.select_device(0).type == "cpu"
+        assert select_device(0).type == "cpu"
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     monkeypatch.setattr(torch.version, "cuda", None)  # PyTorch for CPUs
-    assert distributed.select_device(0).type == "cpu"
+    assert select_device(0).type == "cpu"
 
 
 def test_gpu_that_this_build_has_no_kernels_for(refusal, monkeypatch):

@@ -13,12 +13,12 @@ from benchmarks.__main__ import DEFAULT, Bench, differing_share, lay_out
 from benchmarks.measure import run_python
 from benchmarks.plain_network import mixed_loss
 from dataset_utils import PairDataset, find_pairs
-from faceparse import checkpoints
-from faceparse.classes import CELEBAMASK
-from faceparse.images import list_images, match_pairs, read_mask, write_label_map
-from faceparse.metrics import Scores, score_folders
-from faceparse.prediction import load_network
-from faceparse.torch_network import TorchNetwork
+from faceparse.data.classes import CELEBAMASK
+from faceparse.data.images import list_images, match_pairs, read_mask, write_label_map
+from faceparse.inference import checkpoints
+from faceparse.inference.metrics import Scores, score_folders
+from faceparse.inference.prediction import load_network
+from faceparse.inference.torch_network import TorchNetwork
 from loss import mixed_loss as our_mixed_loss
 from models import build_model
 from validate import write_predictions

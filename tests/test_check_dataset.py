@@ -12,10 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import check_dataset
 import main_deeplab
-from faceparse.classes import CELEBAMASK
-from faceparse.dataset_checks import (
+from faceparse.data.checks import (
     ROWS_AT_A_TIME,
     hash_photo,
     left_right_reversed,
@@ -23,11 +21,13 @@ from faceparse.dataset_checks import (
     near_duplicates,
     swap_left_right,
 )
-from faceparse.dataset_layout import advice
-from faceparse.drawing import colorize
+from faceparse.data.classes import CELEBAMASK
+from faceparse.data.drawing import colorize
+from faceparse.data.images import read_mask, write_label_map
+from faceparse.data.layout import advice
 from faceparse.errors import InputError
-from faceparse.images import read_mask, write_label_map
 from options import check_dataset_parser, train_parser
+from tools import check_dataset
 
 
 def check(*flags):
@@ -120,7 +120,7 @@ def test_report(dataset, capsys):
     assert "of train and val (32 bits of 256 or fewer): 1\n  train c, val d: " in printed
     assert "of train and test (32 bits of 256 or fewer): 1\n  train a, test f: " in printed
     assert "of val and test (32 bits of 256 or fewer): 0" in printed
-    assert f"python check_dataset.py --dataset_dir {dataset} --classes celebamask --fix_left_right OUT" in printed
+    assert f"python -m tools.check_dataset --dataset_dir {dataset} --classes celebamask --fix_left_right OUT" in printed
 
 
 def test_corrected_copies_and_sheet(dataset, tmp_path, capsys):
@@ -222,7 +222,7 @@ def moved(dataset, **names):
         ({"val__val_mask": "val_mask"}, r"rename what is there: mv \S+/val_mask \S+/val/val_mask$"),
         ({"train": "inner/train", "val": "inner/val"}, "inner has the layout: give it as --dataset_dir"),
         ({"train__train_image": "images", "train__train_mask": "masks"}, "images/ and masks/ have no splits"),
-        ({"train": "CelebA-HQ-img"}, r"python prepare_celebamask.py --source \S+ --output_dir dataset"),
+        ({"train": "CelebA-HQ-img"}, r"python -m tools.prepare_celebamask --source \S+ --output_dir dataset"),
         ({"train": "other"}, "a data set holds train/train_image"),
     ],
 )

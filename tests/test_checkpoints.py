@@ -9,9 +9,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from faceparse import checkpoints
-from faceparse.classes import CELEBAMASK, LAPA
+from faceparse.data.classes import CELEBAMASK, LAPA
 from faceparse.errors import InputError
+from faceparse.inference import checkpoints
 from models import MODELS, build_model
 
 CHALLENGE, SLIM = "deeplabv3plus_mobilenet", "deeplabv3plus_mobilenet_slim"

@@ -5,8 +5,8 @@ import pytest
 
 import class_imbalance_fig
 from class_imbalance_fig import class_pixels, format_counts
+from faceparse.data.images import write_label_map
 from faceparse.errors import InputError
-from faceparse.images import write_label_map
 from options import class_imbalance_parser
 
 

@@ -11,16 +11,16 @@ import torch
 import export_onnx
 import f1score
 import main_deeplab
-import make_sample_dataset
 import validate
-from faceparse import checkpoints
-from faceparse.augmentation import random_geometry
-from faceparse.classes import CELEBAMASK, find_class_set
+from faceparse.data.augmentation import random_geometry
+from faceparse.data.classes import CELEBAMASK, find_class_set
+from faceparse.data.images import list_images, read_mask, read_photo
+from faceparse.data.provenance import provenance, require_makers_class_set
 from faceparse.errors import InputError
-from faceparse.images import list_images, read_mask, read_photo
-from faceparse.provenance import provenance, require_makers_class_set
+from faceparse.inference import checkpoints
 from models import MODELS
 from options import export_parser, f1score_parser, sample_dataset_parser, train_parser, validate_parser
+from tools import make_sample_dataset
 
 NAMES = ["background", "face", "l_eye", "r_eye", "hair"]
 DESCRIPTION = {"names": NAMES, "left_right_pairs": [["l_eye", "r_eye"]], "ignored_id": 9}

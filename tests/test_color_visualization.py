@@ -5,11 +5,11 @@ import pytest
 from PIL import Image
 
 import color_visualization
-from faceparse.classes import CELEBAMASK, LAPA
-from faceparse.drawing import colorize, contact_sheet, overlay
+from faceparse.data.classes import CELEBAMASK, LAPA
+from faceparse.data.drawing import colorize, contact_sheet, overlay
+from faceparse.data.images import write_label_map, write_picture
+from faceparse.data.provenance import provenance
 from faceparse.errors import InputError
-from faceparse.images import write_label_map, write_picture
-from faceparse.provenance import provenance
 from options import color_parser
 
 LABEL_MAP = np.arange(18, dtype=np.uint8).reshape(3, 6)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from faceparse.classes import CELEBAMASK, LAPA
-from faceparse.crops import (
+from faceparse.data.classes import CELEBAMASK, LAPA
+from faceparse.faces.crops import (
     MEAN_PARTS,
     Crop,
     crop_of_box,

@@ -15,7 +15,7 @@ from gradients import assert_close, assert_steps_follow
 from test_gradients import TOLERANCES
 
 from faceparse import SHIPPED_CHECKPOINT
-from faceparse.images import list_images, read_mask
+from faceparse.data.images import list_images, read_mask
 
 GPUS = os.environ["TEST_GPUS"]
 pytestmark = pytest.mark.skipif(

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import check_dataset
 import color_visualization
 import f1score
 import main_deeplab
 import validate
 from faceparse import SHIPPED_CHECKPOINT
-from faceparse.images import read_mask
-from faceparse.training_log import read_log
+from faceparse.data.images import read_mask
+from faceparse.training.log import read_log
 from options import check_dataset_parser, color_parser, f1score_parser, train_parser, validate_parser
+from tools import check_dataset
 
 TEXT = (Path(__file__).parents[1] / "dataset/README.md").read_text(encoding="utf-8")
 

@@ -20,11 +20,11 @@ from dataset_utils import (
     find_pairs,
     repeat_factors,
 )
-from faceparse import distributed
-from faceparse.classes import CELEBAMASK, LAPA
+from faceparse.data.classes import CELEBAMASK, LAPA
+from faceparse.data.images import read_pair, write_label_map
 from faceparse.errors import InputError
-from faceparse.images import read_pair, write_label_map
 from faceparse.parallel import usable_cores
+from faceparse.training import distributed
 
 CPU = torch.device("cpu")
 RANDOM = np.random.default_rng(0)

@@ -8,9 +8,10 @@ import torch
 
 import dataset_utils
 from dataset_utils import TrainingSet, find_pairs
-from faceparse import decoded_file, locking
-from faceparse.classes import CELEBAMASK, LAPA
-from faceparse.decoded_file import decoded_path
+from faceparse import files as locking
+from faceparse.data import decoded_file
+from faceparse.data.classes import CELEBAMASK, LAPA
+from faceparse.data.decoded_file import decoded_path
 from faceparse.errors import InputError
 
 

@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 from two_processes import in_two_processes
 
-from faceparse import SHIPPED_CHECKPOINT, distributed
-from faceparse.classes import CELEBAMASK
+from faceparse import SHIPPED_CHECKPOINT
+from faceparse.data.classes import CELEBAMASK
+from faceparse.training import distributed
 from loss import loss_at_epoch
 from main_deeplab import build_training, training_loss
 from options import train_parser

@@ -12,12 +12,12 @@ from PIL import Image
 
 import export_onnx
 import validate
-from faceparse import checkpoints
-from faceparse.classes import CELEBAMASK
+from faceparse.data.classes import CELEBAMASK
 from faceparse.errors import InputError
-from faceparse.onnx_network import OnnxNetwork
-from faceparse.prediction import load_network
-from faceparse.upsampling import label_map
+from faceparse.inference import checkpoints
+from faceparse.inference.onnx_network import OnnxNetwork
+from faceparse.inference.prediction import load_network
+from faceparse.inference.upsampling import label_map
 from models import build_model
 from options import export_parser, validate_parser
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from faceparse import detection
-from faceparse.classes import CELEBAMASK, ClassSet
-from faceparse.crops import MEAN_PARTS, Crop
+from faceparse.data.classes import CELEBAMASK, ClassSet
+from faceparse.data.images import read_photo
 from faceparse.errors import InputError
-from faceparse.face_parser import Face, FaceParser, ParsedPhoto, is_portrait, log_softmax, refined_crop
-from faceparse.images import read_photo
-from faceparse.scenes import draw_backdrop, put_into
+from faceparse.faces import detection
+from faceparse.faces.crops import MEAN_PARTS, Crop
+from faceparse.faces.face_parser import Face, FaceParser, ParsedPhoto, is_portrait, log_softmax, refined_crop
+from tools.scenes import draw_backdrop, put_into
 
 ROOT = Path(__file__).parents[1]
 ASTRONAUT = ROOT / "assets/astronaut.jpg"

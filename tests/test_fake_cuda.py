@@ -13,12 +13,11 @@ from torch.utils._pytree import tree_map
 
 import main_deeplab
 from dataset_utils import TrainingSet, find_pairs
-from faceparse import distributed, optimisation
-from faceparse.augmentation import augment, constant
-from faceparse.classes import CELEBAMASK
-from faceparse.optimisation import AveragedModel, build_optimizer
-from faceparse.precision import Precision
-from faceparse.training_state import TrainingState
+from faceparse.data.augmentation import augment, constant
+from faceparse.data.classes import CELEBAMASK
+from faceparse.training import distributed, optimisation
+from faceparse.training.optimisation import AveragedModel, Precision, build_optimizer
+from faceparse.training.state import TrainingState
 from loss import loss_at_epoch
 from models import MODELS, build_model
 from options import train_parser

@@ -2,7 +2,7 @@
 
 import pytest
 
-from faceparse import free_memory as tested
+from faceparse.data import loading as tested
 
 VERSION_2 = "memory.max", "memory.current", "inactive_file"
 VERSION_1 = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"

@@ -7,10 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from faceparse.atomic_files import atomic_path, check_new_folder
-from faceparse.classes import CELEBAMASK, LAPA
-from faceparse.errors import InputError
-from faceparse.images import (
+from faceparse.data.classes import CELEBAMASK, LAPA
+from faceparse.data.images import (
     is_drawn,
     list_images,
     match_pairs,
@@ -19,6 +17,8 @@ from faceparse.images import (
     write_label_map,
     write_picture,
 )
+from faceparse.errors import InputError
+from faceparse.files import atomic_path, check_new_folder
 
 ROOT = Path(__file__).parent.parent
 HEIC = ROOT / "tests/phone.heic"

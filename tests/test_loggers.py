@@ -9,9 +9,9 @@ from types import ModuleType
 import pytest
 
 import main_deeplab
-from faceparse.classes import CELEBAMASK
+from faceparse.data.classes import CELEBAMASK
 from faceparse.errors import InputError
-from faceparse.loggers import import_logger, open_logger, scalars
+from faceparse.training.log import import_logger, open_logger, scalars
 from options import train_parser
 
 LINE = {"epoch": 3, "train_loss": 0.5, "mIoU": 0.25, "IoU": [0.5, math.nan, None, *[0.1] * 16]}

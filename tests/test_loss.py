@@ -9,8 +9,8 @@ import torch
 from torch.nn import functional as F
 
 import main_deeplab
-from faceparse.classes import CELEBAMASK
-from faceparse.images import write_label_map
+from faceparse.data.classes import CELEBAMASK
+from faceparse.data.images import write_label_map
 from loss import loss_at_epoch, mixed_loss
 from options import train_parser
 

@@ -10,7 +10,7 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="gl
 
 CODE = """
 import resource
-from faceparse.memory import keep_freed_memory
+from faceparse.inference.device import keep_freed_memory
 if {keep}:
     keep_freed_memory()
 bytearray(b"1") * 2**26

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from faceparse.metrics import Scores, confusion_matrix, format_table, per_image_f1
+from faceparse.inference.metrics import Scores, confusion_matrix, format_table, per_image_f1
 
 NAN = float("nan")
 

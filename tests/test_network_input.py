@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from faceparse.classes import CELEBAMASK
+from faceparse.data.classes import CELEBAMASK
 from faceparse.errors import InputError
+from faceparse.inference.prediction import batches_of_equal_size, predict, read_resized
 from faceparse.parallel import in_threads
-from faceparse.prediction import batches_of_equal_size, predict, read_resized
 
 RANDOM = np.random.default_rng(0)
 

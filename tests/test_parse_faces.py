@@ -10,13 +10,14 @@ import pytest
 from PIL import Image
 
 import parse_faces
-from faceparse import detection, errors
-from faceparse.classes import CELEBAMASK, ClassSet
-from faceparse.drawing import cut_out, recolour
-from faceparse.images import read_mask, read_photo, write_label_map, write_picture
-from faceparse.scenes import draw_backdrop
+from faceparse import errors
+from faceparse.data.classes import CELEBAMASK, ClassSet
+from faceparse.data.drawing import cut_out, recolour
+from faceparse.data.images import read_mask, read_photo, write_label_map, write_picture
+from faceparse.faces import detection
 from options import parse_faces_parser
 from parse_faces import cutout_classes
+from tools.scenes import draw_backdrop
 
 ASTRONAUT = Path(__file__).parents[1] / "assets/astronaut.jpg"
 FAST = ("--image_size", 256)

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import plot_runs
 from faceparse.errors import InputError
-from faceparse.training_log import write_log
+from faceparse.training.log import write_log
 from options import plot_runs_parser
+from tools import plot_runs
 
 
 def plot(*arguments):

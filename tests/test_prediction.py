@@ -12,13 +12,14 @@ from torch.nn import functional as F
 import generate_labels
 import validate
 from dataset_utils import to_tensor
-from faceparse import SHIPPED_CHECKPOINT, checkpoints
-from faceparse.classes import CELEBAMASK, LAPA
+from faceparse import SHIPPED_CHECKPOINT
+from faceparse.data.classes import CELEBAMASK, LAPA
+from faceparse.data.images import list_images, read_maker, read_mask, read_photo, write_label_map
 from faceparse.errors import InputError
-from faceparse.images import list_images, read_maker, read_mask, read_photo, write_label_map
-from faceparse.pseudo_labels import PartialMasks, format_changes, merge, pseudo_label, with_partial_mask
-from faceparse.torch_network import TorchNetwork
-from faceparse.tta import FlipAndScale
+from faceparse.inference import checkpoints
+from faceparse.inference.torch_network import TorchNetwork
+from faceparse.inference.tta import FlipAndScale
+from faceparse.training.self_distillation import PartialMasks, format_changes, merge, pseudo_label, with_partial_mask
 from models import build_model
 from options import generate_labels_parser, validate_parser
 

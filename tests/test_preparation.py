@@ -14,15 +14,14 @@ import pytest
 from PIL import Image
 
 import main_deeplab
-import prepare_celebamask
-import prepare_lapa
-from faceparse.classes import CELEBAMASK, IGNORE_INDEX, LAPA
+from faceparse.data.classes import CELEBAMASK, IGNORE_INDEX, LAPA
+from faceparse.data.images import read_mask, read_photo
+from faceparse.data.preparation import Example, read_reduced, select
 from faceparse.errors import InputError
-from faceparse.images import read_mask, read_photo
-from faceparse.preparation import Example, read_reduced, select
-from faceparse.training_log import read_log
-from make_sample_dataset import class_ids_in, draw_face, make_celebamask_download
+from faceparse.training.log import read_log
 from options import prepare_celebamask_parser, prepare_lapa_parser, train_parser
+from tools import prepare_celebamask, prepare_lapa
+from tools.make_sample_dataset import class_ids_in, draw_face, make_celebamask_download
 
 ROOT = Path(__file__).parents[1]
 ORIG_IDX = [162770, 162771, 182637, 182638, 0, 202598]  # both sides of each boundary, and the ends
@@ -266,7 +265,7 @@ def test_killed_ten_times_it_still_gives_the_same_files(tmp_path):
     make_celebamask_download(source, [0, 170000, *range(1, count - 1)], distinct=2)
 
     def start(output_dir):
-        command = [sys.executable, "prepare_celebamask.py", "--source", source, "--output_dir", output_dir]
+        command = [sys.executable, "-m", "tools.prepare_celebamask", "--source", source, "--output_dir", output_dir]
         return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True)
 
     def masks_written():

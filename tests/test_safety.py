@@ -18,11 +18,14 @@ import evaluate
 import generate_labels
 import main_deeplab
 import validate
-from faceparse import atomic_files, checkpoints, errors, locking
-from faceparse.atomic_files import atomic_folder, atomic_path, only_writer
-from faceparse.classes import CELEBAMASK
+from faceparse import errors
+from faceparse import files as atomic_files
+from faceparse import files as locking
+from faceparse.data.classes import CELEBAMASK
+from faceparse.data.images import read_maker, read_mask, write_label_map
 from faceparse.errors import InputError, run_script
-from faceparse.images import read_maker, read_mask, write_label_map
+from faceparse.files import atomic_folder, atomic_path, only_writer
+from faceparse.inference import checkpoints
 from models import build_model
 from options import generate_labels_parser, score_parser, train_parser, validate_parser
 
@@ -237,7 +240,7 @@ def test_the_newest_whole_state_is_resumed(place, capsys, damage):
 
 def test_the_second_of_two_runs_is_refused_and_a_killed_one_leaves_no_lock(tmp_path):
     code = (
-        "import sys, time; from faceparse.atomic_files import only_writer\n"
+        "import sys, time; from faceparse.files import only_writer\n"
         "with only_writer(sys.argv[1], 'wait'): print('held', flush=True); time.sleep(60)"
     )
     run_dir = tmp_path / "run"
@@ -456,9 +459,9 @@ def test_what_fails_in_a_folder_that_is_held_is_not_about_the_folder(tmp_path):
 
 
 def test_a_reader_that_ends_early_is_no_error():
-    script = "import errors; errors.run_script(lambda: print('line\\n' * 10**5))"
+    script = "from faceparse import errors; errors.run_script(lambda: print('line\\n' * 10**5))"
     command = f'"{sys.executable}" -c "{script}" | head -1; echo ${{PIPESTATUS[0]}}'
-    done = subprocess.run(["bash", "-c", command], cwd=ROOT / "faceparse", capture_output=True, text=True)
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("line\n141\n", "")
     # A pipe of another kind is not taken for stdout.
     with pytest.raises(SystemExit, match="2"):
@@ -501,7 +504,7 @@ def test_a_damaged_state_within_an_epoch_is_refused(place, damage):
 def test_a_network_that_names_data_outside_its_folder(tmp_path, external):
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
-    from faceparse.onnx_network import OnnxNetwork
+    from faceparse.inference.onnx_network import OnnxNetwork
 
     weights = onnx.TensorProto(name="w", dims=[1], data_type=1, data_location=1)
     weights.external_data.add(key="location", value=external)

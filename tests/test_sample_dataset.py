@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import make_sample_dataset as sample
-from faceparse.classes import CELEBAMASK
+from faceparse.data.classes import CELEBAMASK
 from faceparse.errors import InputError
+from tools import make_sample_dataset as sample
 
 
 def files(root):

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from benchmarks.scenes import CHANGES, holds, measure, noses
-from faceparse.classes import CELEBAMASK
-from faceparse.crops import Crop
-from faceparse.face_parser import Face, ParsedPhoto
-from faceparse.images import list_images, read_mask, read_photo
-from faceparse.scenes import SCENE_SIZE, put_into
-from make_sample_dataset import draw_scene, make_sample_dataset
+from faceparse.data.classes import CELEBAMASK
+from faceparse.data.images import list_images, read_mask, read_photo
+from faceparse.faces.crops import Crop
+from faceparse.faces.face_parser import Face, ParsedPhoto
+from tools.make_sample_dataset import draw_scene, make_sample_dataset
+from tools.scenes import SCENE_SIZE, put_into
 
 NOSE = CELEBAMASK.names.index("nose")
 

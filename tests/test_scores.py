@@ -12,10 +12,10 @@ from PIL import Image
 import evaluate
 import f1score
 import iouclass
-from faceparse.classes import CELEBAMASK
+from faceparse.data.classes import CELEBAMASK
+from faceparse.data.images import write_label_map
 from faceparse.errors import InputError, run_script
-from faceparse.images import write_label_map
-from faceparse.metrics import score_folders
+from faceparse.inference.metrics import score_folders
 from options import f1score_parser, score_parser
 
 ROOT = Path(__file__).parent.parent
@@ -201,7 +201,7 @@ def test_predictions_without_truth_are_left_out_with_a_line(folders, capsys):
 
 def test_scoring_loads_no_torch():
     heavy = "{'torch', 'cv2', 'matplotlib'}"
-    code = f"import sys, f1score, evaluate, iouclass, faceparse.metrics; sys.exit(bool({heavy} & sys.modules.keys()))"
+    code = f"import sys, f1score, evaluate, iouclass; sys.exit(bool({heavy} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 

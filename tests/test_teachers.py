@@ -6,10 +6,11 @@ from shlex import split
 import pytest
 import torch
 
-from faceparse import SHIPPED_CHECKPOINT, checkpoints
-from faceparse.classes import CELEBAMASK, IGNORE_INDEX
+from faceparse import SHIPPED_CHECKPOINT
+from faceparse.data.classes import CELEBAMASK, IGNORE_INDEX
 from faceparse.errors import InputError
-from faceparse.teachers import Teachers
+from faceparse.inference import checkpoints
+from faceparse.training.teachers import Teachers
 from loss import loss_at_epoch
 from main_deeplab import build_training, training_loss
 from options import train_parser

@@ -25,12 +25,16 @@ import torch
 import generate_labels
 import main_deeplab
 from dataset_utils import find_pairs
-from faceparse import checkpoints, distributed, errors, locking, precision
-from faceparse.acceleration import compile_if_possible, use_cuda_graphs
-from faceparse.classes import CELEBAMASK
-from faceparse.images import read_maker, read_mask, write_label_map
-from faceparse.optimisation import AveragedModel, build_optimizer, learning_rate
-from faceparse.training_state import STATES, TrainingState
+from faceparse import errors
+from faceparse import files as locking
+from faceparse.data.classes import CELEBAMASK
+from faceparse.data.images import read_maker, read_mask, write_label_map
+from faceparse.inference import checkpoints
+from faceparse.training import distributed
+from faceparse.training import optimisation as precision
+from faceparse.training.acceleration import compile_if_possible, use_cuda_graphs
+from faceparse.training.optimisation import AveragedModel, build_optimizer, learning_rate
+from faceparse.training.state import STATES, TrainingState
 from loss import loss_at_epoch
 from main_deeplab import require_finite, validate_epoch
 from options import generate_labels_parser, train_parser
@@ -488,8 +492,8 @@ def launch_two(folder, *flags, script=SCRIPT, status=0):
 
 DIES_AFTER_THE_FIRST_STEP = """
 import os, signal, main_deeplab, options
-from faceparse import distributed
-from faceparse.training_state import TrainingState
+from faceparse.training import distributed
+from faceparse.training.state import TrainingState
 def save(*args, within_epoch=TrainingState.save_within_epoch):
     within_epoch(*args)
     distributed.barrier()
@@ -551,7 +555,8 @@ def test_two_processes_train_distil_resume_and_validate_as_one(sample_dataset, t
 
 FAILING = """
 import main_deeplab
-from faceparse import distributed, errors
+from faceparse.training import distributed
+from faceparse import errors
 from options import train_parser
 
 def augment(*args):

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 
 import parse_faces
-from faceparse import video
-from faceparse.classes import ClassSet
-from faceparse.crops import Crop
+from faceparse.data.classes import ClassSet
+from faceparse.data.images import read_photo
 from faceparse.errors import InputError, Stopped
-from faceparse.face_parser import Face, FaceParser
-from faceparse.images import read_photo
-from faceparse.scenes import draw_backdrop
-from faceparse.video import FaceTracker, Frames, blend, is_near, new_weight, parse_video, show_webcam
+from faceparse.faces import video
+from faceparse.faces.crops import Crop
+from faceparse.faces.face_parser import Face, FaceParser
+from faceparse.faces.video import FaceTracker, Frames, blend, is_near, new_weight, parse_video, show_webcam
 from options import parse_faces_parser
+from tools.scenes import draw_backdrop
 
 ASTRONAUT = Path(__file__).parents[1] / "assets/astronaut.jpg"
 CLASS_SET = ClassSet(("background", "skin"), ((0, 0, 0), (255, 0, 0)))
@@ -57,7 +57,7 @@ def test_a_clip_becomes_an_overlay_of_its_rate_and_length(parser, tmp_path, monk
     monkeypatch.setattr(video, "SEARCH_EVERY", 4)
     frames = [portrait_at(40 + 6 * index, 50) for index in range(8)]
     write_clip(tmp_path / "mein Clip.mp4", frames)
-    monkeypatch.setattr("faceparse.face_parser.FaceParser", lambda *_, **__: parser)
+    monkeypatch.setattr("faceparse.faces.face_parser.FaceParser", lambda *_, **__: parser)
     args = parse_faces_parser("Run.").parse_args([str(tmp_path), "--output_dir", str(tmp_path / "out")])
     parse_faces.main(args)
     stderr = capsys.readouterr().err

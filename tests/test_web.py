@@ -19,13 +19,13 @@ import pytest
 from PIL import Image
 
 import export_onnx
-from faceparse.classes import CELEBAMASK
-from faceparse.drawing import overlay
+from faceparse.data.classes import CELEBAMASK
+from faceparse.data.drawing import overlay
+from faceparse.data.images import read_mask, read_photo
 from faceparse.errors import InputError
-from faceparse.images import read_mask, read_photo
-from faceparse.onnx_network import OnnxNetwork
-from faceparse.prediction import predict, to_network_input
-from faceparse.upsampling import label_map
+from faceparse.inference.onnx_network import OnnxNetwork
+from faceparse.inference.prediction import predict, to_network_input
+from faceparse.inference.upsampling import label_map
 from options import export_parser, serve_parser
 from web import serve
 from web.serve import make_server

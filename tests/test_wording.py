@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from faceparse import wording
+from faceparse import errors as wording
 
 
 def test_numbers_and_nouns():

@@ -5,7 +5,7 @@ import socket
 
 import torch
 
-from faceparse import distributed
+from faceparse.training import distributed
 
 
 def in_two_processes(function, *arguments):

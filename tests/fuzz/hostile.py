@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from faceparse import checkpoints
-from faceparse.classes import CELEBAMASK
+from faceparse.data.classes import CELEBAMASK
+from faceparse.inference import checkpoints
 from models import build_model
 
 SLIM = "deeplabv3plus_mobilenet_slim"

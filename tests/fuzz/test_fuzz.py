@@ -33,7 +33,6 @@ from hostile import (
 )
 from sandbox import error_lines, run, tree
 
-import check_dataset
 import class_imbalance_fig
 import color_visualization
 import evaluate
@@ -42,14 +41,11 @@ import f1score
 import generate_labels
 import iouclass
 import main_deeplab
-import make_sample_dataset
 import options
 import parse_faces
-import plot_runs
-import prepare_celebamask
-import prepare_lapa
 import validate
 from faceparse.errors import InputError
+from tools import check_dataset, make_sample_dataset, plot_runs, prepare_celebamask, prepare_lapa
 
 pytestmark = [pytest.mark.fuzz, pytest.mark.slow]  # so that -m "not slow" leaves them out too
 SEED = int(os.environ.get("FUZZ_SEED", "0"))

@@ -21,10 +21,10 @@ from test_training import FULL, assert_same_run
 import generate_labels
 import main_deeplab
 import options
-import prepare_celebamask
 import validate
-from faceparse.training_state import STATES
-from make_sample_dataset import make_celebamask_download
+from faceparse.training.state import STATES
+from tools import prepare_celebamask
+from tools.make_sample_dataset import make_celebamask_download
 
 pytestmark = [pytest.mark.fuzz, pytest.mark.slow]  # so that -m "not slow" leaves them out too
 SEED = int(os.environ.get("FUZZ_SEED", "0"))

@@ -1,0 +1,189 @@
+"""Augmentation of a whole batch, on the device that trains; every sample draws its own parameters."""
+
+import functools
+import math
+
+import torch
+from torch.nn import functional as F
+
+from faceparse.data.classes import CELEBAMASK, IGNORE_INDEX
+from faceparse.data.drawing import LUMA
+
+# Degrees of rotation either way; largest enlargement, whose inverse is the largest reduction; shift, as a share of the
+# side, either way. In mode "wide", half of the samples get the wider ranges.
+GEOMETRY = {"rotation": 25.0, "scale": 1.3, "shift": 0.1}
+WIDE_GEOMETRY = {"rotation": 45.0, "scale": 2.0, "shift": 0.25}
+SURROUNDED = 0.3  # share of samples in mode "wide" that stand before another photograph
+BRIGHTNESS = CONTRAST = SATURATION = 0.2  # factors 1 +- this
+HUE = 0.03  # turns of the colour circle, either way
+STRONGER = 2.5  # the four above are multiplied by this in half of the samples in mode "strong"
+CUTMIX = 0.5  # share of samples in mode "strong" that get a rectangle of another photograph
+CUTMIX_AREA = (0.02, 0.4)  # of the picture
+CUTMIX_ASPECT = 3.0  # largest ratio of the rectangle's sides
+BLUR = 0.3  # share of samples that are blurred
+NOISE = 0.03  # largest standard deviation, of the range 0 to 1
+
+
+def augment(images, masks, mode, generator, class_set=CELEBAMASK):
+    """Turn a uint8 batch into the network's input and target.
+
+    images: uint8 [N, 3, S, S]; masks: uint8 [N, S, S]; mode: "none", "color", "full", "wide" or "strong"; generator:
+    of the CPU, all random numbers come from it, so that a seed gives the same batch on every device, noise excepted.
+    Returns float32 images [N, 3, S, S] in [0, 1], channels last, and int64 masks [N, S, S].
+    """
+    images, masks = images.float() / 255, masks.long()
+    if mode in ("full", "strong"):
+        images, masks = random_geometry(images, masks, generator, class_set)
+    if mode == "wide":
+        images, masks = wide_geometry(images, masks, generator, class_set)
+        images, masks = random_surroundings(images, masks, generator)
+    if mode != "none":
+        images = random_color(images, generator, STRONGER if mode == "strong" else 1)
+    if mode == "strong":
+        images, masks = random_cutmix(images, masks, generator)
+    if mode in ("full", "wide", "strong"):
+        images = random_noise(random_blur(images, generator), generator)
+    if mode != "none":
+        images = images.clamp(0, 1)
+    return images.contiguous(memory_format=torch.channels_last), masks
+
+
+def uniform(n, low, high, generator):
+    """Return n draws from [low, high) as [n], on the CPU."""
+    return torch.empty(n).uniform_(low, high, generator=generator)
+
+
+@functools.cache
+def constant(values, device):
+    """Return nested tuples as a tensor on the device, cached because sending it makes the host wait."""
+    return torch.tensor(values, device=device)
+
+
+def random_geometry(images, masks, generator, class_set=CELEBAMASK, ranges=GEOMETRY):
+    """Flip, rotate, scale and shift with one resampling grid. Outside, photographs reflect and masks are ignored."""
+    n, device = len(images), images.device
+    rotation, scale, shift = ranges["rotation"], math.log(ranges["scale"]), 2 * ranges["shift"]  # the grid's side is 2
+    flipped = uniform(n, 0, 1, generator) < 0.5
+    angle = uniform(n, -rotation, rotation, generator) * (math.pi / 180)
+    zoom = uniform(n, -scale, scale, generator).exp()
+    shift_x = uniform(n, -shift, shift, generator)
+    shift_y = uniform(n, -shift, shift, generator)
+    # affine_grid maps output to input positions, so this is the inverse transform; the flip comes first of all.
+    cos, sin = angle.cos() / zoom, angle.sin() / zoom
+    mirror = torch.where(flipped, -1.0, 1.0)
+    theta = torch.stack([mirror * cos, mirror * sin, mirror * shift_x, -sin, cos, shift_y], dim=1).view(n, 2, 3)
+    theta, flipped = theta.to(device, non_blocking=True), flipped.to(device, non_blocking=True)
+    grid = F.affine_grid(theta, images.shape, align_corners=False)
+    images = F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    masks = resample_masks(masks, grid)
+    swap = constant(tuple(class_set.flipped_ids()), device)
+    return images, torch.where(flipped[:, None, None], swap[masks], masks)
+
+
+def wide_geometry(images, masks, generator, class_set=CELEBAMASK):
+    """random_geometry with the wider ranges for every second sample."""
+    parts = [
+        random_geometry(images[first::2], masks[first::2], generator, class_set, ranges)
+        for first, ranges in enumerate((WIDE_GEOMETRY, GEOMETRY)[: len(images)])
+    ]
+    return torch.cat([each for each, _ in parts]), torch.cat([each for _, each in parts])
+
+
+def random_surroundings(images, masks, generator):
+    """In a share of the samples, put the photograph and the mask of another one where the background, id 0, is.
+
+    So there are other backgrounds, and other people, who keep their labels.
+    """
+    chosen = (uniform(len(images), 0, 1, generator) < SURROUNDED).to(images.device, non_blocking=True)
+    return take_from_another(images, masks, (masks == 0) & chosen[:, None, None])
+
+
+def take_from_another(images, masks, replaced):
+    """Replace the pixels where `replaced` [N, S, S] is true by those of another sample, in photograph and mask."""
+    images = torch.where(replaced[:, None], images.roll(1, dims=0), images)
+    return images, torch.where(replaced, masks.roll(1, dims=0), masks)
+
+
+def random_cutmix(images, masks, generator):
+    """In a share of the samples, replace a rectangle by that of another one, with its labels.
+
+    CutMix (Yun et al., 2019, https://arxiv.org/abs/1905.04899), with ranges of our own for area and sides. In portraits
+    the face is always in the same place, so a hat or an earring lands near where it belongs on another head.
+    """
+    n, side, ratio = len(images), images.shape[-1], math.log(CUTMIX_ASPECT)
+    area, aspect = uniform(n, *CUTMIX_AREA, generator), uniform(n, -ratio, ratio, generator).exp()
+    chosen = (uniform(n, 0, 1, generator) < CUTMIX)[:, None]
+    centres = (torch.arange(side) + 0.5) / side
+
+    def extent(length):
+        length = length.clamp(max=1)
+        start = uniform(n, 0, 1, generator) * (1 - length)
+        return (start[:, None] <= centres) & (centres < (start + length)[:, None])
+
+    rows, columns = extent((area * aspect).sqrt()) & chosen, extent((area / aspect).sqrt())
+    # Combined on the device, because sending a mask for each pixel from the host takes too long.
+    rows, columns = (each.to(images.device, non_blocking=True) for each in (rows, columns))
+    return take_from_another(images, masks, rows[:, :, None] & columns[:, None, :])
+
+
+def resample_masks(masks, grid):
+    """Resample int64 masks [N, S, S] by nearest neighbour; outside they are 255."""
+    # grid_sample fills with 0, so all ids are raised by one before and lowered after.
+    shifted = F.grid_sample((masks + 1).unsqueeze(1).float(), grid, mode="nearest", align_corners=False)
+    masks = shifted.squeeze(1).round().long() - 1
+    return torch.where(masks < 0, IGNORE_INDEX, masks)
+
+
+def random_color(images, generator, stronger=1):
+    """Change brightness, contrast, saturation and hue by one matrix and offset per sample.
+
+    Half of the samples are changed `stronger` times as much.
+    """
+    n = len(images)
+    factors = [uniform(n, 1 - most, 1 + most, generator) for most in (BRIGHTNESS, CONTRAST, SATURATION)]
+    hue = uniform(n, -HUE, HUE, generator) * (2 * math.pi)
+    if stronger != 1:  # the other modes draw nothing here, so that a seed gives them what it always gave
+        strength = torch.where(uniform(n, 0, 1, generator) < 0.5, stronger, 1)
+        factors, hue = [1 + strength * (factor - 1) for factor in factors], strength * hue
+    return apply_color(images, *factors, hue)
+
+
+def apply_color(images, brightness, contrast, saturation, hue):
+    """Apply parameters [N] on the CPU: three factors (1 is no change) and the hue's turn in radians (0 is no change).
+
+    Contrast keeps the picture's mean grey, saturation each pixel's luma, hue turns about the grey axis (Rodrigues).
+    """
+    n, channels, height, width = images.shape
+    identity, luma = torch.eye(3), torch.tensor(LUMA)
+    # Turning about (1, 1, 1)/sqrt(3): cos I + sin K + (1 - cos)/3, K the cross-product matrix.
+    cross = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / math.sqrt(3)
+    cos, sin = hue.cos()[:, None, None], hue.sin()[:, None, None]
+    turn = cos * identity + sin * cross + (1 - cos) / 3
+    saturation = saturation[:, None, None]
+    to_grey = luma.expand(3, 3)  # every row gives the luma
+    matrix = (saturation * identity + (1 - saturation) * to_grey) @ turn * (brightness * contrast)[:, None, None]
+    grey_share = brightness * (1 - contrast)
+    matrix, grey_share = (each.to(images.device, non_blocking=True) for each in (matrix, grey_share))
+    grey = (images.mean(dim=(2, 3)) * constant(LUMA, images.device)).sum(dim=1)
+    offset = (grey_share * grey)[:, None, None].expand(n, 3, 1)
+    return torch.baddbmm(offset, matrix, images.reshape(n, channels, -1)).view(n, channels, height, width)
+
+
+def random_blur(images, generator):
+    """Blend a share of the samples with their 3x3 binomial blur."""
+    n = len(images)
+    amount = uniform(n, 0, 1, generator) * (uniform(n, 0, 1, generator) < BLUR)
+    amount = amount.to(images.device, non_blocking=True)
+    kernel = constant((0.25, 0.5, 0.25), images.device)
+    kernel = (kernel[:, None] * kernel).expand(images.shape[1], 1, 3, 3)
+    blurred = F.conv2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), kernel, groups=images.shape[1])
+    return images.lerp(blurred, amount[:, None, None, None])
+
+
+def random_noise(images, generator):
+    """Add Gaussian noise whose strength is drawn per sample; half of the samples get none."""
+    sigma = uniform(len(images), -NOISE, NOISE, generator).clamp(min=0).to(images.device, non_blocking=True)
+    # The noise is drawn on the device, because sending a batch of it from the host takes too long.
+    seed = int(torch.randint(2**31, (1,), generator=generator))
+    noise = torch.empty_like(images).normal_(generator=torch.Generator(images.device).manual_seed(seed))
+    return images + sigma[:, None, None, None] * noise

@@ -1,0 +1,235 @@
+"""What a data set is checked for: sizes, class ids, left and right reversed, near-duplicates across splits."""
+
+from collections import Counter
+from functools import partial
+from itertools import combinations
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from faceparse.data.classes import CELEBAMASK, CLASS_SETS
+from faceparse.data.images import MASK_MODES, list_images, open_image, read_pair, read_photo
+from faceparse.data.layout import find_splits, is_filled, split_folders
+from faceparse.errors import InputError, counted, quoted
+from faceparse.parallel import in_parallel
+
+# Of 256. In the 1,000 pictures of our share of CelebAMask-HQ the one that occurs twice, cropped and coloured anew,
+# differs from itself by 26 bits; the most alike pictures of two people differ by 39.
+NEAR_DUPLICATE_BITS = 32
+ROWS_AT_A_TIME = 256  # of the table of all distances between two splits
+LISTED = 50  # lines at most of what may be as long as the data set
+
+
+class Pair(NamedTuple):
+    """What is kept of a photograph and its mask; `problem` says why they cannot be used."""
+
+    stem: str
+    photo_file: Path
+    mask_file: Path
+    size: str = ""
+    hashes: np.ndarray | None = None
+    pixels: np.ndarray | None = None
+    is_reversed: bool = False
+    problem: str = ""
+
+
+def mean_x(mask, class_id):
+    """Return the mean column of a class in a mask [H, W]; None where it is absent."""
+    columns = (mask == class_id).sum(axis=0)
+    return np.average(np.arange(len(columns)), weights=columns) if columns.any() else None
+
+
+def left_right_reversed(mask, class_set=CELEBAMASK):
+    """Tell whether left and right are interchanged in a mask, class ids [H, W].
+
+    The subject's left lies in the right half of the picture. Classes of a pair that occur on both sides vote by
+    their mean x; the majority decides, a tie leaves the mask as it is.
+    """
+    votes = 0
+    for left, right in class_set.left_right_pairs:
+        x_left, x_right = mean_x(mask, left), mean_x(mask, right)
+        if x_left is not None and x_right is not None:
+            votes += np.sign(x_right - x_left)
+    return bool(votes > 0)
+
+
+def swap_left_right(mask, class_set=CELEBAMASK):
+    """Return a uint8 mask [H, W] with the ids of all left and right classes interchanged."""
+    return np.array(class_set.flipped_ids(), dtype=np.uint8)[mask]
+
+
+def hash_photo(photo):
+    """Hash a photograph, uint8 RGB [H, W, 3], and its mirror image: bool [2, 256].
+
+    A bit says whether a cell of a 16 x 16 grid is brighter than its left neighbour: the dHash of N. Krawetz, "Kind of
+    Like That" (2013). Changes of size, crop, colour and compression turn few bits, so copies lie near each other.
+    """
+    grey = Image.fromarray(photo).convert("L").resize((17, 16), Image.Resampling.BOX)
+    cells = np.stack([np.asarray(grey), np.asarray(grey)[:, ::-1]])
+    return (cells[:, :, 1:] > cells[:, :, :-1]).reshape(2, 256)
+
+
+def hash_file(path):
+    return hash_photo(read_photo(path))
+
+
+def near_duplicates(hashes, others):
+    """Return [(bits, i, j), ...] of hashes [N, 2, 256] and others [M, 2, 256] that differ little, the nearest first.
+
+    The bits are those of the nearer of a picture and its mirror image.
+    """
+    signs, other_signs = (2 * each.astype(np.float32) - 1 for each in (hashes[:, 0], others))
+    found = []
+    for start in range(0, len(signs), ROWS_AT_A_TIME):
+        rows = signs[start : start + ROWS_AT_A_TIME]
+        agreement = (rows @ other_signs.reshape(-1, 256).T).reshape(len(rows), -1, 2)  # equal less differing bits
+        bits = (256 - agreement.max(axis=2)) / 2
+        found += [(int(bits[i, j]), start + int(i), int(j)) for i, j in np.argwhere(bits <= NEAR_DUPLICATE_BITS)]
+    return sorted(found)
+
+
+def check_pair(pair, class_set):
+    """Read one (stem, photograph, mask) and return a Pair."""
+    _, photo_file, mask_file = pair
+    try:
+        photo, mask = read_pair(photo_file, mask_file, class_set)
+    except InputError as error:
+        return Pair(*pair, problem=str(error))
+    height, width = mask.shape
+    pixels, is_reversed = class_pixels(mask, len(class_set)), left_right_reversed(mask, class_set)
+    return Pair(*pair, f"{width}x{height}", hash_photo(photo), pixels, is_reversed)
+
+
+def listing(lines):
+    """Return lines as one text, LISTED of them at most and the count of the others."""
+    shown = [*lines[:LISTED], *([f"... and {len(lines) - LISTED:,} more"] if len(lines) > LISTED else [])]
+    return "".join(f"  {line}\n" for line in shown)
+
+
+def explain_colours(mask_file):
+    """Say which class ids the colours of a mask stand for; nothing where it is not in colour."""
+    try:
+        with open_image(mask_file) as image:
+            if image.mode in MASK_MODES:
+                return ""
+            if len(image.getbands()) == 1:
+                return f"{mask_file.name} has more than 8 bits a pixel: save it with 8 (mode L)"
+            colour_counts = image.convert("RGB").getcolors(256)
+    except InputError:  # the problem is another one
+        return ""
+    if colour_counts is None:
+        return (
+            f"{mask_file.name} has more colours than there are classes: it was saved with loss (JPEG) or smoothed, or "
+            "it is a photograph: are the two folders exchanged?"
+        )
+    colours = {colour for _, colour in colour_counts}
+    if all(red == green == blue for red, green, blue in colours):
+        return f"the three channels of {mask_file.name} are equal: keep one of them (mode L)"
+    for name, class_set in CLASS_SETS.items():
+        if colours <= set(class_set.colours):
+            ids = sorted((class_set.colours.index(colour), colour) for colour in colours)
+            table = ", ".join(f"{colour} is {index} ({class_set.names[index]})" for index, colour in ids)
+            return f"the colours of {mask_file.name} are those of --classes {name}: {table}"
+    return (
+        f"the colours of {mask_file.name} are of no known class set: {', '.join(map(str, sorted(colours)))}; write a "
+        "class set (dataset/README.md), and masks of its ids"
+    )
+
+
+def check_dataset(root, class_set):
+    """Read all pairs of a data set, print what it holds, and return {split: [Pair, ...]}.
+
+    Raises InputError for a folder that is laid out otherwise, and after printing them for pairs that cannot be used.
+    """
+    check = partial(check_pair, class_set=class_set)
+    splits = {split: list(in_parallel(check, pairs, split)) for split, pairs in find_splits(root).items()}
+    unusable = [pair for pairs in splits.values() for pair in pairs if pair.problem]
+    if unusable:
+        print(listing([pair.problem for pair in unusable]), end="")
+        print(next(filter(None, (explain_colours(pair.mask_file) for pair in unusable)), ""))
+        raise InputError(f"{root}: {counted(len(unusable), 'pair')} cannot be used, listed above with the reason")
+    for split, pairs in splits.items():
+        report_split(split, pairs, class_set)
+    found = sum(pair.pixels for pair in splits["train"]) > 0
+    if found.sum() < 2:
+        raise InputError(
+            f"{root}: the training masks hold fewer than two classes; their pixels are class ids, from 0 to "
+            f"{len(class_set) - 1}, and {class_set.ignored_id} is ignored"
+        )
+
+    hashes = {split: ([p.stem for p in pairs], np.array([p.hashes for p in pairs])) for split, pairs in splits.items()}
+    test_dir = split_folders(root, "test")[0]
+    if "test" not in splits and is_filled(test_dir):
+        files = list_images(test_dir)
+        hashes["test"] = (list(files), np.array(list(in_parallel(hash_file, files.values(), "test"))))
+    report_near_duplicates(hashes)
+    print(f"{root}: fit to train on")
+    return splits
+
+
+def advice_on_left_right(splits, root, classes):
+    """Say what to do about masks with left and right reversed, in what `check_dataset` returns of `root`.
+
+    `classes` is what --classes names the class set by.
+    """
+    pairs = [pair for pairs in splits.values() for pair in pairs]
+    count = sum(pair.is_reversed for pair in pairs)
+    if not count:
+        return "no mask has left and right reversed"
+    if count > len(pairs) / 2:
+        return (
+            f"left and right are reversed in {count} masks of {len(pairs)}. If the left eye's class is at the left of "
+            "the pictures, write a class set (dataset/README.md) with left and right exchanged in the names, because "
+            "here left is the subject's; if it is at the right, name the left class of each pair first"
+        )
+    flags = f"--dataset_dir {quoted(root)} --classes {quoted(classes)}"
+    return (
+        f"left and right are reversed in {counted(count, 'mask')} of {len(pairs)}: write corrected copies with "
+        f"python -m tools.check_dataset {flags} --fix_left_right OUT"
+    )
+
+
+def report_split(split, pairs, class_set):
+    """Print what a split holds."""
+    pixels = np.array([pair.pixels for pair in pairs])
+    sizes = ", ".join(f"{size} ({count})" for size, count in Counter(pair.size for pair in pairs).most_common())
+    suspects = [pair.stem for pair in pairs if pair.is_reversed]
+    found = (pixels.sum(axis=0) > 0).sum()
+    print(f"{split}: {counted(len(pairs), 'pair')}; sizes {sizes}; {found} of {len(class_set)} classes")
+    print(format_counts(pixels, class_set))
+    share = f"{len(suspects) / len(pairs):.1%}"
+    print(f"left and right reversed in {counted(len(suspects), 'mask')} of {len(pairs)} ({share})")
+    print(listing(suspects))
+
+
+def report_near_duplicates(hashes):
+    """Print the near-duplicates between any two splits, of {split: (stems, hashes)}."""
+    for (split, (stems, bits)), (other, (other_stems, other_bits)) in combinations(hashes.items(), 2):
+        found = near_duplicates(bits, other_bits)
+        print(f"near-duplicates of {split} and {other} ({NEAR_DUPLICATE_BITS} bits of 256 or fewer): {len(found)}")
+        lines = [f"{split} {stems[i]}, {other} {other_stems[j]}: {distance} bits" for distance, i, j in found]
+        print(listing(lines), end="")
+
+
+def class_pixels(mask, num_classes):
+    """Count the pixels of each class in a mask [H, W]: int64 [num_classes]. 255, ignored, is left out."""
+    return np.bincount(mask.ravel(), minlength=num_classes)[:num_classes]
+
+
+def largest_first(totals):
+    """Return (class ids, shares of the sum), both in order of falling share, from pixels per class [C]."""
+    order = np.argsort(-totals, kind="stable")
+    return order, totals[order] / max(totals.sum(), 1)
+
+
+def format_counts(pixels, class_set=CELEBAMASK):
+    """Return a table of class, pixels, share and masks that hold it, from the class_pixels of each mask [N, C]."""
+    totals, masks = pixels.sum(axis=0), (pixels > 0).sum(axis=0)
+    width = max(10, *map(len, class_set.names))
+    lines = [f"{'id':>2} {'class':<{width}} {'pixels':>14} {'share':>8} {'masks':>7}"]
+    for index, share in zip(*largest_first(totals), strict=True):
+        name = f"{class_set.names[index]:<{width}}"
+        lines.append(f"{index:>2} {name} {totals[index]:>14,} {share:>8.3%} {masks[index]:>7,}")
+    return "\n".join(lines)

@@ -1,0 +1,194 @@
+"""Class sets: which classes a data set has, their colours, and which of them a horizontal flip swaps.
+
+CelebAMask-HQ's 19 classes are the default and LaPa's 11 are built in. A JSON file describes any other set:
+
+    {
+      "names": ["background", "skin", "l_eye", "r_eye", "hair"],
+      "colours": [[0, 0, 0], [204, 0, 0], [51, 51, 255], [204, 0, 204], [0, 0, 204]],
+      "left_right_pairs": [["l_eye", "r_eye"]],
+      "ignored_id": 255
+    }
+
+The position of a name is its class id; the first, 0, is the background. Only the names are required: colours are made
+up, no pair is swapped, and pixels of id 255 are ignored.
+"""
+
+import colorsys
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from faceparse.errors import InputError, counted
+
+# Pixels of this id take no part in any loss or score. `read_mask` turns the ignored id of a class set into it.
+IGNORE_INDEX = 255
+
+
+@dataclass(frozen=True)
+class ClassSet:
+    """An immutable description of the classes of a data set.
+
+    names: by class id, which is the value of a mask's pixel.
+    colours: RGB from 0 to 255, by class id.
+    left_right_pairs: (id, id) of the classes that a horizontal flip swaps. Left and right are the subject's own, so in
+        CelebAMask-HQ `l_eye` lies in the right half of the picture.
+    ignored_id: the pixel value, in mask files, of pixels that count nowhere. 255 always does.
+    """
+
+    names: tuple[str, ...]
+    colours: tuple[tuple[int, int, int], ...]
+    left_right_pairs: tuple[tuple[int, int], ...] = ()
+    ignored_id: int = IGNORE_INDEX
+
+    def __len__(self):
+        return len(self.names)
+
+    def has_classes_of(self, other):
+        """Whether weights trained on one set mean the same in the other: colours and ignored id may differ."""
+        pairs, others = ({frozenset(pair) for pair in each.left_right_pairs} for each in (self, other))
+        return self.names == other.names and pairs == others
+
+    def id_of(self, name, source=""):
+        """Return the id of a class. Raises InputError, with `source` before it, where there is no such class."""
+        if name not in self.names:
+            raise InputError(f"{source} {name}: no class of this network; it has {', '.join(self.names)}".lstrip())
+        return self.names.index(name)
+
+    def flipped_ids(self):
+        """Return the 256 class ids of the mirrored picture, by the id in the picture; ids without a pair stay."""
+        ids = list(range(256))
+        for left, right in self.left_right_pairs:
+            ids[left], ids[right] = right, left
+        return ids
+
+    def to_dict(self):
+        """Return the description as plain containers, as checkpoints and ONNX files hold it."""
+        pairs = [[self.names[left], self.names[right]] for left, right in self.left_right_pairs]
+        return json.loads(json.dumps(asdict(self) | {"left_right_pairs": pairs}))
+
+
+# Upper and lower lip (u_lip, l_lip) are not a left/right pair. eye_g are glasses, ear_r earrings, neck_l a necklace.
+CELEBAMASK = ClassSet(
+    names=(
+        "background", "skin", "nose", "eye_g", "l_eye", "r_eye", "l_brow", "r_brow", "l_ear", "r_ear",
+        "mouth", "u_lip", "l_lip", "hair", "hat", "ear_r", "neck_l", "neck", "cloth",
+    ),
+    colours=(  # those of the CelebAMask-HQ demo
+        (0, 0, 0), (204, 0, 0), (76, 153, 0), (204, 204, 0), (51, 51, 255), (204, 0, 204), (51, 255, 255),
+        (247, 206, 205), (102, 51, 0), (255, 0, 0), (102, 204, 0), (255, 255, 0), (0, 0, 153), (0, 0, 204),
+        (255, 51, 153), (0, 204, 204), (0, 51, 0), (255, 153, 51), (0, 204, 0),
+    ),
+    left_right_pairs=((4, 5), (6, 7), (8, 9)),
+)  # fmt: skip
+
+# LaPa: Liu et al., "A New Dataset and Boundary-Attention Semantic Segmentation for Face Parsing", 2020.
+LAPA = ClassSet(
+    names=(
+        "background", "skin", "l_brow", "r_brow", "l_eye", "r_eye", "nose", "u_lip", "i_mouth", "l_lip", "hair",
+    ),
+    colours=(
+        (0, 0, 0), (204, 0, 0), (51, 255, 255), (247, 206, 205), (51, 51, 255), (204, 0, 204), (76, 153, 0),
+        (255, 255, 0), (102, 204, 0), (0, 0, 153), (0, 0, 204),
+    ),
+    left_right_pairs=((2, 3), (4, 5)),
+)  # fmt: skip
+
+CLASS_SETS = {"celebamask": CELEBAMASK, "lapa": LAPA}
+
+
+def find_class_set(name):
+    """Return the class set that `--classes` names: a key of CLASS_SETS or the path of a JSON file.
+
+    Raises InputError for an unknown name, and for a file that describes no class set.
+    """
+    if name in CLASS_SETS:
+        return CLASS_SETS[name]
+    path = Path(name)
+    if not path.is_file():
+        raise InputError(f"--classes {name}: neither {' nor '.join(CLASS_SETS)}, and no such JSON file")
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
+        raise InputError(f"{path}: not a readable JSON file ({error})") from None
+    return class_set_from_dict(description, path)
+
+
+def class_set_from_dict(description, source):
+    """Return the ClassSet of a dict as `ClassSet.to_dict` makes it; `source` is what errors name.
+
+    Raises InputError that says which field is wrong.
+    """
+
+    def require(condition, problem):
+        if not condition:
+            raise InputError(f"{source}: {problem}")
+
+    require(isinstance(description, dict), "a class set is a JSON object with the field names")
+    unknown = description.keys() - {"names", "colours", "left_right_pairs", "ignored_id"}
+    require(
+        not unknown,
+        f"unknown field {min(unknown, default='')!r}; known are names, colours, left_right_pairs, ignored_id",
+    )
+
+    names = description.get("names")
+    require(
+        isinstance(names, list) and all(isinstance(name, str) and name and not {*"/\\"} & {*name} for name in names),
+        "names is no list of names without slashes",
+    )
+    require(
+        2 <= len(names) <= 255, f"names has {counted(len(names), 'class')}; 2 to 255 fit a mask, and 255 is ignored"
+    )
+    require(len(set(names)) == len(names), f"names holds {max(names, key=names.count)!r} twice")
+
+    colours = description.get("colours", distinct_colours(len(names)))
+    require(
+        isinstance(colours, list) and len(colours) == len(names), f"colours must be a list of {len(names)}, one a class"
+    )
+    for name, colour in zip(names, colours, strict=True):
+        is_rgb = isinstance(colour, list) and len(colour) == 3
+        require(
+            is_rgb and all(type(channel) is int and 0 <= channel <= 255 for channel in colour),
+            f"the colour of {name!r} is {colour}; it must be three whole numbers from 0 to 255",
+        )
+
+    pairs = description.get("left_right_pairs", [])
+    require(
+        isinstance(pairs, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in pairs),
+        "left_right_pairs must be a list of pairs of names",
+    )
+    paired = [name for pair in pairs for name in pair]
+    for name in paired:
+        require(name in names, f"left_right_pairs holds {name!r}, which is not among the names")
+        require(paired.count(name) == 1, f"left_right_pairs holds {name!r} twice")
+
+    ignored_id = description.get("ignored_id", IGNORE_INDEX)
+    require(
+        type(ignored_id) is int and len(names) <= ignored_id <= 255,
+        f"ignored_id is {ignored_id}; it must lie between {len(names)}, the first id after the classes, and 255",
+    )
+    return ClassSet(
+        names=tuple(names),
+        colours=tuple(map(tuple, colours)),
+        left_right_pairs=tuple((names.index(left), names.index(right)) for left, right in pairs),
+        ignored_id=ignored_id,
+    )
+
+
+def distinct_colours(count):
+    """Return `count` RGB colours as lists: black for the background, then hues that lie far apart."""
+    golden_ratio = 0.618034  # steps of this share of the circle never come close to an earlier one
+    hues = [colorsys.hsv_to_rgb(index * golden_ratio % 1, 0.8, 0.9) for index in range(1, count)]
+    return [[0, 0, 0], *([round(255 * channel) for channel in hue] for hue in hues)]
+
+
+def agreed_class_set(class_set, wanted, source):
+    """Return the class set to use, of that of a file, `source`, and a `wanted` one, which takes its place if given.
+
+    Raises InputError where their classes differ.
+    """
+    if wanted is None:
+        return class_set
+    if not wanted.has_classes_of(class_set):
+        what = "left and right pairs" if class_set.names == wanted.names else "classes"
+        raise InputError(f"{source}: has other {what} than --classes: {len(class_set)}, {', '.join(class_set.names)}")
+    return wanted

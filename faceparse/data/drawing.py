@@ -1,0 +1,146 @@
+"""Pictures of label maps: class colours, blends over photographs, and contact sheets with a legend. Needs no torch."""
+
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from faceparse.data.classes import CELEBAMASK, IGNORE_INDEX
+from faceparse.data.images import read_mask, read_pair, read_photo, write_picture
+from faceparse.errors import InputError
+from faceparse.files import atomic_path
+
+LUMA = (0.299, 0.587, 0.114)  # of red, green and blue, ITU-R BT.601
+
+LEAST_OPAQUE = 0.2
+
+# Sizes on the contact sheet are in px.
+SHEET_WIDTH, MARGIN, GAP, CAPTION = 1250, 16, 12, 20
+LEGEND_WIDTH, LEGEND_HEIGHT, SWATCH = 130, 22, 14
+
+
+def colour_table(class_set):
+    """Return the colour of each pixel value as uint8 RGB [256, 3]; 255, ignored, is grey."""
+    table = np.zeros((256, 3), dtype=np.uint8)
+    table[: len(class_set)] = class_set.colours
+    table[IGNORE_INDEX] = 128
+    return table
+
+
+def colorize(label_map, class_set=CELEBAMASK):
+    """Return class ids [H, W] in the class colours, uint8 RGB [H, W, 3]; 255, ignored, is grey."""
+    return colour_table(class_set)[label_map]
+
+
+def overlay(photo, label_map, alpha=0.5, class_set=CELEBAMASK):
+    """Blend the class colours over a photograph, uint8 RGB [H, W, 3]: alpha 0 is the photograph, 1 the colours.
+
+    The label map [H, W] is of the photograph's size.
+    """
+    colours = np.float32(alpha) * colour_table(class_set)
+    return np.rint(np.float32(1 - alpha) * photo + colours[label_map]).astype(np.uint8)
+
+
+def cut_out(photo, probability):
+    """Return a photograph, uint8 RGB [H, W, 3], as RGBA [H, W, 4], of which the `probability`, float [H, W], stays.
+
+    What is less probable than LEAST_OPAQUE is transparent, or a veil would lie over the rest; what is as far from 1 is
+    opaque. What is transparent is black, so that the cut-out does not hold the rest of the photograph.
+    """
+    opacity = np.clip((probability - LEAST_OPAQUE) / (1 - 2 * LEAST_OPAQUE), 0, 1)
+    alpha = np.rint(255 * opacity).astype(np.uint8)
+    return np.dstack([photo * (alpha > 0)[..., None], alpha])
+
+
+def recolour(photo, colour, opacity):
+    """Give a photograph, uint8 RGB [H, W, 3], another colour (RGB, 0 to 255) where `opacity`, float [H, W], is 1.
+
+    The shading stays, as on the page (web/worker.js): a pixel whose luma (ITU-R BT.601) is the part's mean gets the
+    colour itself, a darker one is as much darker, and a brighter one nearer to white.
+    """
+    part = opacity > 0.5
+    if not part.any():
+        return photo
+    luma = photo @ np.array(LUMA, np.float32) + 8  # so that noise in the darkest pixels has no large ratio
+    ratio, colour = (luma / luma[part].mean())[..., None], np.float32(colour)
+    shaded = np.where(ratio < 1, colour * ratio, 255 - (255 - colour) / ratio)
+    return np.rint(photo + opacity[..., None] * (shaded - photo)).astype(np.uint8)
+
+
+def contact_sheet(items, tile=192, class_set=CELEBAMASK):
+    """Draw items in rows, with their captions, above a legend of the classes: uint8 RGB [H, W, 3].
+
+    An item is (caption, [picture, ...]); pictures are uint8 RGB [H, W, 3] of any size, side by side in tiles of
+    `tile` px, and as many in each item.
+    """
+    font = ImageFont.load_default(size=13)
+    item_width = tile * len(items[0][1])
+    columns = max(1, min(len(items), (SHEET_WIDTH - 2 * MARGIN + GAP) // (item_width + GAP)))
+    rows = -(-len(items) // columns)
+    width = max(columns * (item_width + GAP) - GAP, 3 * LEGEND_WIDTH) + 2 * MARGIN
+    legend_columns = (width - 2 * MARGIN) // LEGEND_WIDTH
+    legend_top = MARGIN + rows * (tile + CAPTION + GAP)
+    legend_rows = -(-len(class_set) // legend_columns)
+    sheet = Image.new("RGB", (width, legend_top + legend_rows * LEGEND_HEIGHT + MARGIN), "white")
+    draw = ImageDraw.Draw(sheet)
+
+    for index, (caption, pictures) in enumerate(items):
+        left = MARGIN + index % columns * (item_width + GAP)
+        top = MARGIN + index // columns * (tile + CAPTION + GAP)
+        for position, picture in enumerate(pictures):
+            tile_picture = ImageOps.pad(Image.fromarray(picture), (tile, tile), color="white")
+            sheet.paste(tile_picture, (left + position * tile, top))
+        while draw.textlength(caption, font) > item_width:
+            caption = caption[:-1]
+        draw.text((left, top + tile + 2), caption, "black", font)
+
+    for index, (name, colour) in enumerate(zip(class_set.names, class_set.colours, strict=True)):
+        left = MARGIN + index % legend_columns * LEGEND_WIDTH
+        top = legend_top + index // legend_columns * LEGEND_HEIGHT
+        draw.rectangle((left, top, left + SWATCH, top + SWATCH), colour, "black")
+        draw.text((left + SWATCH + 6, top - 1), f"{index} {name}", "black", font)
+    return np.asarray(sheet)
+
+
+def render(pair, alpha=0.5, class_set=CELEBAMASK):
+    """Read (label map path, photograph path or None); return [colours] or [photograph, colours, overlay]."""
+    label_file, photo_file = pair
+    if photo_file is None:
+        return [colorize(read_mask(label_file, class_set), class_set)]
+    photo, label_map = read_pair(photo_file, label_file, class_set)
+    return [photo, colorize(label_map, class_set), overlay(photo, label_map, alpha, class_set)]
+
+
+def save_overlay(path, photo_path, labels, class_set=CELEBAMASK):
+    """Write the overlay of class ids [H, W] over the photograph of a file."""
+    write_picture(path, overlay(read_photo(photo_path), labels, class_set=class_set))
+
+
+SUFFIXES = (".png", ".svg", ".pdf")
+
+
+def check_plot_name(flag, path):
+    """Raise InputError, which names `flag`, for a name that tells no format of plots."""
+    if Path(path).suffix not in SUFFIXES:
+        raise InputError(f"{flag} {path}: must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
+
+
+@contextmanager
+def plot(*paths, dpi=120, **subplots):
+    """Yield what plt.subplots(**subplots) returns; when the block has drawn on it, write it to each path."""
+    import matplotlib  # here, because it takes long to load
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(layout="constrained", **subplots)
+    for each in figure.axes:
+        each.spines[["top", "right"]].set_visible(False)
+    try:
+        yield figure, axes
+        for path in paths:
+            with atomic_path(path) as temporary:
+                figure.savefig(temporary, dpi=dpi)
+    finally:
+        plt.close(figure)

@@ -1,0 +1,242 @@
+"""Read photographs and masks, write label maps and pictures. Needs no torch."""
+
+import struct
+import warnings
+import zlib
+from contextlib import contextmanager, suppress
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin
+
+from faceparse.data.classes import CELEBAMASK, IGNORE_INDEX
+from faceparse.errors import InputError
+from faceparse.files import atomic_path
+
+IMAGE_SUFFIXES = {".bmp", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+WRITTEN_SUFFIXES = IMAGE_SUFFIXES - {".bmp"}  # BMP files have no EXIF data
+HEIF_SUFFIXES = {".heic", ".heif"}  # iPhones' photographs
+READ_SUFFIXES = IMAGE_SUFFIXES | HEIF_SUFFIXES
+MASK_MODES = ("P", "L", "1")  # of Pillow: one channel of ids
+MADE_BY = "Made by"  # the text in a label map's PNG that says what made it
+DRAWN_BY = "faceparse"  # the software that EXIF data of drawn pictures name
+
+
+def list_images(*paths):
+    """Return {stem: path} of the images in folders (not their subfolders), and of single files, sorted by stem.
+
+    Raises InputError where a path holds nothing, and where two files share a stem.
+    """
+    images = {}
+    for file in (file for path in paths for file in images_of(Path(path))):
+        if file.stem in images:
+            raise InputError(f"{file}: has the same stem as {images[file.stem]}; remove or rename one of them")
+        images[file.stem] = file
+    return dict(sorted(images.items()))
+
+
+def images_of(path):
+    """Return the images in a folder as a list, or the file itself; InputError where there is none."""
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        hint = "; dataset/README.md says how to get the data" if path.parts[:1] == ("dataset",) else ""
+        raise InputError(f"{path}: {'not a regular file' if path.exists() else 'no such file or folder' + hint}")
+    files = [file for file in path.iterdir() if file.suffix.lower() in READ_SUFFIXES and file.name[0] != "."]
+    if not files:
+        raise InputError(f"{path}: holds no images ({', '.join(sorted(READ_SUFFIXES))})")
+    return sorted(files)
+
+
+def match_pairs(image_dir, mask_dir, more_image_dirs=()):
+    """Pair the files of two folders by stem, never by position: a list of (stem, image path, mask path).
+
+    The images may lie in further folders, the masks of all are in one. Raises InputError where an image has no mask or
+    a mask no image.
+    """
+    images, masks = list_images(image_dir, *more_image_dirs), list_images(mask_dir)
+    require_partners(images, masks, "mask", mask_dir)
+    require_partners(masks, images, "photograph", image_dir)
+    return [(stem, file, masks[stem]) for stem, file in images.items()]
+
+
+def require_partners(files, partners, kind, folder):
+    """Raise InputError where a partner of that `kind`, of one of `files`, {stem: path}, is missing in `folder`."""
+    alone = [stem for stem in files if stem not in partners]
+    if alone:
+        more = f" (the first of {len(alone)})" if len(alone) > 1 else ""
+        raise InputError(f"{files[alone[0]]}: has no {kind} {alone[0]}.* in {folder}{more}")
+
+
+# Pillow warns of half as many pixels as it refuses. Phones take such photographs.
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+# Whatever Pillow and pi-heif raise for damaged files, some of it from the depth of a decoder.
+READING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, OverflowError, RuntimeError, struct.error, zlib.error)
+
+
+@contextmanager
+def open_image(path):
+    """Open an image with Pillow; whatever is wrong with the file becomes an InputError that names it."""
+    if Path(path).exists() and not Path(path).is_file():  # a named pipe or a device would be read for ever
+        raise InputError(f"{path}: not a regular file; remove it from its folder")
+    if Path(path).suffix.lower() in HEIF_SUFFIXES:
+        teach_pillow_heif(path)
+    try:
+        with Image.open(path) as image:
+            yield image
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except Image.DecompressionBombError:
+        most = 2 * Image.MAX_IMAGE_PIXELS // 10**6
+        raise InputError(f"{path}: has more than {most} million pixels; make it smaller") from None
+    except READING_ERRORS as error:
+        raise InputError(f"{path}: not a readable image, truncated or of an unknown format ({error})") from None
+
+
+def teach_pillow_heif(path):
+    try:
+        import pi_heif
+    except ImportError:
+        raise InputError(f"{path}: needs one more package, pip install pi-heif; or save it as JPEG") from None
+    pi_heif.register_heif_opener()
+
+
+def read_photo(path):
+    """Return a photograph as uint8 sRGB [H, W, 3], upright (EXIF), from grey, RGBA, CMYK, palette or 16-bit files."""
+    with open_image(path) as image:
+        return to_rgb(image)
+
+
+def to_rgb(image):
+    """Return a PIL image of any mode as uint8 sRGB [H, W, 3], upright (EXIF), before white where it is transparent."""
+    image = ImageOps.exif_transpose(image)
+    profile = image.info.get("icc_profile") if image.mode in ("RGB", "RGBA") else None
+    if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion would clip instead of scale
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    image = image.convert("RGB")
+    if profile:
+        with suppress(ImageCms.PyCMSError, OSError):  # Colours of a damaged profile, or of none, are those of sRGB.
+            own, srgb = ImageCms.ImageCmsProfile(BytesIO(profile)), ImageCms.createProfile("sRGB")
+            image = ImageCms.profileToProfile(image, own, srgb)
+    return np.array(image)
+
+
+def resize_photo(photo, width, height):
+    """Antialiased bilinear; uint8 [H, W, 3] to [height, width, 3]."""
+    if photo.shape[:2] == (height, width):
+        return photo
+    return np.array(Image.fromarray(photo).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def resize_mask(mask, width, height):
+    """Nearest neighbour; uint8 [H, W] to [height, width]."""
+    if mask.shape == (height, width):
+        return mask
+    return np.array(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
+
+
+def read_mask(path, class_set=CELEBAMASK):
+    """Return a mask as uint8 class ids [H, W]; ignored pixels are 255, whatever id the class set has for them.
+
+    Raises InputError for a mask that is not single-channel (mode P, L or 1) or that holds an id that is no class.
+    """
+    with open_image(path) as image:
+        if image.mode not in MASK_MODES:
+            raise InputError(f"{path}: a mask has one channel of class ids (PNG mode P or L); this one is {image.mode}")
+        mask = np.array(image).astype(np.uint8, copy=False)
+    num_classes, ignored_id = len(class_set), class_set.ignored_id
+    if mask.max() >= num_classes:  # a histogram tells ignored pixels from wrong ids; it takes time, so only here
+        if ignored_id != IGNORE_INDEX:
+            mask[mask == ignored_id] = IGNORE_INDEX
+        wrong = np.flatnonzero(np.bincount(mask.ravel(), minlength=256)[num_classes:IGNORE_INDEX])
+        if wrong.size:
+            raise InputError(
+                f"{path}: holds class id {wrong[0] + num_classes}; ids go from 0 to {num_classes - 1}, "
+                f"{ignored_id} is ignored; for another class set give --classes"
+            )
+    return mask
+
+
+def read_partial_mask(path, shape):
+    """Return a mask of one class as bool [H, W], True where a pixel is not 0; InputError where it is not of `shape`."""
+    with open_image(path) as image:
+        # In mode P, too, a number is a class id, whatever its colour.
+        mask = np.asarray(image if image.mode in MASK_MODES else image.convert("L")) > 0
+    require_size(path, mask, shape, "photograph")
+    return mask
+
+
+def read_mask_of(path, shape, class_set=CELEBAMASK, owner="photograph"):
+    """Read a mask as `read_mask` does. Raises InputError if it has not its owner's height and width, `shape`."""
+    mask = read_mask(path, class_set)
+    require_size(path, mask, shape, owner)
+    return mask
+
+
+def require_size(path, mask, shape, owner):
+    if mask.shape != tuple(shape[:2]):
+        raise InputError(
+            f"{path}: is {mask.shape[1]} x {mask.shape[0]} but its {owner} is {shape[1]} x {shape[0]}; "
+            "they must be of one size; resize a mask by nearest neighbour"
+        )
+
+
+def read_pair(photo_path, mask_path, class_set=CELEBAMASK):
+    """Return photograph [H, W, 3] and mask [H, W]; InputError where their sizes differ."""
+    photo = read_photo(photo_path)
+    return photo, read_mask_of(mask_path, photo.shape, class_set)
+
+
+def read_maker(path):
+    """Return the text that says what made a label map; "" where the file has none, as a data set's masks."""
+    with open_image(path) as image:
+        return str(image.info.get(MADE_BY, ""))
+
+
+def write_label_map(path, label_map, palette_of=None, made_by=""):
+    """Write uint8 class ids [H, W] as a single-channel PNG, atomically.
+
+    The mode is L by default, which every reader returns as class ids. With the ClassSet `palette_of` it is P in the
+    colours of that set, as in the data set's own masks; OpenCV turns such files into colours. The text `made_by` is
+    kept in the file, for `read_maker`.
+    """
+    image = Image.fromarray(label_map)
+    if palette_of:
+        image = image.convert("L")
+        # All 256 colours, because Pillow writes a palette of 16 and fewer in 4 bits, which turns 255 into 15.
+        colours = [*palette_of.colours, *[(128, 128, 128)] * (256 - len(palette_of))]
+        image.putpalette([channel for colour in colours for channel in colour])
+    text = PngImagePlugin.PngInfo()
+    if made_by:
+        text.add_text(MADE_BY, made_by)
+    with atomic_path(path) as temporary:
+        image.save(temporary, compress_level=1, pnginfo=text)
+
+
+def check_picture_name(path):
+    """Raise InputError for a name that tells no format of pictures."""
+    if Path(path).suffix.lower() not in WRITTEN_SUFFIXES:
+        raise InputError(f"{path}: is no picture's name; end it in one of {', '.join(sorted(WRITTEN_SUFFIXES))}")
+
+
+def write_picture(path, picture, photograph=False):
+    """Write uint8 RGB [H, W, 3] in the format of the path's suffix, atomically; JPEG in high quality.
+
+    Unless it is a photograph, its EXIF data say what drew it, for `is_drawn`.
+    """
+    check_picture_name(path)
+    options = {"compress_level": 1, "quality": 95, "subsampling": 0}
+    if not photograph:
+        options["exif"] = Image.Exif()
+        options["exif"][ExifTags.Base.Software] = DRAWN_BY
+    with atomic_path(path) as temporary:
+        Image.fromarray(picture).save(temporary, **options)
+
+
+def is_drawn(path):
+    """Tell whether `write_picture` drew a file."""
+    with open_image(path) as image:
+        return image.getexif().get(ExifTags.Base.Software) == DRAWN_BY

@@ -1,0 +1,1 @@
+"""Faces in photographs and videos: found, cut out, parsed and put back."""

@@ -1,0 +1,1 @@
+"""From a network in a file to label maps and their scores."""

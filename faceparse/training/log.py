@@ -1,0 +1,135 @@
+"""The log of a training run, a JSON line an epoch, and its plot."""
+
+import importlib
+import json
+import math
+
+from faceparse.data.drawing import plot
+from faceparse.errors import InputError, first_line
+from faceparse.files import atomic_path
+
+
+def draw_runs(path, runs):
+    """Draw {name: log}, losses and validation mIoU of all epochs, a colour a run, and write the picture to `path`."""
+    with plot(path, ncols=2, figsize=(12, 5)) as (_, (losses, scores)):
+        for index, (name, log) in enumerate(runs.items()):
+            validated = [line for line in log if "mIoU" in line]
+            colour = f"C{index}"
+            for axes, lines, value, style in (
+                (losses, log, "train_loss", "-"),
+                (losses, validated, "val_loss", ".--"),  # the dots show runs that were validated once
+                (scores, validated, "mIoU", ".-"),
+            ):
+                # JSON has no NaN: what diverged is null, and leaves a gap.
+                values = [math.nan if line[value] is None else line[value] for line in lines]
+                label = "" if value == "val_loss" else name
+                axes.plot([line["epoch"] for line in lines], values, style, color=colour, label=label)
+        losses.set(xlabel="epoch", ylabel="loss: training, validation dashed")
+        scores.set(xlabel="epoch", ylabel="validation mIoU")
+        losses.legend()
+
+
+def is_epoch(line):
+    """Tell whether a value from a log has the numbers of an epoch; None stands for NaN."""
+    if not isinstance(line, dict) or type(line.get("epoch")) is not int:
+        return False
+    names = ("train_loss", "mIoU", "val_loss") if "mIoU" in line else ("train_loss",)
+    return all(name in line and isinstance(line[name], int | float | None) for name in names)
+
+
+def read_log(path, last_epoch):
+    """Return the lines up to `last_epoch`. An interrupted run may have logged an epoch that it did not save.
+
+    A file that is missing has none. Raises InputError for a file of which lines up to there are damaged or missing;
+    with an infinite `last_epoch` the last line may be cut off.
+    """
+    if not path.exists():
+        return []
+    lines, texts = [], path.read_text(encoding="utf-8", errors="replace").splitlines()
+    for number, text in enumerate(texts, start=1):
+        if lines and lines[-1]["epoch"] == last_epoch:
+            break
+        try:
+            line = json.loads(text)
+        except (ValueError, RecursionError):
+            if math.isinf(last_epoch) and number == len(texts):
+                break
+            line = None
+        if not is_epoch(line):
+            raise InputError(f"{path}: line {number} is no log of a training's epoch")
+        if line["epoch"] <= last_epoch:
+            lines.append(line)
+    if not math.isinf(last_epoch) and (lines[-1]["epoch"] if lines else 0) < last_epoch:
+        raise InputError(f"{path}: lacks epoch {last_epoch}")
+    return lines
+
+
+def without_nan(value):
+    """Replace NaN, which JSON does not have, by None. A class absent from the whole set has NaN as its IoU."""
+    if isinstance(value, dict):
+        return {key: without_nan(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [without_nan(each) for each in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def write_log(path, log):
+    with atomic_path(path, durable=True) as temporary:
+        temporary.write_text("".join(json.dumps(without_nan(line)) + "\n" for line in log))
+
+
+PACKAGES = {"tensorboard": "torch.utils.tensorboard", "wandb": "wandb"}
+
+
+def import_logger(kind):
+    """Return the module of a logger; InputError where its package is missing."""
+    try:
+        return importlib.import_module(PACKAGES[kind])
+    except ImportError:
+        raise InputError(f"--logger {kind}: the package is missing; pip install {kind}") from None
+
+
+def open_logger(kind, run_dir, log, first_epoch, flags, class_set):
+    """Return a function that sends a line of the log to the logger; it does nothing where `kind` is None.
+
+    log: the earlier lines of a resumed run, which continues with `first_epoch`; flags: {name: value} of the run.
+    """
+    if kind is None:
+        return lambda line: None
+    send = {"tensorboard": open_tensorboard, "wandb": open_wandb}[kind](run_dir, log, first_epoch, flags, class_set)
+    return lambda line: send(scalars(line, class_set), line["epoch"])
+
+
+def open_tensorboard(run_dir, log, first_epoch, flags, class_set):
+    """Write into RUN/tensorboard; of a resumed run, what was written for the epochs to come is hidden."""
+    writer = import_logger("tensorboard").SummaryWriter(str(run_dir / "tensorboard"), purge_step=first_epoch)
+    writer.add_text("flags", "\n".join(f"    {name}: {value}" for name, value in flags.items()), first_epoch)
+
+    def send(values, epoch):
+        for name, value in values.items():
+            writer.add_scalar(name, value, epoch)
+        writer.flush()
+
+    return send
+
+
+def open_wandb(run_dir, log, first_epoch, flags, class_set):
+    """Start a run of this name; a resumed run is a new one in the same group, which gets the earlier lines too."""
+    try:
+        run = import_logger("wandb").init(
+            project="face-parser", name=run_dir.name, group=run_dir.name, dir=str(run_dir), config=flags
+        )
+    except InputError:
+        raise
+    except Exception as error:  # no account, no connection: wandb has many errors
+        raise InputError(f"--logger wandb: {first_line(error)}; WANDB_MODE=offline needs no account") from None
+    for line in log:
+        run.log(scalars(line, class_set), step=line["epoch"])
+    return lambda values, epoch: run.log(values, step=epoch)
+
+
+def scalars(line, class_set):
+    """Return {name: number} of a line of the log, with an entry for each class's IoU and none for what has no value."""
+    values = {name: value for name, value in line.items() if name not in ("epoch", "IoU")}
+    values |= {f"IoU/{name}": iou for name, iou in zip(class_set.names, line.get("IoU", []), strict=False)}
+    return {name: value for name, value in values.items() if value is not None and not math.isnan(value)}

@@ -1,0 +1,422 @@
+"""Draw face-like pictures with exact 19-class masks, in the layout of the data set: for the demo and the tests.
+
+    python -m tools.make_sample_dataset --output_dir dataset_sample --image_size 256
+
+writes OUT/train/train_image/<stem>.jpg with OUT/train/train_mask/<stem>.png, the same under OUT/val, and
+OUT/test_image. With `--scenes N` OUT/scenes/scene_image and scene_mask hold larger pictures, in which a person is one
+of many things. Every part of a face is one outline, drawn into the photograph (smooth edges) and into the mask
+(hard edges, the class id), so the masks are exact. Later parts hide earlier ones, in both.
+"""
+
+from itertools import pairwise
+from math import cos, radians, sin
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from faceparse.data import layout as dataset_layout
+from faceparse.data.classes import CELEBAMASK, find_class_set
+from faceparse.data.images import write_label_map
+from faceparse.errors import InputError, counted, run_script
+from faceparse.files import atomic_folder, check_new_folder
+from options import sample_dataset_parser
+from tools.scenes import PERSON_HEIGHTS, compose_scene
+
+# split: (photographs, masks); the position is part of a picture's random seed.
+FOLDERS = dataset_layout.FOLDERS | {"test": ("test_image", None), "scene": ("scenes/scene_image", "scenes/scene_mask")}
+MIN_SIZE = 32  # smaller, and the lips or an earring have no pixel left
+CLASS_ID = {name: index for index, name in enumerate(CELEBAMASK.names)}
+# These parts become skin in a class set that does not have them. Other parts that it lacks become background.
+PARTS_OF_THE_FACE = {"nose", "eye_g", "mouth", "u_lip", "l_lip"} | {
+    f"{side}_{part}" for side in "lr" for part in ("eye", "brow", "ear")
+}
+OTHER_NAMES = {"mouth": "i_mouth"}  # the name in LaPa
+SIDES = ((1, "l"), (-1, "r"))  # the subject's left lies at positive x, the right half of the picture
+
+# The probabilities of what not every face has. Pictures 0 and 1 of every five also have what ROTATION says, so that the
+# first two pictures of a split already hold all classes.
+CHANCE = {"glasses": 0.15, "hat": 0.12, "earrings": 0.2, "necklace": 0.2, "open mouth": 0.5}
+ROTATION = ({"glasses", "open mouth"}, {"hat", "earrings", "necklace"}, set(), set(), set())
+
+SKINS = ((236, 202, 178), (228, 184, 154), (216, 164, 130), (198, 140, 104), (156, 104, 72), (112, 74, 54))
+HAIRS = ((34, 28, 28), (62, 42, 32), (98, 64, 40), (142, 90, 50), (200, 160, 98), (150, 66, 36), (168, 164, 160))
+EARRINGS = (((0.07, 0.07), None), ((0.07, 0.17), None), ((0.1, 0.14), 0.05))  # stud, drop, hoop: radii, line width
+METALS = ((222, 184, 84), (204, 208, 214), (214, 150, 130))
+
+
+class Canvas:
+    """A photograph (uint8 RGB [S, S, 3]) and its mask (uint8 [S, S]) that are drawn together.
+
+    Outlines are [N, 2] in face units: (0, 0) is the middle of the face, x to the right, y down, the chin is at (0, 1).
+    `depth` is how far a point lies in front of the middle of the head; turning the head moves it sideways by that.
+    """
+
+    def __init__(self, size, rng):
+        self.size = size
+        self.scale = size * rng.uniform(0.26, 0.305)
+        self.centre = size * np.array([0.5, 0.475]) + size * rng.uniform(-1, 1, 2) * (0.05, 0.025)
+        self.turn = rng.uniform(-0.11, 0.11)
+        roll = radians(rng.uniform(-9, 9))
+        self.rotation = np.array([[cos(roll), sin(roll)], [-sin(roll), cos(roll)]])  # for rows: points @ rotation
+        backdrop = rng.uniform(60, 200) + rng.normal(0, 30, 3) + rng.normal(0, 20, (4, 4, 3))
+        self.photo = as_uint8(cv2.resize(backdrop, (size, size), interpolation=cv2.INTER_CUBIC))
+        self.mask = np.zeros((size, size), np.uint8)
+
+    def part(self, name, colour, outline, depth=0.0, width=None):
+        """Draw one part of class `name` into photograph and mask: filled, or a line where `width` is given."""
+        self._draw(self.photo, tuple(map(float, colour)), outline, depth, width, cv2.LINE_AA)
+        self._draw(self.mask, CLASS_ID[name], outline, depth, width, cv2.LINE_8)
+
+    def detail(self, name, colour, *outlines, depth=0.0, width=None, opacity=1.0):
+        """Draw into the photograph only, and only where the mask says `name`: shading, pupils, strands of hair."""
+        layer = self.photo.copy()
+        for outline in outlines:
+            self._draw(layer, tuple(map(float, colour)), outline, depth, width, cv2.LINE_AA)
+        layer = cv2.addWeighted(layer, opacity, self.photo, 1 - opacity, 0)
+        cv2.copyTo(layer, (self.mask == CLASS_ID[name]).astype(np.uint8), self.photo)  # changes self.photo in place
+
+    def _draw(self, image, colour, outline, depth, width, line_type):
+        points = np.asarray(outline, float) + np.array([self.turn * depth, 0])
+        points = points @ self.rotation * self.scale + self.centre - 0.5  # to OpenCV, whole numbers are pixel centres
+        points = [np.round(points * 16).astype(np.int32)]  # the last 4 bits are the fraction
+        if width is None:
+            cv2.fillPoly(image, points, colour, line_type, shift=4)
+        else:
+            cv2.polylines(image, points, False, colour, max(1, round(width * self.scale)), line_type, shift=4)
+
+
+def as_uint8(image):
+    return np.clip(np.round(image), 0, 255).astype(np.uint8)
+
+
+def ellipse(x, y, radius_x, radius_y, start=0, stop=360):
+    """Return the outline [N, 2] of an ellipse, or of its arc between two angles (degrees; 90 points down)."""
+    angles = np.radians(np.linspace(start, stop, 49))
+    return np.stack([x + radius_x * np.cos(angles), y + radius_y * np.sin(angles)], axis=1)
+
+
+def curve(*points, side=1):
+    """Return a smooth closed outline [8 N, 2] through N points (Catmull-Rom spline); side -1 mirrors it."""
+    points = np.array(points, float) * (side, 1)
+    before, after, far = np.roll(points, 1, 0), np.roll(points, -1, 0), np.roll(points, -2, 0)
+    t = np.linspace(0, 1, 8, endpoint=False)[:, None, None]
+    spline = 2 * points + t * (after - before)
+    spline = spline + t**2 * (2 * before - 5 * points + 4 * after - far) + t**3 * (3 * (points - after) + far - before)
+    return (spline / 2).transpose(1, 0, 2).reshape(-1, 2)
+
+
+def symmetric(*points):
+    """Return the smooth closed outline through the points (x >= 0, from top to bottom) and their mirror images."""
+    return curve(*points, *[(-x, y) for x, y in reversed(points) if x > 0])
+
+
+def choose_look(rng, index):
+    """Choose who picture `index` of a split shows: colours (RGB), hair style and the names from CHANCE that apply."""
+
+    def one_of(colours):
+        return np.clip(rng.choice(colours) + rng.normal(0, 8) + rng.normal(0, 2, 3), 8, 250)
+
+    wears = {name for name, chance in CHANCE.items() if rng.random() < chance} | ROTATION[index % len(ROTATION)]
+    style = rng.choice(["short", "short", "bob", "long", "afro"])
+    return SimpleNamespace(
+        wears=wears,
+        skin=one_of(SKINS),
+        hair=one_of(HAIRS),
+        metal=one_of(METALS),
+        style=style,
+        fringe=rng.choice(["parted", "bangs", "back"]),
+        ears_shown=style == "short" or "earrings" in wears or rng.random() < 0.3,
+        # Never together with a hat, so that the second picture of a split always shows the eyes.
+        dark_lenses="glasses" in wears and "hat" not in wears and rng.random() < 0.3,
+    )
+
+
+def draw_back_hair(canvas, look):
+    if look.style == "afro":
+        canvas.part("hair", look.hair, ellipse(0, -0.38, 1.12, 1.0), depth=-0.4)
+    elif look.style in ("bob", "long"):
+        length = 0.85 if look.style == "bob" else 1.75
+        outline = symmetric((0, -1.18), (0.6, -1.02), (0.95, -0.5), (1.04, 0.2), (1.0, length - 0.2), (0.6, length))
+        canvas.part("hair", look.hair, outline, depth=-0.4)
+    else:
+        canvas.part("hair", look.hair, symmetric((0, -1.16), (0.6, -1.0), (0.86, -0.5), (0.81, 0), (0.4, 0.3)))
+
+
+def draw_body(canvas, look, rng):
+    neck = symmetric((0, 0.5), (0.42, 0.6), (0.43, 1.05), (0.62, 1.3), (0.6, 2.2), (0, 2.3))
+    canvas.part("neck", look.skin * 0.93, neck)
+    canvas.detail("neck", look.skin * 0.7, ellipse(0, 0.9, 0.5, 0.32), depth=0.3, opacity=0.6)  # the chin's shadow
+    neckline = rng.uniform(1.5, 1.7) if "necklace" in look.wears else rng.uniform(1.2, 1.65)
+    left_half = [(0.15, neckline), (0.36, neckline - 0.12), (0.5, 1.12), (1.0, 1.24), (1.4, 1.5), (1.7, 3)]
+    cloth = np.array([*left_half, *[(-x, y) for x, y in reversed(left_half)]])
+    colour, stripe_colour = rng.uniform(30, 230, (2, 3))
+    canvas.part("cloth", colour, cloth)
+    canvas.detail("cloth", colour * 0.7, cloth[[0, 1, 2]], cloth[[-1, -2, -3]], width=0.05)  # the collar
+    if rng.random() < 0.4:
+        stripes = [[(-3, y), (3, y)] for y in np.arange(1.1, 4, 0.22)]
+        canvas.detail("cloth", stripe_colour, *stripes, width=0.07, opacity=0.8)
+    if "necklace" in look.wears:
+        chain = ellipse(0, 1.02, 0.46, 0.34, 10, 170)
+        canvas.part("neck_l", look.metal, chain, width=0.06)
+        canvas.part("neck_l", look.metal, ellipse(0, 1.41, 0.07, 0.09))
+        canvas.detail("neck_l", look.metal * 0.6, *[ellipse(x, y, 0.015, 0.015) for x, y in chain[::2]])
+
+
+def draw_head(canvas, look, rng):
+    for side, letter in SIDES:
+        canvas.part(f"{letter}_ear", look.skin * 0.95, ellipse(side * 0.79, 0.06, 0.13, 0.25), depth=-0.25)
+        canvas.detail(
+            f"{letter}_ear", look.skin * 0.72, ellipse(side * 0.82, 0.04, 0.06, 0.15), depth=-0.25, opacity=0.6
+        )
+    jaw = rng.uniform(0.5, 0.62)
+    canvas.part("skin", look.skin, symmetric((0, -1), (0.56, -0.82), (0.75, -0.2), (0.72, 0.3), (jaw, 0.68), (0.2, 1)))
+    cheeks = [ellipse(side * 0.45, 0.33, 0.19, 0.14) for side, _ in SIDES]
+    canvas.detail("skin", look.skin * (1, 0.72, 0.7), *cheeks, depth=0.7, opacity=0.2)
+    if rng.random() < 0.25:  # a short beard, which CelebAMask-HQ labels as skin
+        beard = symmetric((0, 0.42), (0.45, 0.4), (0.74, 0.1), (0.74, 0.5), (jaw + 0.05, 0.75), (0, 1.1))
+        canvas.detail("skin", look.hair, beard, opacity=rng.uniform(0.35, 0.65))
+
+
+def draw_nose_and_mouth(canvas, look, rng):
+    width = rng.uniform(0.85, 1.15)
+    nose = symmetric((0.06, -0.12), (0.08, 0.1), (0.17 * width, 0.27), (0.12 * width, 0.37), (0, 0.4))
+    canvas.part("nose", look.skin * (0.96, 0.9, 0.88), nose, depth=1.2)
+    canvas.detail("nose", look.skin * 1.06, symmetric((0, -0.08), (0.03, 0.1), (0.05, 0.27)), depth=1.3, opacity=0.7)
+    canvas.detail("nose", look.skin * 0.5, *[ellipse(side * 0.08, 0.355, 0.035, 0.02) for side, _ in SIDES], depth=1.2)
+
+    width, lift = rng.uniform(0.24, 0.32), rng.uniform(0, 0.07)
+    gap = rng.uniform(0.12, 0.18) if "open mouth" in look.wears else 0.0
+    lips = look.skin * (0.85, 0.5, 0.52) * rng.uniform(0.85, 1.1)
+    # Four bows from corner to corner: the outer edge of the upper lip, the inner edges of both, the lower outer edge.
+    x = np.linspace(-1, 1, 25)
+    cupid = 0.02 * np.exp(-((5 * x) ** 2))
+    bows = [y - (y - 0.6 + lift) * x**2 for y in (0.5 + cupid, 0.58, 0.59 + gap, 0.71 + gap)]
+    bows = [np.stack([width * x, bow], axis=1) for bow in bows]
+    upper, opening, lower = [np.concatenate([above, below[::-1]]) for above, below in pairwise(bows)]
+    canvas.part("l_lip", lips, lower, depth=1)
+    canvas.detail("l_lip", lips * 1.25, ellipse(0, 0.65 + gap, 0.1, 0.02), depth=1, opacity=0.5)
+    if gap:
+        canvas.part("mouth", (84, 26, 30), opening, depth=1)
+        canvas.detail("mouth", (240, 236, 226), ellipse(0, 0.58, width * 0.8, gap * 0.5), depth=1)  # teeth
+    canvas.part("u_lip", lips * 0.88, upper, depth=1)
+
+
+def draw_brows(canvas, look, rng):
+    tilt = rng.uniform(-0.02, 0.04)
+    for side, letter in SIDES:
+        brow = curve((0.13, -0.25), (0.33, -0.36 - tilt), (0.55, -0.25), (0.34, -0.29 - tilt), side=side)
+        canvas.part(f"{letter}_brow", look.hair * 0.75, brow, depth=0.9)
+
+
+def draw_glasses(canvas, look, rng):
+    radii, frame = rng.uniform((0.24, 0.18), (0.28, 0.22)), rng.uniform(15, 110, 3)
+    if "glasses" not in look.wears:
+        return
+    for side, _ in SIDES:
+        lens = ellipse(side * 0.34, -0.04, *radii)
+        canvas.part("eye_g", frame * 0.4 if look.dark_lenses else look.skin * 0.9 + 22, lens, depth=1)
+        canvas.part("eye_g", frame, lens, depth=1, width=0.045)
+        canvas.part("eye_g", frame, [(side * 0.6, -0.1), (side * 0.76, -0.08)], depth=0.3, width=0.05)
+    canvas.part("eye_g", frame, [(-0.1, -0.08), (0.1, -0.08)], depth=1, width=0.05)
+
+
+def draw_eyes(canvas, look, rng):
+    """Draw the eyes over clear glasses: CelebAMask-HQ labels what is seen through a lens as eye, the rest eye_g."""
+    height, gaze = rng.uniform(0.08, 0.12), rng.uniform(-0.03, 0.03)
+    iris_colour = rng.choice([(92, 58, 36), (70, 104, 140), (84, 112, 70)])
+    if look.dark_lenses:
+        return
+    for side, letter in SIDES:
+        name, x, y = f"{letter}_eye", side * 0.33 + gaze, -0.05
+        upper_lid = (0.27, -0.04 - 0.8 * height), (0.38, -0.04 - 0.85 * height)
+        eye = curve((0.17, -0.02), *upper_lid, (0.5, -0.05), (0.34, -0.04 + 0.6 * height), side=side)
+        canvas.part(name, look.hair * 0.4, eye, depth=0.9)  # the lashes are the part that the white does not cover
+        canvas.detail(name, (238, 236, 232), eye + np.array([0, 0.03]), depth=0.9)
+        canvas.detail(name, iris_colour, ellipse(x, y, 0.08, 0.08), depth=0.9)
+        canvas.detail(name, (16, 12, 12), ellipse(x, y, 0.038, 0.038), depth=0.9)
+        canvas.detail(name, (250, 250, 250), ellipse(x + 0.025, y - 0.03, 0.016, 0.016), depth=0.9)
+        canvas.detail("skin", look.skin * 0.65, eye[4:24] - np.array([0, 0.045]), depth=0.9, width=0.02)  # the lid
+
+
+def draw_front_hair(canvas, look, rng):
+    if not look.ears_shown:
+        length = {"bob": 0.8, "long": 1.5, "afro": 0.55}[look.style]
+        for side, _ in SIDES:
+            outer = (0.5, -0.8), (0.85, -0.6), (1.02, 0), (1.03, length - 0.2), (0.85, length)
+            lock = curve(*outer, (0.72, 0.5), (0.69, 0), (0.66, -0.4), side=side)
+            canvas.part("hair", look.hair, lock)
+    side = rng.choice([-1, 1])
+    hairline = {
+        "parted": [(0.72, -0.2), (0.6, -0.45), (0.1, -0.58), (-0.3, -0.82), (-0.62, -0.55), (-0.74, -0.15)],
+        "bangs": [(0.73, -0.15), (0.62, -0.38), (0.3, -0.4), (0, -0.43), (-0.3, -0.4), (-0.62, -0.38), (-0.73, -0.15)],
+        "back": [(0.74, -0.15), (0.62, -0.5), (0.3, -0.68), (-0.3, -0.68), (-0.62, -0.5), (-0.74, -0.15)],
+    }[look.fringe]
+    crown = [(-0.86, -0.4), (-0.65, -0.98), (0, -1.18), (0.65, -0.98), (0.86, -0.4)]
+    canvas.part("hair", look.hair, curve(*crown, *hairline, side=side), depth=0.1)
+    t = np.linspace(0, 1, 12)[:, None]
+    for shade in (0.7, 0.85, 1.2, 1.35):  # strands fall from the crown to the sides, as Bezier curves
+        strands = []
+        for x in rng.uniform(-1, 1, 12):
+            p0, p1, p2, p3 = np.array([(0.15 * x, -1.3), (x, -1.1), (1.1 * x, -0.2), (x, 1.8)]) + rng.normal(0, 0.04, 2)
+            strands.append((1 - t) ** 3 * p0 + 3 * t * (1 - t) ** 2 * p1 + 3 * t**2 * (1 - t) * p2 + t**3 * p3)
+        canvas.detail("hair", look.hair * shade, *strands, width=0.025, opacity=0.5)
+
+
+def draw_earrings(canvas, look, rng):
+    radii, width = EARRINGS[rng.integers(len(EARRINGS))]
+    if "earrings" in look.wears:
+        for side, _ in SIDES:
+            canvas.part("ear_r", look.metal, ellipse(side * 0.83, 0.28 + radii[1], *radii), depth=-0.25, width=width)
+
+
+def draw_hat(canvas, look, rng):
+    brim, colour = rng.random() < 0.5, rng.uniform(30, 220, 3)
+    if "hat" not in look.wears:
+        return
+    if brim:
+        canvas.part("hat", colour, symmetric((0, -1.42), (0.55, -1.4), (0.75, -0.9), (0.8, -0.6), (0, -0.55)))
+        canvas.detail("hat", colour * 0.5, [(-1, -0.8), (1, -0.8)], width=0.16)
+        canvas.part("hat", colour * 0.9, ellipse(0, -0.62, 1.25, 0.17))
+    else:
+        canvas.part("hat", colour, symmetric((0, -1.4), (0.6, -1.22), (0.92, -0.75), (0.9, -0.45), (0, -0.52)))
+        canvas.detail("hat", colour * 0.72, ellipse(0, -0.3, 0.98, 0.33, 180, 360), width=0.2, opacity=0.8)
+
+
+def light(canvas, rng):
+    """Return the photograph (uint8) under a light from one side, with soft folds where parts meet, and noise."""
+    size = canvas.size
+    person = cv2.resize((canvas.mask > 0).astype(np.float32), (64, 64), interpolation=cv2.INTER_AREA)
+    roundness = cv2.resize(cv2.GaussianBlur(person, (0, 0), 6), (size, size))
+    edges = (cv2.morphologyEx(canvas.mask, cv2.MORPH_GRADIENT, np.ones((3, 3))) > 0).astype(np.float32)
+    folds = cv2.GaussianBlur(edges, (0, 0), 0.008 * size)
+    clouds = cv2.resize(rng.normal(0, 0.04, (7, 7)), (size, size), interpolation=cv2.INTER_CUBIC)
+    angle, strength = rng.uniform(0, 6.28), rng.uniform(0.05, 0.2)
+    ramp = np.linspace(-strength, strength, size)
+    shade = 0.88 + 0.2 * roundness - 0.2 * folds + clouds + ramp * cos(angle) + ramp[:, None] * sin(angle)
+    noise = rng.uniform(1, 5) * rng.standard_normal((size, size, 1), np.float32)
+    return as_uint8(canvas.photo * shade[..., None].astype(np.float32) + noise)
+
+
+def class_ids_in(class_set):
+    """Return the id in `class_set` of each CelebAMask-HQ class, uint8 [19], by name."""
+
+    def find(name):
+        names = (name, OTHER_NAMES.get(name), "skin" if name in PARTS_OF_THE_FACE else None)
+        return next((class_set.names.index(each) for each in names if each in class_set.names), 0)
+
+    return np.array([find(name) for name in CELEBAMASK.names], np.uint8)
+
+
+def draw_face(size, seed, split, index):
+    """Return a photograph, uint8 RGB [size, size, 3], and its mask, uint8 ids 0..18 [size, size].
+
+    The same arguments give the same picture. `split` is a key of FOLDERS.
+    """
+    rng = np.random.default_rng((seed, list(FOLDERS).index(split), index))
+    look = choose_look(rng, index)
+    canvas = Canvas(size, rng)
+    draw_back_hair(canvas, look)  # from back to front
+    draw_body(canvas, look, rng)
+    draw_head(canvas, look, rng)
+    draw_nose_and_mouth(canvas, look, rng)
+    draw_brows(canvas, look, rng)
+    draw_glasses(canvas, look, rng)
+    draw_eyes(canvas, look, rng)
+    draw_front_hair(canvas, look, rng)
+    draw_earrings(canvas, look, rng)
+    draw_hat(canvas, look, rng)
+    return light(canvas, rng), canvas.mask
+
+
+def draw_scene(seed, index):
+    """Return a scene, uint8 RGB [H, W, 3], and its mask, uint8 ids 0..18 [H, W], as `draw_face` does a portrait."""
+    height = PERSON_HEIGHTS[index % len(PERSON_HEIGHTS)]
+    rng = np.random.default_rng((seed, list(FOLDERS).index("scene"), index, 1))
+    return compose_scene(rng, *draw_face(height, seed, "scene", index), height)
+
+
+def make_sample_dataset(output_dir, train, val, test, image_size, seed, class_set=CELEBAMASK, scenes=0):
+    """Write `train` and `val` pairs and `test` photographs, image_size x image_size, under output_dir: all or nothing.
+
+    `scenes` larger pictures are added as pairs. Pictures are called <split>_<index>; each depends on seed, split, index
+    and image_size only, not on the counts. With two pairs or more a split holds all 19 classes of CelebAMask-HQ; the
+    masks of another class set have those of its classes that have the same names. Returns output_dir as a Path. Raises
+    InputError when output_dir is a file or a folder that is not empty, cannot be created, or when image_size is below
+    32.
+    """
+    output_dir = Path(output_dir)
+    if image_size < MIN_SIZE:
+        raise InputError(f"--image_size {image_size}: too small to draw all parts of a face; take {MIN_SIZE} or more")
+    check_new_folder("--output_dir", output_dir)
+    counts = {"train": train, "val": val, "test": test, "scene": scenes}
+    pictures = [(split, index) for split, count in counts.items() for index in range(count)]
+    with atomic_folder(output_dir) as unfinished:
+        for folder in [folder for split, folders in FOLDERS.items() if counts[split] for folder in folders if folder]:
+            (unfinished / folder).mkdir(parents=True)
+        for split, index in tqdm(pictures, desc="drawing", unit="picture"):
+            photo, mask = draw_scene(seed, index) if split == "scene" else draw_face(image_size, seed, split, index)
+            image_dir, mask_dir = FOLDERS[split]
+            stem = f"{split}_{index:04d}"
+            Image.fromarray(photo).save(unfinished / image_dir / f"{stem}.jpg", quality=95)
+            if mask_dir:
+                write_label_map(
+                    unfinished / mask_dir / f"{stem}.png", class_ids_in(class_set)[mask], palette_of=class_set
+                )
+    return output_dir
+
+
+def make_celebamask_download(folder, orig_idx, distinct=None):
+    """Draw what the official download of CelebAMask-HQ holds: pictures 0, 1, ... of these numbers in CelebA.
+
+    Photographs are of 1024 px; the files of the parts, white on black, of 512 px. A part extends some pixels below
+    the parts that are painted after it, so the order of painting matters. Returns the true masks, a list of uint8
+    [512, 512]. Only `distinct` faces are drawn, the others are links to their files.
+    """
+    folder, distinct = Path(folder), distinct or len(orig_idx)
+    (folder / "CelebA-HQ-img").mkdir(parents=True)
+    rows = [f"{idx} {number} {number + 1:06d}.jpg" for idx, number in enumerate(orig_idx)]
+    (folder / "CelebA-HQ-to-CelebA-mapping.txt").write_text("\n".join(["idx orig_idx orig_file", *rows, ""]))
+    masks, part_files = [], []
+    for idx in range(len(orig_idx)):
+        parts_dir = folder / "CelebAMask-HQ-mask-anno" / str(idx // 2000)
+        parts_dir.mkdir(parents=True, exist_ok=True)
+        photo_file = folder / f"CelebA-HQ-img/{idx}.jpg"
+        if idx >= distinct:
+            photo_file.hardlink_to(folder / f"CelebA-HQ-img/{idx % distinct}.jpg")
+            for file in part_files[idx % distinct]:
+                (parts_dir / f"{idx:05d}{file.name[5:]}").hardlink_to(file)
+            continue
+        Image.fromarray(draw_face(1024, 0, "train", idx)[0]).save(photo_file, quality=95)
+        masks.append(draw_face(512, 0, "train", idx)[1])
+        part_files.append([])
+        for class_id in set(np.unique(masks[-1])) - {0}:
+            part = (masks[-1] == class_id).astype(np.uint8)
+            grown = cv2.dilate(part, np.ones((5, 5), np.uint8)) * (masks[-1] > class_id)
+            file = parts_dir / f"{idx:05d}_{CELEBAMASK.names[class_id]}.png"
+            Image.fromarray(255 * (part | grown)).convert("RGB").save(file)
+            part_files[-1].append(file)
+    return masks
+
+
+def main(args):
+    counts = {"train": args.train, "val": args.val, "test": args.test}
+    class_set = find_class_set(args.classes)
+    output_dir = make_sample_dataset(
+        args.output_dir,
+        **counts,
+        image_size=args.image_size,
+        seed=args.seed,
+        class_set=class_set,
+        scenes=args.scenes,
+    )
+    scenes = f", {counted(args.scenes, 'scene')}" if args.scenes else ""
+    pairs = f"{args.train} train and {counted(args.val, 'val pair')}{scenes}"
+    print(f"{output_dir}: holds {pairs} and {counted(args.test, 'test photograph')}")
+
+
+if __name__ == "__main__":
+    run_script(lambda: main(sample_dataset_parser(__doc__).parse_args()))
