@@ -23,18 +23,15 @@ def decode(path):
 
 def memory(process):
     """Return the bytes of a process and its children. Shared memory counts once (PSS) where the system tells it."""
-    total = 0
     try:
-        for each in (process, *process.children(recursive=True)):
-            info = each.memory_full_info()
-            total += getattr(info, "pss", info.uss)
+        infos = [each.memory_full_info() for each in (process, *process.children(recursive=True))]
     except psutil.Error:  # one of them has just ended
         return 0
-    return total
+    return sum(getattr(info, "pss", info.uss) for info in infos)
 
 
 def run_python(*arguments, prints_json=False, environment=None):
-    """Run `python ARGUMENTS`; return its seconds, processor seconds, kernel time over user time, and peak MiB.
+    """Run `python ARGUMENTS`; return its seconds, processor seconds and peak MiB.
 
     `environment` are further variables. With `prints_json` the last line that it prints is a JSON object of numbers,
     which override those measured here.
@@ -56,9 +53,8 @@ def run_python(*arguments, prints_json=False, environment=None):
         lines = output.read().splitlines()
     if process.returncode:
         sys.exit("\n".join([*lines, f"status {process.returncode} of {' '.join(command)}"]))
-    user, kernel = after.children_user - before.children_user, after.children_system - before.children_system
-    result = {"seconds": seconds, "processor_seconds": user + kernel, "kernel_over_user": kernel / max(user, 1e-9)}
-    result["peak_mib"] = peak / 2**20
+    processor = sum(getattr(after, name) - getattr(before, name) for name in ("children_user", "children_system"))
+    result = {"seconds": seconds, "processor_seconds": processor, "peak_mib": peak / 2**20}
     return result | (json.loads(lines[-1]) if prints_json else {})
 
 
