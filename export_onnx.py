@@ -34,9 +34,8 @@ from faceparse.data.images import list_images
 from faceparse.errors import InputError, counted, run_script
 from faceparse.files import atomic_path
 from faceparse.inference import checkpoints
-from faceparse.inference.onnx_network import OnnxNetwork
+from faceparse.inference.networks import OnnxNetwork, TorchNetwork
 from faceparse.inference.prediction import read_resized, to_network_input
-from faceparse.inference.torch_network import TorchNetwork
 from models.folding import fold_batchnorm
 from options import export_parser
 

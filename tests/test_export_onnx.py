@@ -15,8 +15,7 @@ import validate
 from faceparse.data.classes import CELEBAMASK
 from faceparse.errors import InputError
 from faceparse.inference import checkpoints
-from faceparse.inference.onnx_network import OnnxNetwork
-from faceparse.inference.prediction import load_network
+from faceparse.inference.networks import OnnxNetwork, load_network
 from faceparse.inference.upsampling import label_map
 from models import build_model
 from options import export_parser, validate_parser

@@ -12,7 +12,8 @@ from faceparse.data.images import read_photo, to_rgb
 from faceparse.errors import InputError
 from faceparse.faces.crops import crop_of_box, crop_of_parts, cut, part_centres, uncut, whole_picture
 from faceparse.faces.detection import SURE, find_faces
-from faceparse.inference.prediction import load_network, predict
+from faceparse.inference.networks import load_network
+from faceparse.inference.prediction import predict
 
 # When the parts that the network sees are those of a face; see crops.crop_of_parts.
 LEAST_PARTS = 3
