@@ -52,15 +52,13 @@ def make_scene(portrait, *people):
 
 def test_importing_the_package_loads_nothing_heavy():
     code = "import faceparse, sys; assert not {'torch', 'numpy', 'cv2', 'dlib'} & set(sys.modules)"
-    code += "; from faceparse import FaceParser; assert not hasattr(faceparse, 'NoSuchName')"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 def test_a_parser_prints_nothing_and_leaves_the_warnings_of_the_process_alone():
-    code = "from faceparse import FaceParser; FaceParser()"
-    code += "; from PIL import Image; Image.MAX_IMAGE_PIXELS = 150_000; FaceParser(image_size=64)('a.png', whole=True)"
-    code = code.replace("a.png", ASTRONAUT.as_posix())
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    code = "import sys; from faceparse import FaceParser; from PIL import Image; Image.MAX_IMAGE_PIXELS = 150_000"
+    code += "; FaceParser(image_size=64)(sys.argv[1], whole=True)"
+    done = subprocess.run([sys.executable, "-c", code, ASTRONAUT], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "" and "exceeds limit" in done.stderr  # Pillow's own warning reaches the user
 
 
@@ -170,7 +168,7 @@ def test_a_weak_find_needs_four_parts(monkeypatch):
 
 def test_torch_hub(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # the shipped checkpoint is found beside the code
-    parser = torch.hub.load(str(ROOT), "face_parser", source="local", image_size=128)
+    parser = torch.hub.load(str(ROOT), "face_parser", source="local", image_size=130)  # to a multiple of 16
     assert parser.image_size == 128 and parser(ASTRONAUT, whole=True).labels.shape == (448, 448)
 
 

@@ -78,11 +78,8 @@ def test_batches_group_neighbours_of_one_size_in_order(workers):
     for position, (index, logits, size) in enumerate(predict(network, photos, **options)):
         assert (index, size) == (position, shapes[position])
         np.testing.assert_allclose(logits, photos[index].transpose(2, 0, 1)[:2] / 255, atol=1e-6)
-    assert network.shapes == [(2, 3, 64, 64), (1, 3, 64, 64), (1, 3, 48, 64), (2, 3, 64, 64)]
-
-
-def test_no_photographs_make_no_batch():
     assert list(batches_of_equal_size([], batch_size=2)) == []
+    assert network.shapes == [(2, 3, 64, 64), (1, 3, 64, 64), (1, 3, 48, 64), (2, 3, 64, 64)]
 
 
 @pytest.mark.parametrize("workers", [0, 2])

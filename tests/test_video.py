@@ -1,7 +1,6 @@
 """Videos: following, smoothing, broken frames, and what parse_faces.py writes of a clip."""
 
 import signal
-import sys
 from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
@@ -115,17 +114,15 @@ class NoisyParser:
 
 
 def test_smoothing_lets_fewer_pixels_change(monkeypatch):
-    changes = {}
-    for smooth in (True, False):
-        if not smooth:
-            monkeypatch.setattr(video, "STILL", 1.0)  # the new frame alone
+    changes = []
+    for still in (video.STILL, 1.0):  # of the latter the new frame alone
+        monkeypatch.setattr(video, "STILL", still)
         tracker = FaceTracker(NoisyParser(Crop(20, 20, 32, 32)))
         labels = [tracker(BLANK).labels for _ in range(5)]
-        changes[smooth] = np.mean([(a != b).mean() for a, b in pairwise(labels)])
-        assert len(tracker.tracks) == 1
-        face = tracker.tracks[0].face
-        np.testing.assert_array_equal(face.probabilities.argmax(axis=0), face.labels)
-    assert changes[True] < 0.7 * changes[False]
+        changes.append(np.mean([(a != b).mean() for a, b in pairwise(labels)]))
+        (track,) = tracker.tracks
+        np.testing.assert_array_equal(track.face.probabilities.argmax(axis=0), track.face.labels)
+    assert changes[0] < 0.7 * changes[1]
 
 
 def test_blending_takes_the_short_way_round():
@@ -212,13 +209,6 @@ def test_broken_frames_are_skipped_and_counted(readable, promised, broken):
     assert all((frame == (0, 0, 255)).all() for frame in read)
 
 
-def test_what_is_no_video_is_refused_and_nothing_written(tmp_path):
-    (tmp_path / "clip.mp4").write_bytes(b"no video")
-    with pytest.raises(InputError, match="not a readable video"):
-        video.write_overlay(None, tmp_path / "clip.mp4", tmp_path / "out/clip_overlay.mp4")
-    assert not (tmp_path / "out").exists()
-
-
 @pytest.mark.parametrize(("promised", "rate"), [(12, 12), (0, 25), (90000, 25)])
 def test_a_clip_keeps_its_rate_and_one_without_gets_25(tmp_path, camera, promised, rate):
     frame = np.zeros((32, 48, 3), np.uint8)
@@ -230,15 +220,14 @@ def test_a_clip_keeps_its_rate_and_one_without_gets_25(tmp_path, camera, promise
 
 
 def test_every_frame_is_handed_on_until_the_callback_says_stop():
-    """As for label maps of frames: what is written is up to the caller."""
     seen = []
 
     def write(frame, parsed):
-        seen.append((frame, parsed.labels.shape, len(parsed.faces)))
+        assert frame is parsed.photo is BLANK and parsed.labels.shape == (40, 40) and len(parsed.faces) == 1
+        seen.append(frame)
         return len(seen) == 3
 
     assert parse_frames(NoisyParser(LARGE), iter([BLANK] * 5), write) == (3, 3)
-    assert all(frame is BLANK and (shape, faces) == ((40, 40), 1) for frame, shape, faces in seen)
 
 
 def test_the_webcam_is_shown_until_q_and_outlives_a_broken_frame(monkeypatch, camera):
@@ -263,11 +252,8 @@ def test_ctrl_c_ends_the_webcam_as_usual_and_sigterm_does_not(monkeypatch, camer
         video.show_webcam(NoisyParser(), 0)
 
 
-def test_a_camera_that_gives_no_picture_and_none_at_all(camera):
+def test_a_camera_that_gives_no_picture(camera):
     """As one that another program uses, on Windows."""
     camera([])
     with pytest.raises(InputError, match="--webcam 0: gives no picture"):
         video.show_webcam(NoisyParser(), 0)
-    if sys.platform == "linux":  # elsewhere asking for a camera may open a dialogue
-        with pytest.raises(InputError, match="--webcam 99: no such camera"):
-            video.show_webcam(NoisyParser(), 99)
