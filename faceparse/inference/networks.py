@@ -108,5 +108,6 @@ class OnnxNetwork:
         except Exception as error:  # as above
             raise InputError(f"{self.path}: cannot be run ({first_line(error)}); export it again") from None
         if logits.ndim != 4 or logits.shape[1] != len(self.class_set) or not np.isfinite(logits).all():
-            raise InputError(f"{self.path}: returns no finite logits of its {len(self.class_set)} classes")
+            what = f"no finite logits of its {len(self.class_set)} classes"
+            raise InputError(f"{self.path}: returns {what}; export it again")
         return logits
