@@ -7,16 +7,15 @@
     python export_onnx.py --float16 --output web/face_parser.onnx
     python export_onnx.py --int8 dataset/train/train_image --output face_parser_int8.onnx
 
-Input `photos`: float32 [N, 3, H, W], RGB in [0, 1], any N, H, W. Output `logits`: float32 [N, classes, h, w] at the
-decoder's stride; bilinear upsampling and an argmax give the labels. With `--labels` both are inside, and the output is
-`labels`: uint8 [N, H, W] at input size. validate.py takes the logits, because it makes label maps of them faster. The
-classes and the image size of the training are in the file's metadata.
+Input `photos`: float32 [N, 3, H, W], RGB in [0, 1], any N, H and W multiples of 16 (others shift the labels). Output
+`logits`: float32 [N, classes, h, w] at the decoder's stride; bilinear upsampling and an argmax give the labels. With
+`--labels` both are inside, and the output is `labels`: uint8 [N, H, W]. validate.py takes the logits, because it makes
+label maps of them faster. The classes and the image size of the training are in the file's metadata.
 
 With `--float16` the file is half as large and computes in float32 all the same, so that it runs wherever the float32
 file does; the page in `web/` loads it. With `--int8` weights and activations are 8-bit integers inside; their ranges
 are those seen on some photographs of the folder. That pays on CPUs with VNNI instructions (Intel Ice Lake, AMD Zen 4,
-and later). Sums of 8-bit products saturate on an x86 CPU without them, so that the weights get 7 bits there, where the
-system tells, as Linux does.
+and later). Without them sums of 8-bit products saturate on an x86 CPU, so the weights get 7 bits there.
 """
 
 import json
@@ -34,18 +33,16 @@ from faceparse.data.images import list_images
 from faceparse.errors import InputError, counted, run_script
 from faceparse.files import atomic_path
 from faceparse.inference import checkpoints
-from faceparse.inference.onnx_network import OnnxNetwork
+from faceparse.inference.networks import OnnxNetwork, TorchNetwork
 from faceparse.inference.prediction import read_resized, to_network_input
-from faceparse.inference.torch_network import TorchNetwork
 from models.folding import fold_batchnorm
 from options import export_parser
 
-CPU = torch.device("cpu")
-FLOAT16_TOLERANCE = 1  # weights rounded to 11 bits
 TOLERANCE = 1e-3  # of logits whose range is some tens
+FLOAT16_TOLERANCE = 1  # weights rounded to 11 bits
 CALIBRATION_PHOTOS = 32  # and as many others to compare labels on
-LABELS_EXACT = 1e-3  # share of the labels of an exported argmax that rounding may change
-LABELS_HOLD = 0.02  # largest share of labels that int8 may change
+MAX_CHANGED = 1e-3  # share of the labels of an exported argmax that rounding may change
+MAX_CHANGED_BY_INT8 = 0.02  # share of the labels
 
 
 class CoarseLogits(nn.Module):
@@ -90,23 +87,49 @@ def random_batches():
     return [random.random(shape, dtype=np.float32) for shape in ((1, 3, 512, 512), (3, 3, 65, 130))]
 
 
-def largest_difference(network, other):
-    """Between the logits of both."""
-    return max(np.abs(network.coarse_logits(each) - other.coarse_logits(each)).max() for each in random_batches())
+def require_close(network, path, tolerance):
+    """Return how far the logits of a file are from the network's at most; InputError if that is too far."""
+    other = OnnxNetwork(path)
+    pairs = [(network.coarse_logits(each), other.coarse_logits(each)) for each in random_batches()]
+    difference = max(np.abs(ours - theirs).max() for ours, theirs in pairs)
+    if not difference <= tolerance:  # NaN too
+        raise InputError(f"not written, its logits differ from PyTorch's by {difference:.2g}")
+    return f"its logits differ from PyTorch's by at most {difference:.1g}"
 
 
-def saturates():
-    """Whether sums of 8-bit products saturate on this CPU: on x86 without VNNI, as far as Linux tells."""
-    cpuinfo = Path("/proc/cpuinfo")
-    return platform.machine() in ("x86_64", "AMD64") and cpuinfo.exists() and "vnni" not in cpuinfo.read_text()
+def require_same_labels(ours, theirs, most, what):
+    """Return the share of the labels, two lists of arrays, that differ; InputError if it is more than `most`."""
+    changed = np.concatenate([(a != b).ravel() for a, b in zip(ours, theirs, strict=True)]).mean()
+    if changed > most:
+        raise InputError(f"not written, {changed:.2%} {what}")
+    return f"{changed:.2%} {what}"
 
 
-def quantize(path, photos):
-    """Turn a float32 file into int8, in place; `photos` is a list of float32 [1, 3, h, w] in [0, 1] to calibrate on."""
+def write_labels(model, path, metadata):
+    """Write the file of --labels; return what came of it."""
+    import onnxruntime
+
+    module = Labels(model).eval()
+    export(module, path, "labels", metadata)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    theirs = [session.run(["labels"], {"photos": photos})[0] for photos in random_batches()]
+    with torch.inference_mode():
+        ours = [module(torch.from_numpy(photos)).numpy() for photos in random_batches()]
+    return require_same_labels(ours, theirs, MAX_CHANGED, "of its labels are not those of PyTorch")
+
+
+def write_int8(network, path, photos):
+    """Turn a float32 file into int8, in place; return what came of it.
+
+    Half of the photographs, a list of float32 [1, 3, h, w] in [0, 1], calibrate it, the others compare its labels.
+    """
     from onnxruntime.quantization import QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    inputs = ({"photos": np.ascontiguousarray(each)} for each in photos)
+    to_calibrate, to_compare = photos[: len(photos) // 2], photos[len(photos) // 2 :]
+    inputs = ({"photos": np.ascontiguousarray(each)} for each in to_calibrate)
+    cpuinfo = Path("/proc/cpuinfo")  # as far as the system tells
+    saturates = platform.machine() in ("x86_64", "AMD64") and cpuinfo.exists() and "vnni" not in cpuinfo.read_text()
     with TemporaryDirectory() as folder:
         prepared = Path(folder) / "prepared.onnx"
         quant_pre_process(path, prepared, skip_symbolic_shape=True)
@@ -115,10 +138,23 @@ def quantize(path, photos):
             path,
             SimpleNamespace(get_next=lambda: next(inputs, None)),
             per_channel=True,
-            reduce_range=saturates(),
+            reduce_range=saturates,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
         )
+    ours, theirs = (
+        [each.coarse_logits(photo).argmax(axis=1) for photo in to_compare] for each in (network, OnnxNetwork(path))
+    )
+    what = f"of the labels of {counted(len(to_compare), 'other photograph')} are changed by int8"
+    return require_same_labels(ours, theirs, MAX_CHANGED_BY_INT8, what)
+
+
+def read_photos(image_dir, image_size):
+    """Return the photographs for `write_int8`. Raises InputError if the folder holds fewer than two."""
+    paths = list(list_images(image_dir).values())[: 2 * CALIBRATION_PHOTOS]
+    if len(paths) < 2:
+        raise InputError(f"{image_dir}: holds one photograph; one is needed to calibrate on and another to compare on")
+    return [to_network_input([read_resized((0, path), image_size)[1]]) for path in paths]
 
 
 def store_as_float16(path):
@@ -138,81 +174,40 @@ def store_as_float16(path):
     onnx.save(network, path)
 
 
-def differing_labels(model, path):
-    """The share of the labels of a file with `--labels` that are not PyTorch's."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    network = Labels(model).eval()
-    differing = []
-    for photos in random_batches():
-        with torch.inference_mode():
-            expected = network(torch.from_numpy(photos)).numpy()
-        differing.append((session.run(["labels"], {"photos": photos})[0] != expected).ravel())
-    return np.concatenate(differing).mean()
-
-
-def read_calibration(image_dir, image_size):
-    """Return two lists of photographs, float32 [1, 3, h, w] in [0, 1]: those to calibrate on and those to compare on.
-
-    Raises InputError where the folder holds fewer than two.
-    """
-    paths = list(list_images(image_dir).values())[: 2 * CALIBRATION_PHOTOS]
-    if len(paths) < 2:
-        raise InputError(f"{image_dir}: holds one photograph; one is needed to calibrate on and another to compare on")
-    photos = [to_network_input([read_resized((0, path), image_size)[1]]) for path in paths]
-    return photos[: len(photos) // 2], photos[len(photos) // 2 :]
-
-
-def changed_share(network, other, photos):
-    """The share of the labels, on the decoder's grid, in which two networks differ."""
-    labels = [[each.coarse_logits(photo).argmax(axis=1).ravel() for photo in photos] for each in (network, other)]
-    return (np.concatenate(labels[0]) != np.concatenate(labels[1])).mean()
-
-
 def main(args):
     try:
         import onnxruntime  # noqa: F401  runs the file
         import onnxscript  # noqa: F401  torch.onnx.export needs it
     except ImportError:
-        raise InputError(
-            "export_onnx.py needs onnx, onnxscript and onnxruntime; pip install -r requirements-export.txt"
-        ) from None
+        hint = "pip install -r requirements-export.txt"
+        raise InputError(f"export_onnx.py needs onnx, onnxscript and onnxruntime; {hint}") from None
     if Path(args.output).suffix != ".onnx":
         raise InputError(f"--output {args.output}: must end in .onnx")
-    model = fold_batchnorm(
-        checkpoints.load_model(args.checkpoint, class_set=args.classes and find_class_set(args.classes))
-    )
-    if args.int8:
-        to_calibrate, to_compare = read_calibration(args.int8, model.image_size)
-    metadata = {"image_size": str(model.image_size), "classes": json.dumps(model.class_set.to_dict())}
+    class_set = args.classes and find_class_set(args.classes)
+    model = fold_batchnorm(checkpoints.load_model(args.checkpoint, class_set=class_set))
+    photos = args.int8 and read_photos(args.int8, model.image_size)
     with atomic_path(args.output) as temporary:
-        if args.labels:
-            export(Labels(model), temporary, "labels", metadata)
-            changed = differing_labels(model, temporary)
-            if changed > LABELS_EXACT:
-                raise InputError(f"{args.output}: not written, {changed:.2%} of its labels are not those of PyTorch")
-            outcome = f"gives label maps; {changed:.2%} of the labels are not those of PyTorch"
-        else:
-            export(CoarseLogits(model), temporary, "logits", metadata)
-            network = TorchNetwork(model, CPU)
-            difference = largest_difference(network, OnnxNetwork(temporary))
-            if not difference <= TOLERANCE:  # NaN too
-                raise InputError(f"{args.output}: not written, its logits differ from PyTorch's by {difference:.2g}")
-            outcome = f"its logits differ from PyTorch's by at most {difference:.1g}"
-        if args.int8:
-            quantize(temporary, to_calibrate)
-            changed = changed_share(network, OnnxNetwork(temporary), to_compare)
-            outcome = f"int8 changes {changed:.2%} of the labels of {counted(len(to_compare), 'other photograph')}"
-            if changed > LABELS_HOLD:
-                raise InputError(f"{args.output}: not written, {outcome}; leave out --int8")
-        elif args.float16:
-            store_as_float16(temporary)
-            difference = largest_difference(network, OnnxNetwork(temporary))
-            if not difference <= FLOAT16_TOLERANCE:
-                raise InputError(f"{args.output}: not written, logits differ by {difference:.2g}; leave out --float16")
-            outcome = f"with float16 weights its logits differ from PyTorch's by at most {difference:.1g}"
+        outcome = write(model, temporary, args, photos)
     print(f"{args.output}: written; {outcome}")
+
+
+def write(model, path, args, photos):
+    """Write the file that the flags ask for; return what came of it."""
+    metadata = {"image_size": str(model.image_size), "classes": json.dumps(model.class_set.to_dict())}
+    try:
+        if args.labels:
+            return write_labels(model, path, metadata)
+        export(CoarseLogits(model), path, "logits", metadata)
+        network = TorchNetwork(model, torch.device("cpu"))
+        outcome = require_close(network, path, TOLERANCE)
+        if args.int8:
+            return write_int8(network, path, photos)
+        if args.float16:
+            store_as_float16(path)
+            return require_close(network, path, FLOAT16_TOLERANCE)
+        return outcome
+    except InputError as error:
+        raise InputError(f"{args.output}: {error}") from None
 
 
 if __name__ == "__main__":

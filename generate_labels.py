@@ -23,7 +23,7 @@ from faceparse.data.layout import require_classes_of
 from faceparse.data.provenance import check_outputs, provenance
 from faceparse.errors import counted, run_script
 from faceparse.files import atomic_folder
-from faceparse.inference.prediction import load_network
+from faceparse.inference.networks import load_network, say_device
 from faceparse.training.self_distillation import (
     PartialMasks,
     doubtful_classes,
@@ -44,6 +44,7 @@ def main(args):
     colored = [f"{stem}.png" for stem in stems]
     check_outputs("--colored_dir", args.colored_dir, [*read_dirs, args.output_dir], pictures=colored)
     network = load_network(args.checkpoint, args.gpu_id, args.classes and find_class_set(args.classes))
+    say_device(network)
     for root in Path(args.label_dir).resolve().parents[:2]:  # the data set of train/train_mask or corrected/train_mask
         require_classes_of(root, network.class_set)
     doubtful = doubtful_classes(args.doubtful, network.class_set)

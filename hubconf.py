@@ -6,7 +6,7 @@ dependencies = ["torch", "numpy", "PIL", "cv2", "tqdm"]
 
 
 def face_parser(checkpoint=SHIPPED_CHECKPOINT, **options):
-    """Return a FaceParser; see faceparse/face_parser.py for its options."""
+    """Return a FaceParser; see faceparse/faces/face_parser.py for its options."""
     from faceparse import FaceParser
 
     return FaceParser(checkpoint, **options)

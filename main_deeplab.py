@@ -30,11 +30,11 @@ from faceparse.data.layout import is_within, require_classes_of
 from faceparse.errors import InputError, counted, run_script, unbroken
 from faceparse.files import atomic_folder, only_writer, rename
 from faceparse.inference import checkpoints
-from faceparse.inference.device import is_launched, keep_freed_memory, select_device
+from faceparse.inference.device import is_launched, keep_freed_memory, say_device, select_device
 from faceparse.inference.image_size import fitted_size
 from faceparse.inference.metrics import Scores, confusion_matrix, format_table
+from faceparse.inference.networks import TorchNetwork
 from faceparse.inference.prediction import predict
-from faceparse.inference.torch_network import TorchNetwork
 from faceparse.inference.upsampling import label_map
 from faceparse.parallel import in_threads
 from faceparse.training import distributed
@@ -318,6 +318,7 @@ def remove_temporary_files(run_dir):
 def main(args):
     keep_freed_memory()
     device = select_device(args.gpu_id)
+    say_device(device)
     run_dir = Path("checkpoints") / args.save_prefix
     with distributed.process_group(device):
         alone = only_writer(run_dir, "wait for its end, or give another --save_prefix")

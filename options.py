@@ -4,7 +4,7 @@ import argparse
 import re
 
 from faceparse import SHIPPED_CHECKPOINT
-from faceparse.inference.image_size import LARGEST_SIDE, SMALLEST_SIDE
+from faceparse.inference.image_size import MAX_SIDE, MIN_SIDE
 
 LARGEST_NUMBER = 2**31 - 1  # of what counts; what is larger overflows in one library or another
 TOO_LARGE = "the memory that it takes grows with its square"
@@ -45,7 +45,7 @@ def port_number(text):
 
 
 def picture_side(text):
-    return whole_number(text, 1, LARGEST_SIDE, TOO_LARGE)
+    return whole_number(text, 1, MAX_SIDE, TOO_LARGE)
 
 
 def non_negative_float(text):
@@ -81,7 +81,7 @@ def recolouring(text):
 
 
 def network_input_size(text):
-    return whole_number(text, SMALLEST_SIDE, LARGEST_SIDE, TOO_LARGE)
+    return whole_number(text, MIN_SIDE, MAX_SIDE, TOO_LARGE)
 
 
 def folder_name(text):
@@ -290,7 +290,9 @@ def _add_prediction(parser, checkpoint, image_dir):
     parser.add_argument("--checkpoint", default=checkpoint, help="ours, a bare state_dict, or a file of export_onnx.py")
     parser.add_argument("--image_dir", default=image_dir, help="folder of photographs, or one file")
     parser.add_argument(
-        "--image_size", type=network_input_size, help="longer side at the network, px; default: that of its training"
+        "--image_size",
+        type=network_input_size,
+        help="longer side at the network, px, to a multiple of 16; default: that of its training",
     )
     parser.add_argument("--batch_size", type=positive_int, help="photographs at a time; default: 8 on a GPU, else 1")
     parser.add_argument("--tta", action="store_true", help="average flip and scales 0.75, 1, 1.25")
@@ -312,7 +314,9 @@ def parse_faces_parser(description):
     parser.add_argument("--output_dir", default="parsed", help="receives <stem>.png, _overlay.jpg and .json")
     parser.add_argument("--checkpoint", default=SHIPPED_CHECKPOINT, help="ours, or a file of export_onnx.py")
     parser.add_argument(
-        "--image_size", type=network_input_size, help="side of a face at the network, px; default: that of its training"
+        "--image_size",
+        type=network_input_size,
+        help="side of a face at the network, px, to a multiple of 16; default: that of its training",
     )
     parser.add_argument(
         "--cutout",

@@ -26,11 +26,11 @@ from faceparse.data.images import READ_SUFFIXES, read_photo, write_label_map, wr
 from faceparse.data.provenance import check_outputs, provenance
 from faceparse.errors import InputError, counted, run_script
 from faceparse.files import atomic_path
+from faceparse.inference.networks import say_device
 from options import parse_faces_parser
 
 NO_FACE, UNREADABLE = 1, 2  # exit statuses
 OTHER_PHOTOGRAPHS = {".avif", ".dng"}  # which Pillow does not read, or only in part, depending on its version
-NOT_READ = ": of a format that is not read; save it as JPEG or PNG"
 FACE = ("skin", "nose", "eye_g", "l_eye", "r_eye", "l_brow", "r_brow", "mouth", "i_mouth", "u_lip", "l_lip")
 
 
@@ -43,21 +43,18 @@ def find_inputs(inputs, suffixes):
     files, problems = [], []
     for path in map(Path, inputs):
         if path.is_dir():
-            inside = sorted(
-                file for file in path.iterdir() if file.suffix.lower() in suffixes and not file.name.startswith(".")
-            )
-            files += inside
-            others = sorted(file for file in path.iterdir() if file.suffix.lower() in OTHER_PHOTOGRAPHS)
-            problems += [f"{file}{NOT_READ}" for file in others]
-            if not inside and not others:
+            inside = [file for file in sorted(path.iterdir()) if not file.name.startswith(".")]
+            found = [file for file in inside if file.suffix.lower() in suffixes | OTHER_PHOTOGRAPHS]
+            files += found
+            if not found:
                 problems.append(f"{path}: holds no photographs and no videos; folders within it are not read")
-        elif path.suffix.lower() in OTHER_PHOTOGRAPHS and path.is_file():
-            problems.append(f"{path}{NOT_READ}")
         elif path.is_file():
             files.append(path)
         else:
             problems.append(f"{path}: no such file or folder")
-    return list(dict.fromkeys(files)), problems
+    unread = [file for file in dict.fromkeys(files) if file.suffix.lower() in OTHER_PHOTOGRAPHS]
+    problems += [f"{file}: of a format that is not read; save it as JPEG or PNG" for file in unread]
+    return [file for file in dict.fromkeys(files) if file not in unread], problems
 
 
 def output_names(file, is_video, cutouts, recoloured):
@@ -100,14 +97,12 @@ def describe(file, parsed):
     names = parsed.class_set.names
 
     def shares(labels):
-        counts = class_pixels(labels, len(names))
-        return {
-            name: round(count / labels.size, 5) for name, count in zip(names, counts.tolist(), strict=True) if count
-        }
+        counts = class_pixels(labels, len(names)).tolist()
+        return {name: round(count / labels.size, 5) for name, count in zip(names, counts, strict=True) if count}
 
     faces = [
         {
-            "box": [round(side, 1) for side in face.box] if face.box else None,
+            "box": face.box and [round(side, 1) for side in face.box],
             "angle": round(face.angle, 1),
             "confidence": round(face.confidence, 4),
             "shares_of_crop": shares(face.labels),
@@ -123,39 +118,37 @@ def write_parsed(file, parsed, output_dir, cutouts, recoloured, made_by):
 
     `made_by` is the text of write_label_map.
     """
-    photo, labels = parsed.photo, parsed.labels
-    write_label_map(output_dir / f"{file.stem}.png", labels, made_by=made_by)
-    write_picture(output_dir / f"{file.stem}_overlay.jpg", overlay(photo, labels, class_set=parsed.class_set))
+    photo, labels, place = parsed.photo, parsed.labels, str(output_dir / file.stem)
+    write_label_map(f"{place}.png", labels, made_by=made_by)
+    write_picture(f"{place}_overlay.jpg", overlay(photo, labels, class_set=parsed.class_set))
     for suffix, names in cutouts.items():
-        write_picture(output_dir / f"{file.stem}_{suffix}.png", cut_out(photo, parsed.probability(*names)))
+        write_picture(f"{place}_{suffix}.png", cut_out(photo, parsed.probability(*names)))
     if recoloured:
         for name, colour in recoloured:
             photo = recolour(photo, colour, parsed.probability(name))
-        write_picture(output_dir / f"{file.stem}_colored.jpg", photo)
-    with atomic_path(output_dir / f"{file.stem}.json") as temporary:
+        write_picture(f"{place}_colored.jpg", photo)
+    with atomic_path(f"{place}.json") as temporary:
         temporary.write_text(json.dumps(describe(file, parsed), indent=1, ensure_ascii=False), encoding="utf-8")
 
 
-def report_video(file, result):
-    """Say what `parse_video` returned."""
-    say(
-        f"{file}: {counted(result['frames'], 'frame')}, {result['with_faces']} with faces, {result['broken']} broken "
-        f"ones skipped, {result['frames_per_second']:.1f} frames/s; the sound is left out"
+def describe_video(done):
+    """Return a sentence about what `write_overlay` returned."""
+    counts = (
+        f"{counted(done['frames'], 'frame')}, {done['with_faces']} with faces, {done['broken']} broken ones skipped"
     )
+    return f"{counts}, {done['frames_per_second']:.1f} frames/s; the sound is left out"
 
 
 def main(args):
     try:  # here, so that --help need not wait for these
         from faceparse.faces.face_parser import FaceParser
-        from faceparse.faces.video import VIDEO_SUFFIXES, parse_video, show_webcam
+        from faceparse.faces.video import VIDEO_SUFFIXES, show_webcam
     except ImportError as error:
-        raise InputError(
-            f"parse_faces.py needs more packages ({error}); pip install -r requirements-faces.txt"
-        ) from None
+        hint = "pip install -r requirements-faces.txt"
+        raise InputError(f"parse_faces.py needs more packages ({error}); {hint}") from None
 
     if bool(args.inputs) == (args.webcam is not None):
-        both = ", and not both" if args.inputs else ""
-        raise InputError(f"give photographs, videos or folders to parse, or else --webcam 0{both}")
+        raise InputError("give photographs, videos or folders to parse, or else --webcam 0, and not both")
     suffixes = {"_".join(map(str.strip, text.split(","))): text for text in args.cutout}
     files, problems = find_inputs(args.inputs, READ_SUFFIXES | VIDEO_SUFFIXES)
     if args.inputs and not files:
@@ -171,30 +164,33 @@ def main(args):
         pictures=[name for file in photos for name in picture_names(file, suffixes, args.colors)],
         descriptions=[f"{file.stem}.json" for file in photos],
     )
-    parser = FaceParser(
-        args.checkpoint,
-        gpu_id=args.gpu_id,
-        image_size=args.image_size,
-        class_set=args.classes and find_class_set(args.classes),
-    )
+    class_set = args.classes and find_class_set(args.classes)
+    parser = FaceParser(args.checkpoint, gpu_id=args.gpu_id, image_size=args.image_size, class_set=class_set)
+    say_device(parser.network)
     cutouts = {suffix: cutout_classes(text, parser.class_set) for suffix, text in suffixes.items()}
     for name, _ in args.colors:
         parser.class_set.id_of(name, "--colors")
-    if args.webcam is not None:
+    if args.webcam is None:
+        parse_files(parser, files, videos, problems, cutouts, args)
+    else:
         show_webcam(parser, args.webcam)
-        return
+
+
+def parse_files(parser, files, videos, problems, cutouts, args):
+    """Parse files, say what happens, and end with an exit status other than 0 if something was wrong."""
+    from faceparse.faces.video import write_overlay
 
     if videos and (args.cutout or args.colors or args.whole):
         say("--cutout, --colors and --whole are for photographs; of a video the overlay of the faces found is written")
-    searched = "not searched" if args.whole else "found"
-    made_by = provenance(args.checkpoint, parser.image_size, tta=False, class_set=parser.class_set, faces=searched)
-    output_dir, parsed_photos, parsed_videos, faces, without_face = Path(args.output_dir), 0, 0, 0, 0
     for problem in problems:
         say(f"error: {problem}")
+    searched = "not searched" if args.whole else "found"
+    made_by = provenance(args.checkpoint, parser.image_size, tta=False, class_set=parser.class_set, faces=searched)
+    output_dir, found = Path(args.output_dir), {}  # faces of a photograph, frames with faces of a video
     for file in tqdm(files, "parsing", unit="file", leave=False, disable=None):
         try:
             if file in videos:
-                result = parse_video(parser, file, output_dir / f"{file.stem}_overlay.mp4")
+                done = write_overlay(parser, file, output_dir / f"{file.stem}_overlay.mp4")
             else:
                 photo = read_photo(file)
         except InputError as error:
@@ -202,23 +198,21 @@ def main(args):
             say(f"error: {error}")
             continue
         if file in videos:
-            report_video(file, result)
-            parsed_videos, found = parsed_videos + 1, result["with_faces"]
+            found[file] = done["with_faces"]
+            say(f"{file}: {describe_video(done)}")
         else:
             parsed = parser(photo, whole=args.whole)
-            found = len(parsed.faces)
-            parsed_photos, faces = parsed_photos + 1, faces + found
-            if found:
+            found[file] = len(parsed.faces)
+            if parsed.faces:
                 write_parsed(file, parsed, output_dir, cutouts, args.colors, made_by)
-        if not found:
-            without_face += 1
-            hint = "" if file in videos else "; --whole parses a portrait without a search"
-            say(f"{file}: no face found{hint}")
-    done = [f"{counted(faces, 'face')} of {counted(parsed_photos, 'photograph')}"] * bool(parsed_photos)
-    done += [counted(parsed_videos, "video")] * bool(parsed_videos)
+        if not found[file]:
+            say(f"{file}: no face found{'' if file in videos else '; --whole parses a portrait without a search'}")
+    photos = [file for file in found if file not in videos]
+    done = [f"{counted(sum(map(found.get, photos)), 'face')} of {counted(len(photos), 'photograph')}"] * bool(photos)
+    done += [counted(len(found) - len(photos), "video")] * (len(found) > len(photos))
     if done:
         print(f"{' and '.join(done)}, in {args.output_dir}")
-    if problems or without_face:
+    if problems or not all(found.values()):
         sys.exit(UNREADABLE if problems else NO_FACE)
 
 

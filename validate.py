@@ -15,7 +15,8 @@ from faceparse.data.images import list_images, write_label_map
 from faceparse.data.provenance import check_outputs, provenance
 from faceparse.errors import counted, run_script
 from faceparse.files import atomic_folder
-from faceparse.inference.prediction import load_network, predict
+from faceparse.inference.networks import load_network, say_device
+from faceparse.inference.prediction import predict
 from faceparse.inference.upsampling import label_map
 from faceparse.parallel import in_threads
 from options import validate_parser
@@ -47,6 +48,7 @@ def main(args):
         overlays = [f"{stem}.png" for stem in photos]
         check_outputs("--output_dir", Path(args.output_dir) / "overlays", [args.image_dir], pictures=overlays)
     network = load_network(args.checkpoint, args.gpu_id, args.classes and find_class_set(args.classes))
+    say_device(network)
     image_size = args.image_size or network.image_size
     write_predictions(
         network,

@@ -13,7 +13,8 @@ from faceparse.data.images import match_pairs, read_mask_of
 from faceparse.errors import run_script
 from faceparse.inference.checkpoints import read_checkpoint
 from faceparse.inference.metrics import Scores, confusion_matrix
-from faceparse.inference.prediction import load_network, predict
+from faceparse.inference.networks import load_network
+from faceparse.inference.prediction import predict
 from faceparse.inference.upsampling import label_map
 from models.cost import count_flops
 from options import network_input_size

@@ -8,6 +8,7 @@ import stat
 import sys
 import threading
 import traceback
+import warnings
 from contextlib import contextmanager
 
 # What reading or writing a user's paths meets. An OSError of another kind is a bug and shows its traceback.
@@ -127,6 +128,8 @@ def run_script(main):
     """
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be UTF-8
+    # Pillow warns of half as many pixels as it refuses, and phones take such photographs.
+    warnings.filterwarnings("ignore", "Image size .* exceeds limit")
     try:
         with _signals_caught():
             main()

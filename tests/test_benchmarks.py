@@ -15,8 +15,7 @@ from faceparse import SHIPPED_CHECKPOINT
 from faceparse.data.images import list_images, match_pairs, read_mask, write_label_map
 from faceparse.inference import checkpoints
 from faceparse.inference.metrics import Scores, score_folders
-from faceparse.inference.prediction import load_network
-from faceparse.inference.torch_network import TorchNetwork
+from faceparse.inference.networks import TorchNetwork, load_network
 from loss import mixed_loss
 from validate import write_predictions
 

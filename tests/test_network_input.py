@@ -8,6 +8,7 @@ from PIL import Image
 
 from faceparse.data.classes import CELEBAMASK
 from faceparse.errors import InputError
+from faceparse.inference.image_size import fitted_size
 from faceparse.inference.prediction import batches_of_equal_size, predict, read_resized
 from faceparse.parallel import in_threads
 
@@ -32,25 +33,35 @@ class RedAndGreen:
         return photos[:, :2]
 
 
+@pytest.mark.parametrize("image_size", [500, 511, 512])
+def test_both_sides_are_multiples_of_16(image_size):
+    for shape in ((341, 512, 3), (100, 101, 3), (1, 900, 3), (3000, 4000, 3)):
+        width, height = fitted_size(shape, image_size)
+        scale = image_size / max(shape)
+        assert width % 16 == height % 16 == 0 and min(width, height) >= 32
+        assert abs(width - scale * shape[1]) <= 8 and (abs(height - scale * shape[0]) <= 8 or height == 32)
+
+
 @pytest.mark.parametrize(
     ("original", "expected"),
     [
         ((64, 64), (64, 64)),
-        ((50, 100), (32, 64)),
         ((200, 150), (64, 48)),
         ((30, 40), (48, 64)),
-        ((400, 20), (64, 32)),  # At least 32 px, at the cost of the proportions.
+        ((400, 20), (64, 32)),  # at least 32 px, at the cost of the proportions
         ((1, 1), (64, 64)),
+        ((64, 55), (64, 48)),  # rounded to a multiple of 16
+        ((64, 57), (64, 64)),
     ],
 )
-def test_photographs_keep_their_proportions(original, expected):
+def test_photographs_keep_their_proportions_to_eight_px(original, expected):
     index, photo, size = read_resized((7, random_photo(*original)), 64)
     assert (index, size) == (7, original)
     assert photo.dtype == np.uint8 and photo.shape == (*expected, 3)
 
 
 def test_photograph_of_the_right_size_is_not_touched(tmp_path):
-    photo = random_photo(64, 40)
+    photo = random_photo(64, 48)
     Image.fromarray(photo).save(tmp_path / "a.png")
     for item in (photo, tmp_path / "a.png"):
         np.testing.assert_array_equal(read_resized((0, item), 64)[1], photo)
@@ -58,7 +69,7 @@ def test_photograph_of_the_right_size_is_not_touched(tmp_path):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_group_neighbours_of_one_size_in_order(workers):
-    shapes = [(64, 64)] * 3 + [(40, 64)] + [(64, 64)] * 2
+    shapes = [(64, 64)] * 3 + [(48, 64)] + [(64, 64)] * 2
     photos = [random_photo(*shape) for shape in shapes]
     items = in_threads(partial(read_resized, image_size=64), enumerate(photos), workers)
     assert [[index for index, _, _ in batch] for batch in batches_of_equal_size(items, 2)] == [[0, 1], [2], [3], [4, 5]]
@@ -67,11 +78,8 @@ def test_batches_group_neighbours_of_one_size_in_order(workers):
     for position, (index, logits, size) in enumerate(predict(network, photos, **options)):
         assert (index, size) == (position, shapes[position])
         np.testing.assert_allclose(logits, photos[index].transpose(2, 0, 1)[:2] / 255, atol=1e-6)
-    assert network.shapes == [(2, 3, 64, 64), (1, 3, 64, 64), (1, 3, 40, 64), (2, 3, 64, 64)]
-
-
-def test_no_photographs_make_no_batch():
     assert list(batches_of_equal_size([], batch_size=2)) == []
+    assert network.shapes == [(2, 3, 64, 64), (1, 3, 64, 64), (1, 3, 48, 64), (2, 3, 64, 64)]
 
 
 @pytest.mark.parametrize("workers", [0, 2])

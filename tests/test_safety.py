@@ -504,7 +504,7 @@ def test_a_damaged_state_within_an_epoch_is_refused(place, damage):
 def test_a_network_that_names_data_outside_its_folder(tmp_path, external):
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
-    from faceparse.inference.onnx_network import OnnxNetwork
+    from faceparse.inference.networks import OnnxNetwork
 
     weights = onnx.TensorProto(name="w", dims=[1], data_type=1, data_location=1)
     weights.external_data.add(key="location", value=external)

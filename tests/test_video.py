@@ -1,11 +1,9 @@
 """Videos: following, smoothing, broken frames, and what parse_faces.py writes of a clip."""
 
 import signal
-import sys
 from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -17,13 +15,15 @@ from faceparse.data.images import read_photo
 from faceparse.errors import InputError, Stopped
 from faceparse.faces import video
 from faceparse.faces.crops import Crop
+from faceparse.faces.detection import Detection
 from faceparse.faces.face_parser import Face, FaceParser
-from faceparse.faces.video import FaceTracker, Frames, blend, is_near, new_weight, parse_video, show_webcam
+from faceparse.faces.video import FaceTracker, Frames, Track, blend, moved, new_weight, open_video, parse_frames
 from options import parse_faces_parser
 from tools.scenes import draw_backdrop
 
 ASTRONAUT = Path(__file__).parents[1] / "assets/astronaut.jpg"
 CLASS_SET = ClassSet(("background", "skin"), ((0, 0, 0), (255, 0, 0)))
+BLANK = np.zeros((40, 40, 3), np.uint8)
 
 
 def portrait_at(x, y, side=150, size=(320, 240)):
@@ -42,8 +42,8 @@ def write_clip(path, frames, rate=12):
 
 
 def read_clip(path):
-    capture = cv2.VideoCapture(str(path))
-    return list(Frames(capture)), capture.get(cv2.CAP_PROP_FPS)
+    with open_video(path) as frames:
+        return list(frames), frames.rate
 
 
 @pytest.fixture(scope="module")
@@ -70,55 +70,59 @@ def test_a_clip_becomes_an_overlay_of_its_rate_and_length(parser, tmp_path, monk
 
 
 @pytest.mark.slow
-def test_a_moving_face_is_followed_between_searches(parser, monkeypatch):
-    searches = []
-    find_faces = video.find_faces
-    monkeypatch.setattr(video, "find_faces", lambda frame: searches.append(1) or find_faces(frame))
+def test_a_moving_face_is_followed_between_searches(parser):
     tracker = FaceTracker(parser)
-    for index in range(8):
-        parsed = tracker(portrait_at(40 + 5 * index, 50 + 2 * index))
-    assert len(searches) == 1 and len(parsed.faces) == 1
-    alone = parser(portrait_at(75, 64)).faces[0].crop
-    followed = parsed.faces[0].crop
-    assert np.hypot(followed.x - alone.x, followed.y - alone.y) < 0.1 * alone.width  # it moved by a quarter of that
+    first, *_, parsed = [tracker(portrait_at(40 + 5 * index, 50 + 2 * index)) for index in range(8)]
+    alone = parser(portrait_at(75, 64)).faces[0]
+    followed = parsed.faces[0]
+    near = 0.1 * alone.crop.width
+    assert len(parsed.faces) == 1
+    assert np.hypot(followed.crop.x - alone.crop.x, followed.crop.y - alone.crop.y) < near
+    np.testing.assert_allclose(followed.box, alone.box, atol=near)
+    assert not np.allclose(first.faces[0].box, alone.box, atol=2 * near)  # it moved by a quarter of the crop
     for _ in range(video.PATIENCE + 1):
         parsed = tracker(draw_backdrop(np.random.default_rng(0), (320, 240)))
     assert parsed.faces == []
 
 
+def test_a_box_moves_grows_and_turns_with_the_crop():
+    """A quarter turn clockwise and twice the size: what was 6 px to the right of the middle is 12 px below it."""
+    old, new = Crop(20, 20, 40, 40, 350), Crop(50, 60, 80, 80, 80)
+    assert moved((22, 18, 30, 22), old, new) == pytest.approx((42, 68, 58, 76))
+
+
 class NoisyParser:
-    """Sees a face whose probabilities are drawn anew in each frame."""
+    """Finds faces in the crops of `places` in every search, and sees probabilities drawn anew in each frame."""
 
     class_set = CLASS_SET
 
-    def __init__(self):
+    def __init__(self, *places):
         self.rng = np.random.default_rng(0)
+        self.detections = [Detection((each.x - 5, each.y - 5, each.x + 5, each.y + 5), each) for each in places]
 
-    def face(self, crop):
-        logits = self.rng.normal(0, 1, (2, 16, 16)).astype(np.float32)
-        return Face(crop, logits, CLASS_SET)
+    def detector(self, _frame):
+        return self.detections
 
     def parse_crops(self, _frame, crops):
-        return [self.face(crop) for crop in crops]
+        return [Face(crop, self.rng.normal(0, 1, (2, 16, 16)).astype(np.float32), CLASS_SET) for crop in crops]
 
-    def parse_detections(self, _frame, detections):
-        return [self.face(Crop(20, 20, 32, 32)) for _ in detections]
+    def parse_detections(self, frame, detections):
+        faces = self.parse_crops(frame, [each.crop for each in detections])
+        for face, detection in zip(faces, detections, strict=True):
+            face.box = detection.box
+        return faces
 
 
 def test_smoothing_lets_fewer_pixels_change(monkeypatch):
-    finds = [SimpleNamespace(box=(10, 10, 30, 30))]
-    monkeypatch.setattr(video, "find_faces", lambda _: finds)
-    frame, changes = np.zeros((40, 40, 3), np.uint8), {}
-    for smooth in (True, False):
-        if not smooth:
-            monkeypatch.setattr(video, "STILL", 1.0)  # the new frame alone
-        tracker = FaceTracker(NoisyParser())
-        labels = [tracker(frame).labels for _ in range(5)]
-        changes[smooth] = np.mean([(a != b).mean() for a, b in pairwise(labels)])
-        assert len(tracker.tracks) == 1
-        face = tracker.tracks[0].face
-        np.testing.assert_array_equal(face.probabilities.argmax(axis=0), face.labels)
-    assert changes[True] < 0.7 * changes[False]
+    changes = []
+    for still in (video.STILL, 1.0):  # of the latter the new frame alone
+        monkeypatch.setattr(video, "STILL", still)
+        tracker = FaceTracker(NoisyParser(Crop(20, 20, 32, 32)))
+        labels = [tracker(BLANK).labels for _ in range(5)]
+        changes.append(np.mean([(a != b).mean() for a, b in pairwise(labels)]))
+        (track,) = tracker.tracks
+        np.testing.assert_array_equal(track.face.probabilities.argmax(axis=0), track.face.labels)
+    assert changes[0] < 0.7 * changes[1]
 
 
 def test_blending_takes_the_short_way_round():
@@ -129,11 +133,40 @@ def test_blending_takes_the_short_way_round():
     assert new_weight(old, old) == pytest.approx(video.STILL) and new_weight(old, new) == pytest.approx(1)
 
 
-class FakeCapture:
-    """A cv2.VideoCapture of 2 x 2 frames; None is a broken one."""
+SMALL, LARGE = Crop(12, 12, 16, 16), Crop(28, 28, 24, 24)
 
-    def __init__(self, frames, promised=None):
-        self.frames, self.promised, self.released = list(frames), len(frames) if promised is None else promised, False
+
+def test_the_larger_of_two_followed_faces_comes_first():
+    """So that it covers the smaller one, as in photographs, in the frame of the search and in those after it."""
+    tracker = FaceTracker(NoisyParser(SMALL, LARGE))
+    for _ in range(3):
+        assert [face.crop.width for face in tracker(BLANK).faces] == [24, 16]
+
+
+def test_two_tracks_of_one_face_become_one(monkeypatch):
+    """As when a face passes before another: what is seen in both crops is the face in front."""
+    monkeypatch.setattr(video, "refined_crop", lambda face: face.crop)
+    tracker = FaceTracker(NoisyParser(SMALL, LARGE))
+    assert len(tracker(BLANK).faces) == len(tracker(BLANK).faces) == 2
+    monkeypatch.setattr(video, "refined_crop", lambda face: LARGE)
+    assert [len(tracker(BLANK).faces) for _ in range(3)] == [1, 1, 1]
+
+
+def test_a_find_is_the_followed_face_up_to_three_tenths_of_its_side_away():
+    tracker = FaceTracker(None)
+    tracker.tracks = [Track(None, Crop(100, 100, 40, 40))]
+    for x, y, near in ((111, 100, True), (113, 100, False), (100, 89, True), (100, 87, False), (109, 109, False)):
+        assert tracker.follows(x, y) == near
+
+
+class FakeCapture:
+    """A cv2.VideoCapture; None is a broken frame. `promised` is its number of frames and its rate."""
+
+    def __init__(self, frames, promised=0):
+        self.frames, self.promised, self.released = list(frames), promised, False
+
+    def isOpened(self):
+        return True
 
     def get(self, _):
         return self.promised
@@ -146,10 +179,27 @@ class FakeCapture:
         self.released = True
 
 
+@pytest.fixture
+def camera(monkeypatch):
+    """Let `cv2.VideoCapture(0)` give some frames."""
+    real = cv2.VideoCapture
+
+    def connect(frames, **options):
+        capture = FakeCapture(frames, **options)
+        monkeypatch.setattr(cv2, "VideoCapture", lambda source: capture if source == 0 else real(source))
+        return capture
+
+    monkeypatch.setattr(video, "CAMERA_WAIT", 0)
+    return connect
+
+
 @pytest.mark.parametrize(
     ("readable", "promised", "broken"),
-    [("xxx", 3, 0), ("x.x", 3, 1), (".x..x", 5, 3), ("xx", 3, 1), ("xxx", 0, 0), ("", 0, 0), ("xxxx", 2, 0)],
-)
+    [
+        ("xxx", 3, 0), ("x.x", 3, 1), (".x..x", 5, 3), ("xx", 3, 1), ("xxx", 0, 0), ("", 0, 0), ("xxxx", 2, 0),
+        ("x.x", 0, 1), ("xx..x", 2, 2),  # as of a camera, and of files with no number of frames or a wrong one
+    ],
+)  # fmt: skip
 def test_broken_frames_are_skipped_and_counted(readable, promised, broken):
     blue = np.zeros((2, 2, 3), np.uint8)
     blue[..., 0] = 255  # OpenCV's order is BGR
@@ -159,96 +209,51 @@ def test_broken_frames_are_skipped_and_counted(readable, promised, broken):
     assert all((frame == (0, 0, 255)).all() for frame in read)
 
 
-def test_what_is_no_video_is_refused_and_nothing_written(tmp_path):
-    (tmp_path / "clip.mp4").write_bytes(b"no video")
-    with pytest.raises(InputError, match="not a readable video"):
-        parse_video(None, tmp_path / "clip.mp4", tmp_path / "out/clip_overlay.mp4")
-    assert not (tmp_path / "out").exists()
+@pytest.mark.parametrize(("promised", "rate"), [(12, 12), (0, 25), (90000, 25)])
+def test_a_clip_keeps_its_rate_and_one_without_gets_25(tmp_path, camera, promised, rate):
+    frame = np.zeros((32, 48, 3), np.uint8)
+    capture = camera([frame, None, frame], promised=promised)
+    done = video.write_overlay(NoisyParser(), 0, tmp_path / "a.mp4")
+    written, its_rate = read_clip(tmp_path / "a.mp4")
+    assert len(written) == done["frames"] == 2 and done["with_faces"] == 0
+    assert its_rate == pytest.approx(rate) and written[0].shape == (32, 48, 3) and capture.released
 
 
-def test_the_webcam_is_shown_until_q(monkeypatch):
+def test_every_frame_is_handed_on_until_the_callback_says_stop():
+    seen = []
+
+    def write(frame, parsed):
+        assert frame is parsed.photo is BLANK and parsed.labels.shape == (40, 40) and len(parsed.faces) == 1
+        seen.append(frame)
+        return len(seen) == 3
+
+    assert parse_frames(NoisyParser(LARGE), iter([BLANK] * 5), write) == (3, 3)
+
+
+def test_the_webcam_is_shown_until_q_and_outlives_a_broken_frame(monkeypatch, camera):
     shown, keys = [], iter([-1, ord("q")])
-    capture = FakeCapture([np.zeros((40, 200, 3), np.uint8)] * 5)
-    monkeypatch.setattr(video, "open_video", lambda number: capture)
-    monkeypatch.setattr(video, "find_faces", lambda _: [])
+    frame = np.zeros((40, 200, 3), np.uint8)
+    capture = camera([frame, None, frame, frame])
     monkeypatch.setattr(cv2, "imshow", lambda _, picture: shown.append(picture))
     monkeypatch.setattr(cv2, "waitKey", lambda _: next(keys))
     monkeypatch.setattr(cv2, "getWindowProperty", lambda *_: 1)
-    show_webcam(NoisyParser(), 0)
+    video.show_webcam(NoisyParser(), 0)
     assert len(shown) == 2 and shown[0].any() and capture.released  # the rate is written into the picture
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_ends_the_webcam_as_usual_and_sigterm_does_not(monkeypatch, number):
-    def stop(_):
+def test_ctrl_c_ends_the_webcam_as_usual_and_sigterm_does_not(monkeypatch, camera, number):
+    def stop(*_):
         raise Stopped(number)
 
-    monkeypatch.setattr(video, "open_video", lambda _: FakeCapture([np.zeros((40, 200, 3), np.uint8)]))
-    monkeypatch.setattr(video, "find_faces", stop)
+    camera([BLANK])
+    monkeypatch.setattr(NoisyParser, "detector", stop)
     with pytest.raises(Stopped) if number == signal.SIGTERM else nullcontext():
-        show_webcam(NoisyParser(), 0)
+        video.show_webcam(NoisyParser(), 0)
 
 
-def test_a_camera_that_gives_no_picture(monkeypatch):
+def test_a_camera_that_gives_no_picture(camera):
     """As one that another program uses, on Windows."""
-    monkeypatch.setattr(video, "open_video", lambda number: FakeCapture([]))
+    camera([])
     with pytest.raises(InputError, match="--webcam 0: gives no picture"):
-        show_webcam(NoisyParser(), 0)
-
-
-def test_a_missing_camera():
-    if sys.platform != "linux":
-        pytest.skip("elsewhere asking for a camera may open a dialogue")
-    with pytest.raises(InputError, match="--webcam 99: no such camera"):
-        show_webcam(NoisyParser(), 99)
-
-
-class TwoFaces(NoisyParser):
-    """Finds two faces of different sizes in every search; `places` are the crops around them, the smaller one first."""
-
-    places = Crop(12, 12, 16, 16), Crop(28, 28, 24, 24)
-
-    def parse_detections(self, _frame, detections):
-        return [self.face(crop) for crop in self.places[: len(detections)]]
-
-
-def test_the_larger_of_two_followed_faces_comes_first(monkeypatch):
-    """So that it covers the smaller one, as in photographs, in the frame of the search and in those after it."""
-    finds = [SimpleNamespace(box=(8, 8, 16, 16)), SimpleNamespace(box=(24, 24, 32, 32))]
-    monkeypatch.setattr(video, "find_faces", lambda _: finds)
-    tracker = FaceTracker(TwoFaces())
-    for _ in range(3):
-        parsed = tracker(np.zeros((40, 40, 3), np.uint8))
-        assert [face.crop.width for face in parsed.faces] == [24, 16]
-
-
-def test_two_tracks_of_one_face_become_one(monkeypatch):
-    """As where a face passes before another: what is seen in both crops is the face in front."""
-    finds = [SimpleNamespace(box=(8, 8, 16, 16)), SimpleNamespace(box=(24, 24, 32, 32))]
-    monkeypatch.setattr(video, "find_faces", lambda _: finds)
-    monkeypatch.setattr(video, "refined_crop", lambda face: face.crop)
-    tracker, frame = FaceTracker(TwoFaces()), np.zeros((40, 40, 3), np.uint8)
-    assert len(tracker(frame).faces) == len(tracker(frame).faces) == 2
-    monkeypatch.setattr(video, "refined_crop", lambda face: TwoFaces.places[1])
-    assert [len(tracker(frame).faces) for _ in range(3)] == [1, 1, 1]
-
-
-def test_a_find_is_the_followed_face_up_to_three_tenths_of_its_side_away():
-    crop = Crop(100, 100, 40, 40)
-    for x, y, near in ((111, 100, True), (113, 100, False), (100, 89, True), (100, 87, False), (109, 109, False)):
-        assert is_near(x, y, crop) == near
-
-
-@pytest.mark.parametrize(("promised", "rate"), [(12, 12), (0, 25), (90000, 25)])
-def test_a_clip_keeps_its_rate_and_one_without_gets_25(tmp_path, monkeypatch, promised, rate):
-    """FakeCapture gives one number for the rate and for the frames, of which three are there, one of them broken."""
-    frame = np.zeros((32, 48, 3), np.uint8)
-    capture = FakeCapture([frame, None, frame], promised)
-    monkeypatch.setattr(video, "BROKEN_IN_A_ROW", 3)
-    monkeypatch.setattr(video, "open_video", lambda path: capture)
-    monkeypatch.setattr(video, "find_faces", lambda _: [])
-    done = parse_video(NoisyParser(), tmp_path / "a.mov", tmp_path / "a.mp4")
-    written, its_rate = read_clip(tmp_path / "a.mp4")
-    readable = 1 if promised == 0 else 2  # without a promise what cannot be read is the end
-    assert len(written) == done["frames"] == readable and done["with_faces"] == 0
-    assert its_rate == pytest.approx(rate) and written[0].shape == (32, 48, 3) and capture.released
+        video.show_webcam(NoisyParser(), 0)

@@ -23,7 +23,7 @@ from faceparse.data.classes import CELEBAMASK
 from faceparse.data.drawing import overlay
 from faceparse.data.images import read_mask, read_photo
 from faceparse.errors import InputError
-from faceparse.inference.onnx_network import OnnxNetwork
+from faceparse.inference.networks import OnnxNetwork
 from faceparse.inference.prediction import predict, to_network_input
 from faceparse.inference.upsampling import label_map
 from options import export_parser, serve_parser

@@ -1,7 +1,6 @@
 """Read photographs and masks, write label maps and pictures. Needs no torch."""
 
 import struct
-import warnings
 import zlib
 from contextlib import contextmanager, suppress
 from io import BytesIO
@@ -69,8 +68,6 @@ def require_partners(files, partners, kind, folder):
         raise InputError(f"{files[alone[0]]}: has no {kind} {alone[0]}.* in {folder}{more}")
 
 
-# Pillow warns of half as many pixels as it refuses. Phones take such photographs.
-warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 # Whatever Pillow and pi-heif raise for damaged files, some of it from the depth of a decoder.
 READING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, OverflowError, RuntimeError, struct.error, zlib.error)
 

@@ -22,10 +22,6 @@ MEAN_PARTS = {
 }
 CLASSES_OF_PARTS = {"mouth": ("mouth", "i_mouth", "u_lip", "l_lip")}  # the others are a class each
 
-# CelebA's crop seen from the box of dlib's detector: medians over its validation portraits.
-BOX_SHARE = 0.607  # width of the box over the side of the crop
-BOX_CENTRE = (0.488, 0.623)
-
 
 @dataclass(frozen=True)
 class Crop:
@@ -62,14 +58,6 @@ class Crop:
         return (*low.tolist(), *high.tolist())
 
 
-def crop_of_box(box):
-    """The upright crop around a box (left, top, right, bottom) of dlib's detector."""
-    left, top, right, bottom = box
-    side = (right - left) / BOX_SHARE
-    x, y = ((left + right) / 2, (top + bottom) / 2)
-    return Crop(x + (0.5 - BOX_CENTRE[0]) * side, y + (0.5 - BOX_CENTRE[1]) * side, side, side)
-
-
 def whole_picture(shape):
     """The crop that is all of a picture [H, W]."""
     height, width = shape[:2]
@@ -93,12 +81,12 @@ def cut(photo, crop, size):
     return cv2.warpAffine(photo, matrix, (size, size), flags=flags, borderMode=cv2.BORDER_REPLICATE)
 
 
-def uncut(channels, crop, shape):
-    """Resample maps of a crop where the crop lies in a picture: the way back of `cut`.
+def paste_back(channels, crop, shape):
+    """Resample maps on a crop's grid where the crop lies in a picture: the way back of `cut`.
 
-    channels: float32 [C, h, w] on a grid over the crop; shape: of the picture, [H, W]. Returns the region (left, top,
-    right, bottom), bool [bottom - top, right - left], true inside the crop, and a generator of the C maps of that
-    shape: one at a time, because all of them may not fit into memory.
+    channels: float32 [C, h, w]; shape: of the picture, [H, W]. Returns the region (left, top, right, bottom), bool
+    [bottom - top, right - left], true inside the crop, and a generator of the C maps of that shape: one at a time,
+    because all of them may not fit into memory.
     """
     left, top, right, bottom = region = crop.region(shape)
     size = (right - left, bottom - top)
@@ -114,10 +102,10 @@ def uncut(channels, crop, shape):
     return region, inside, (warp(channel, cv2.INTER_LINEAR, cv2.BORDER_REPLICATE) for channel in channels)
 
 
-def part_centres(probabilities, class_set, least_share=3e-4):
+def part_centres(probabilities, class_set, min_share=3e-4):
     """Find the parts of MEAN_PARTS in a crop: {name: (x, y)}, shares of the sides, of those that are there.
 
-    probabilities: float32 [C, h, w]. A part is there when it fills at least `least_share` of the crop.
+    probabilities: float32 [C, h, w]. A part is there when it fills at least `min_share` of the crop.
     """
     h, w = probabilities.shape[1:]
     centres = {}
@@ -126,7 +114,7 @@ def part_centres(probabilities, class_set, least_share=3e-4):
         weights = probabilities[ids].sum(axis=0)
         weights = np.where(weights > 0.5, weights, 0)
         total = weights.sum()
-        if total >= least_share * h * w:
+        if total >= min_share * h * w:
             x = weights.sum(axis=0) @ (np.arange(w) + 0.5) / (w * total)
             y = weights.sum(axis=1) @ (np.arange(h) + 0.5) / (h * total)
             centres[part] = (float(x), float(y))

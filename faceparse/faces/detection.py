@@ -1,6 +1,7 @@
-"""Faces in photographs: dlib's detector of HOG features, which brings its own weights. Needs no torch.
+"""Face detectors. Needs no torch.
 
-It is trained as in King, 2015, https://arxiv.org/abs/1502.00046.
+A detector is called with a photograph, uint8 RGB [H, W, 3], and returns its Detections, the surest first. It knows best
+what its box or landmarks tell of the crop that CelebAMask-HQ's photographers would have cut, so it gives that too.
 """
 
 import functools
@@ -10,41 +11,58 @@ import cv2
 import numpy as np
 
 from faceparse.errors import InputError
-
-INSTALL_HINT = "pip install -r requirements-faces.txt"
-# The longer side that is searched, px. Searched once enlarged, it shows faces from 40 px on.
-SMALLEST_SEARCH, LARGEST_SEARCH = 320, 1280
-SURE, WEAK = 0.0, -0.35  # scores: dlib's own limit, and the one from which on a find may be a face
+from faceparse.faces.crops import Crop
 
 
 @dataclass(frozen=True)
 class Detection:
-    """A face's box (left, top, right, bottom), in px, and its score; below SURE the network has to confirm it."""
+    """A face: its box (left, top, right, bottom), px, and a first Crop, which the network's parse of it improves.
+
+    A face that the detector is not sure of is kept only if the network sees the parts of a face in the crop.
+    """
 
     box: tuple[float, float, float, float]
-    score: float
+    crop: Crop
+    is_sure: bool = True
 
 
-@functools.cache
-def detector():
-    try:
-        import dlib
-    except ImportError:
-        raise InputError(f"finding faces needs dlib; {INSTALL_HINT}, or parse the whole picture (--whole)") from None
-    return dlib.get_frontal_face_detector()
+class DlibDetector:
+    """dlib's frontal detector, HOG features and a linear classifier, trained as in https://arxiv.org/abs/1502.00046.
 
+    It brings its own weights and gives upright boxes. Calling it raises InputError without dlib.
+    """
 
-def find_faces(photo):
-    """Return the Detections in uint8 RGB [H, W, 3], the surest first. Raises InputError where dlib is missing."""
-    height, width = photo.shape[:2]
-    longer = max(height, width)
-    scale = min(max(longer, SMALLEST_SEARCH), LARGEST_SEARCH) / longer
-    if scale != 1:
-        size = max(1, round(width * scale)), max(1, round(height * scale))
-        photo = cv2.resize(photo, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    # dlib reads the memory of an array as it lies, also that of a view such as photo[..., ::-1].
-    boxes, scores, _ = detector().run(np.ascontiguousarray(photo), 1, WEAK)
-    return [
-        Detection(tuple(side / scale for side in (box.left(), box.top(), box.right() + 1, box.bottom() + 1)), score)
-        for box, score in zip(boxes, scores, strict=True)
-    ]
+    MIN_SEARCH, MAX_SEARCH = 320, 1280  # longer side that is searched, px; once enlarged, it shows faces from 40 px on
+    SURE, WEAK = 0.0, -0.35  # scores: dlib's own limit, and the one from which on a find may be a face
+    # Medians over CelebA's validation portraits.
+    BOX_SHARE = 0.607  # width of the box over the side of the crop
+    BOX_CENTRE = (0.488, 0.623)  # in the crop
+
+    def __call__(self, photo):
+        height, width = photo.shape[:2]
+        longer = max(height, width)
+        scale = min(max(longer, self.MIN_SEARCH), self.MAX_SEARCH) / longer
+        if scale != 1:
+            size = max(1, round(width * scale)), max(1, round(height * scale))
+            photo = cv2.resize(photo, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+        # dlib reads the memory of an array as it lies, also that of a view such as photo[..., ::-1].
+        found, scores, _ = self.hog.run(np.ascontiguousarray(photo), 1, self.WEAK)
+        sides = [(each.left(), each.top(), each.right() + 1, each.bottom() + 1) for each in found]
+        boxes = [tuple(side / scale for side in each) for each in sides]
+        return [Detection(box, self.crop_of(box), score >= self.SURE) for box, score in zip(boxes, scores, strict=True)]
+
+    @functools.cached_property
+    def hog(self):
+        try:
+            import dlib
+        except ImportError:
+            hint = "pip install -r requirements-faces.txt, or parse the whole picture (--whole)"
+            raise InputError(f"finding faces needs dlib; {hint}") from None
+        return dlib.get_frontal_face_detector()
+
+    def crop_of(self, box):
+        """Return the upright Crop around a box."""
+        left, top, right, bottom = box
+        side = (right - left) / self.BOX_SHARE
+        x, y = (left + right) / 2, (top + bottom) / 2
+        return Crop(x + (0.5 - self.BOX_CENTRE[0]) * side, y + (0.5 - self.BOX_CENTRE[1]) * side, side, side)

@@ -10,23 +10,25 @@ from PIL import Image
 from faceparse import SHIPPED_CHECKPOINT
 from faceparse.data.images import read_photo, to_rgb
 from faceparse.errors import InputError
-from faceparse.faces.crops import crop_of_box, crop_of_parts, cut, part_centres, uncut, whole_picture
-from faceparse.faces.detection import SURE, find_faces
-from faceparse.inference.prediction import load_network, predict
+from faceparse.faces.crops import crop_of_parts, cut, part_centres, paste_back, whole_picture
+from faceparse.faces.detection import Detection, DlibDetector
+from faceparse.inference.image_size import round_to_stride
+from faceparse.inference.networks import load_network
+from faceparse.inference.prediction import predict
 
 # When the parts that the network sees are those of a face; see crops.crop_of_parts.
-LEAST_PARTS = 3
-LARGEST_MISFIT = 0.05  # share of the crop's side
-LARGEST_SHIFT = 0.35  # of the crop's centre, share of its side
-LARGEST_SCALING = 2.0  # of the crop's side, either way
-WEAKEST_PARTS = 4  # where the detector was not sure, or did not see the face at all
+MIN_PARTS = 3
+MAX_MISFIT = 0.05  # share of the crop's side
+MAX_SHIFT = 0.35  # of the crop's centre, share of its side
+MAX_SCALING = 2.0  # of the crop's side, either way
+MIN_PARTS_UNSURE = 4  # if the detector was not sure, or did not see the face at all
 PORTRAIT_OVERLAP, PORTRAIT_ANGLE = 0.6, 20.0  # intersection over union of crop and picture; degrees
 
 
 class Face:
     """One face of a photograph.
 
-    box: (left, top, right, bottom) in px as the detector saw it, None where it did not.
+    box: (left, top, right, bottom) in px as the detector saw it, None if it did not.
     angle: by which the face is turned, in degrees clockwise.
     crop: the `Crop` that was parsed.
     log_probabilities: float32 [C, h, w] on a grid over the crop.
@@ -55,7 +57,7 @@ class Face:
 
     def labels_in(self, shape):
         """Class ids where the crop lies in a picture [H, W]: the region, uint8 ids of its size, 0 outside the crop."""
-        region, inside, channels = uncut(self.log_probabilities, self.crop, shape)
+        region, inside, channels = paste_back(self.log_probabilities, self.crop, shape)
         largest = next(channels)
         labels = np.zeros(inside.shape, np.uint8)
         for index, channel in enumerate(channels, start=1):
@@ -68,7 +70,7 @@ class Face:
 
         Returns the region and two float32 maps of its size; outside the crop all is background.
         """
-        region, inside, channels = uncut(self.log_probabilities, self.crop, shape)
+        region, inside, channels = paste_back(self.log_probabilities, self.crop, shape)
         total, chosen, background = np.zeros((3, *inside.shape), np.float32)
         for index, channel in enumerate(channels):
             probability = np.exp(channel)
@@ -121,75 +123,60 @@ class FaceParser:
         parsed.faces[0].box, parsed.faces[0].angle, parsed.faces[0].probabilities
 
     checkpoint: a .pt of this project, or an .onnx of export_onnx.py, which needs no torch. image_size: side of a crop
-    at the network, px, by default that of its training; less is faster. Raises InputError as `load_network` does.
+    at the network, px, by default that of its training; less is faster. detector: see detection.py; by default dlib's.
+    Raises InputError as `load_network` does.
     """
 
-    def __init__(self, checkpoint=SHIPPED_CHECKPOINT, *, gpu_id=0, image_size=None, class_set=None):
+    def __init__(self, checkpoint=SHIPPED_CHECKPOINT, *, gpu_id=0, image_size=None, class_set=None, detector=None):
         self.network = load_network(checkpoint, gpu_id, class_set)
         self.class_set = self.network.class_set
-        self.image_size = image_size or self.network.image_size
+        self.image_size = round_to_stride(image_size or self.network.image_size)
+        self.detector = detector or DlibDetector()
 
     def __call__(self, image, whole=False):
         """Return the ParsedPhoto of a photograph, or a list of them for a list.
 
         `whole` takes the picture for a portrait and searches for no face. Raises InputError for a file that is no
-        photograph, and where dlib is missing.
+        photograph, and as the detector does.
         """
         if isinstance(image, (list, tuple)):
             return [self(each, whole) for each in image]
         photo = as_photo(image)
-        faces = [self.parse_whole(photo)] if whole else self.find_and_parse(photo)
+        faces = self.parse_crops(photo, [whole_picture(photo.shape)]) if whole else self.find_and_parse(photo)
         faces.sort(key=lambda face: -face.crop.width)
         return ParsedPhoto(photo, faces, self.class_set)
 
     def find_and_parse(self, photo):
         """Return the Faces of a photograph; of one that is cut like the training's portraits, the whole of it."""
-        faces, whole = self.parse_detections(photo, find_faces(photo)), None
+        all_of_it = whole_picture(photo.shape)
+        faces = self.parse_detections(photo, self.detector(photo))
         if not faces:  # the detector may miss a face that the network sees
-            whole = self.parse_whole(photo)
-            better = refined_crop(whole, WEAKEST_PARTS)
-            faces = self.refine(photo, [(whole, better)] if better else [])
+            faces = self.parse_detections(photo, [Detection(None, all_of_it, is_sure=False)])
         if len(faces) == 1 and is_portrait(faces[0].crop, photo.shape):
-            whole = whole or self.parse_whole(photo)
-            whole.box, whole.angle = faces[0].box, faces[0].angle
-            return [whole]
+            (portrait,) = self.parse_crops(photo, [all_of_it])
+            portrait.box, portrait.angle = faces[0].box, faces[0].angle
+            return [portrait]
         return faces
 
     def parse_detections(self, photo, detections):
         """Return the Faces of Detections in a photograph, without those that are unsure and turn out to be none."""
-        faces = self.parse_crops(photo, [crop_of_box(each.box) for each in detections])
-        found = []
-        for face, detection in zip(faces, detections, strict=True):
-            face.box = detection.box
-            is_sure = detection.score >= SURE
-            better = refined_crop(face, LEAST_PARTS if is_sure else WEAKEST_PARTS)
-            if is_sure or better:
-                found.append((face, better))
-        return self.refine(photo, found)
-
-    def refine(self, photo, found):
-        """Parse once more the faces of [(face, better crop or None)] that have one."""
-        better = iter(self.parse_crops(photo, [crop for _, crop in found if crop]))
         faces = []
-        for face, crop in found:
-            if crop:
-                refined = next(better)
-                refined.box = face.box
-                face = refined
-            faces.append(face)
+        firsts = self.parse_crops(photo, [each.crop for each in detections])
+        for face, detection in zip(firsts, detections, strict=True):
+            better = refined_crop(face, MIN_PARTS if detection.is_sure else MIN_PARTS_UNSURE)
+            if better:
+                (face,) = self.parse_crops(photo, [better])
+            if better or detection.is_sure:
+                face.box = detection.box
+                faces.append(face)
         return faces
 
-    def parse_whole(self, photo):
-        return self.parse_arrays([photo], [whole_picture(photo.shape)])[0]
-
     def parse_crops(self, photo, crops):
-        """Return the Face of each Crop of a photograph, without boxes."""
-        return self.parse_arrays([cut(photo, crop, self.image_size) for crop in crops], crops)
-
-    def parse_arrays(self, arrays, crops):
+        """Return the Face of each Crop of a photograph, without boxes. A crop is square, or the whole picture."""
+        all_of_it = whole_picture(photo.shape)
         predictions = predict(
             self.network,
-            arrays,
+            [photo if crop == all_of_it else cut(photo, crop, self.image_size) for crop in crops],
             image_size=self.image_size,
             batch_size=self.network.batch_size,
             workers=0,
@@ -219,17 +206,17 @@ def as_photo(image):
     return read_photo(image)
 
 
-def refined_crop(face, least_parts=LEAST_PARTS):
-    """Return the crop that the parts seen in a face's crop call for, None where they are not those of a face."""
+def refined_crop(face, min_parts=MIN_PARTS):
+    """Return the crop that the parts seen in a face's crop call for, or None if they are not those of a face."""
     centres = part_centres(face.probabilities, face.class_set)
-    if len(centres) < least_parts:
+    if len(centres) < min_parts:
         return None
     old = face.crop
     crop, misfit = crop_of_parts(old, centres)
     shift = np.hypot(crop.x - old.x, crop.y - old.y) / old.width
     scaling = crop.width / old.width
-    plausible = shift <= LARGEST_SHIFT and 1 / LARGEST_SCALING <= scaling <= LARGEST_SCALING
-    return crop if plausible and misfit <= LARGEST_MISFIT else None
+    plausible = shift <= MAX_SHIFT and 1 / MAX_SCALING <= scaling <= MAX_SCALING
+    return crop if plausible and misfit <= MAX_MISFIT else None
 
 
 def is_portrait(crop, shape):

@@ -2,7 +2,7 @@
 
 import signal
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import cv2
@@ -12,7 +12,6 @@ from tqdm import tqdm
 from faceparse.data.drawing import overlay
 from faceparse.errors import InputError
 from faceparse.faces.crops import Crop
-from faceparse.faces.detection import find_faces
 from faceparse.faces.face_parser import Face, ParsedPhoto, refined_crop
 from faceparse.files import atomic_path
 
@@ -21,7 +20,8 @@ SEARCH_EVERY = 15  # frames
 PATIENCE = 5  # frames in which a face may not be seen before it is given up
 STILL, MOVING = 0.3, 0.15  # weight of the new frame in the exponential means; motion that makes it 1, share of the side
 SAME_FACE = 0.3  # largest distance from the middle of the crop of a face that is followed, share of its side
-BROKEN_IN_A_ROW = 100  # frames; then the file has ended
+MAX_BROKEN = 100  # frames in a row that cannot be read; then the video has ended
+CAMERA_WAIT = 0.03  # seconds before a camera that gave no frame is asked again
 
 
 @dataclass
@@ -54,166 +54,180 @@ class FaceTracker:
     def follow(self, frame):
         seen = self.parser.parse_crops(frame, [track.crop for track in self.tracks])
         for track, face in zip(self.tracks, seen, strict=True):
-            old = track.face.log_probabilities
+            log_probabilities, crop = track.face.log_probabilities, track.crop
             target = refined_crop(face)
-            weight = new_weight(track.crop, target or track.crop)
+            weight = new_weight(crop, target or crop)
             if target:
-                track.crop = blend(track.crop, target, weight)
+                track.crop = blend(crop, target, weight)
             track.misses = 0 if target else track.misses + 1
-            face.log_probabilities = old + weight * (face.log_probabilities - old)
-            face.box = track.face.box
+            face.log_probabilities = log_probabilities + weight * (face.log_probabilities - log_probabilities)
+            face.box = moved(track.face.box, crop, track.crop)
             track.face = face
-        # Where one face hides another, both tracks end at the one in front. One of them goes.
+        # If one face hides another, both tracks end at the one in front. One of them goes.
         tracks, self.tracks = sorted(self.tracks, key=lambda track: track.misses), []
         for track in tracks:
             if track.misses <= PATIENCE and not self.follows(track.crop.x, track.crop.y):
                 self.tracks.append(track)
 
     def search(self, frame):
-        new = [each for each in find_faces(frame) if not self.follows(*middle(each.box))]
+        new = [each for each in self.parser.detector(frame) if not self.follows(*middle(each.box))]
         for face in self.parser.parse_detections(frame, new):
             self.tracks.append(Track(face, refined_crop(face) or face.crop))
 
     def follows(self, x, y):
         """Tell whether a face whose middle is there is followed already."""
-        return any(is_near(x, y, track.crop) for track in self.tracks)
+        crops = [track.crop for track in self.tracks]
+        return any(np.hypot(x - crop.x, y - crop.y) < SAME_FACE * crop.width for crop in crops)
 
 
 def middle(box):
     return (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
 
 
-def is_near(x, y, crop):
-    """Tell whether a face whose middle is there is the one in the crop."""
-    return bool(np.hypot(x - crop.x, y - crop.y) < SAME_FACE * crop.width)
+def turn_between(old, new):
+    """Degrees clockwise from one crop's angle to the other's, the short way round."""
+    return (new.angle - old.angle + 180) % 360 - 180
 
 
 def new_weight(old, new):
     """The weight of the new frame, STILL to 1: what rests is smoothed, what moves is followed at once."""
     shift = np.hypot(new.x - old.x, new.y - old.y) / old.width
     growth = abs(new.width / old.width - 1)
-    turn = np.radians(abs((new.angle - old.angle + 180) % 360 - 180))
+    turn = np.radians(abs(turn_between(old, new)))
     return float(STILL + (1 - STILL) * min(1, max(shift, growth, turn) / MOVING))
 
 
 def blend(old, new, weight):
     """The crop between two, `weight` of the way to the new one."""
-    turn = (new.angle - old.angle + 180) % 360 - 180
     side = old.width + weight * (new.width - old.width)
     x, y = old.x + weight * (new.x - old.x), old.y + weight * (new.y - old.y)
-    return Crop(x, y, side, side, old.angle + weight * turn)
+    return Crop(x, y, side, side, old.angle + weight * turn_between(old, new))
+
+
+def moved(box, old, new):
+    """A box (left, top, right, bottom) that moves, grows and turns around with a crop, and stays upright."""
+    x, y = middle(box)
+    scale = new.width / old.width
+    offset = complex(x - old.x, y - old.y) * scale * np.exp(1j * np.radians(turn_between(old, new)))
+    x, y = new.x + offset.real, new.y + offset.imag
+    half_width, half_height = scale * (box[2] - box[0]) / 2, scale * (box[3] - box[1]) / 2
+    return float(x - half_width), float(y - half_height), float(x + half_width), float(y + half_height)
 
 
 class Frames:
-    """The frames of an opened cv2.VideoCapture as uint8 RGB [H, W, 3]; `broken` counts those that were skipped.
+    """The frames of a cv2.VideoCapture as uint8 RGB [H, W, 3]; `broken` counts those that could not be read so far.
 
-    `expected` is the number of frames that the file promises, 0 where it promises none.
+    rate: frames a second, 25 if the source does not tell. expected: the number of frames that it promises, or 0.
+    wait: seconds before a frame is asked for again.
     """
 
-    def __init__(self, capture):
-        self.capture, self.broken = capture, 0
+    def __init__(self, capture, wait=0.0):
+        self.capture, self.wait, self.broken = capture, wait, 0
+        rate = capture.get(cv2.CAP_PROP_FPS)
+        self.rate = rate if 0 < rate < 1000 else 25.0
         self.expected = max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
 
     def __iter__(self):
-        tried = failed = 0
-        # A broken frame and the end look the same; what is broken lies before a frame that can be read, or before the
-        # number of frames that the file promises.
-        while failed < BROKEN_IN_A_ROW:
+        read = failed = 0
+        while failed < MAX_BROKEN:  # a broken frame and the end look the same
             is_read, frame = self.capture.read()
-            tried += 1
             if is_read:
-                self.broken, failed = self.broken + failed, 0
+                self.broken, read, failed = self.broken + failed, read + 1, 0
                 yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
-            elif tried > self.expected:
-                break
             else:
                 failed += 1
-        self.broken += failed
+                time.sleep(self.wait)
+        self.broken += min(failed, max(0, self.expected - read - self.broken))
 
 
+@contextmanager
 def open_video(source):
-    """Return a cv2.VideoCapture of a path or a camera's number; InputError where it cannot be opened."""
-    capture = cv2.VideoCapture(source if isinstance(source, int) else str(source))
-    if not capture.isOpened():
-        is_camera = isinstance(source, int)
-        raise InputError(f"--webcam {source}: no such camera" if is_camera else f"{source}: not a readable video")
-    return capture
+    """Yield the Frames of a video's path or of a camera's number. Raises InputError if it cannot be opened."""
+    is_camera = isinstance(source, int)
+    capture = cv2.VideoCapture(source if is_camera else str(source))
+    try:
+        if not capture.isOpened():
+            raise InputError(f"--webcam {source}: no such camera" if is_camera else f"{source}: not a readable video")
+        yield Frames(capture, CAMERA_WAIT if is_camera else 0.0)
+    finally:
+        capture.release()
 
 
-def parse_video(parser, path, output_path):
+def parse_frames(parser, frames, write):
+    """Parse the frames of one video, each uint8 RGB [H, W, 3], and call `write(frame, ParsedPhoto)` after each of them.
+
+    Ends early if `write` returns true. Returns the number of frames, and of those with a face. Memory does not grow
+    with the length.
+    """
+    tracker, with_faces = FaceTracker(parser), 0
+    for frame in frames:
+        parsed = tracker(frame)
+        with_faces += bool(parsed.faces)
+        if write(frame, parsed):
+            break
+    return tracker.frames, with_faces
+
+
+def write_overlay(parser, path, output_path):
     """Write the overlay of a video as MP4, at its rate and without sound.
 
     Returns {"frames", "with_faces", "broken", "frames_per_second" of the work}. Raises InputError for a file that is
-    no video and where the output cannot be written. Memory does not grow with the length.
+    no video, and if the output cannot be written.
     """
-    capture = open_video(path)
-    try:
-        rate = capture.get(cv2.CAP_PROP_FPS)
-        rate = rate if 0 < rate < 1000 else 25.0  # files without a rate
-        frames, tracker, with_faces, writer, start = Frames(capture), FaceTracker(parser), 0, None, time.perf_counter()
-        with atomic_path(output_path) as temporary:
-            try:
-                bar = tqdm(frames, path.name, frames.expected or None, unit="frame", leave=False, disable=None)
-                for frame in bar:
-                    if writer is None:
-                        writer = open_writer(temporary, rate, frame.shape)
-                    parsed = tracker(frame)
-                    with_faces += bool(parsed.faces)
-                    writer.write(cv2.cvtColor(draw(parsed), cv2.COLOR_RGB2BGR))
-            finally:
-                if writer is not None:
-                    writer.release()
-            if writer is None:
-                raise InputError(f"{path}: holds no frame that can be read")
-            if not cv2.VideoCapture(str(temporary)).read()[0]:  # OpenCV does not say that a disk is full
-                raise InputError(f"{output_path}: cannot be written whole; is the disk full?")
-    finally:
-        capture.release()
-    seconds = time.perf_counter() - start
-    return {
-        "frames": tracker.frames,
-        "with_faces": with_faces,
-        "broken": frames.broken,
-        "frames_per_second": tracker.frames / seconds,
-    }
+    start = time.perf_counter()
+    with open_video(path) as frames, atomic_path(output_path) as temporary:
+        writer = cv2.VideoWriter()
 
+        def write(frame, parsed):
+            if not writer.isOpened():
+                writer.open(str(temporary), cv2.VideoWriter.fourcc(*"mp4v"), frames.rate, frame.shape[1::-1])
+            if not writer.isOpened():
+                raise InputError(f"{output_path}: cannot be written as MP4; is OpenCV built without FFmpeg?")
+            writer.write(draw(parsed))
 
-def open_writer(path, rate, shape):
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), rate, (shape[1], shape[0]))
-    if not writer.isOpened():
-        raise InputError(f"{path}: cannot be written as MP4; is OpenCV built without FFmpeg?")
-    return writer
+        bar = tqdm(frames, str(path), frames.expected or None, unit="frame", leave=False, disable=None)
+        try:
+            count, with_faces = parse_frames(parser, bar, write)
+        finally:
+            writer.release()
+        if not count:
+            raise InputError(f"{path}: holds no frame that can be read")
+        if not cv2.VideoCapture(str(temporary)).read()[0]:  # OpenCV does not say that a disk is full
+            raise InputError(f"{output_path}: cannot be written whole; is the disk full?")
+    rate = count / (time.perf_counter() - start)
+    return {"frames": count, "with_faces": with_faces, "broken": frames.broken, "frames_per_second": rate}
 
 
 def draw(parsed):
-    return overlay(parsed.photo, parsed.labels, class_set=parsed.class_set)
+    """The overlay in OpenCV's order, BGR."""
+    return cv2.cvtColor(overlay(parsed.photo, parsed.labels, class_set=parsed.class_set), cv2.COLOR_RGB2BGR)
 
 
 def show_webcam(parser, number):
     """Show a camera's overlay and its frames a second in a window, until it is closed, or until q, Esc or Ctrl-C."""
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # ten lines where there is no camera
-    capture, title = open_video(number), "faces (q ends)"
-    tracker, per_second, before = FaceTracker(parser), 0.0, time.perf_counter()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # ten lines if there is no camera
+    title, per_second, before = "faces (q ends)", 0.0, time.perf_counter()
+
+    def show(_frame, parsed):
+        nonlocal per_second, before
+        now = time.perf_counter()
+        per_second, before, picture = 0.9 * per_second + 0.1 / max(now - before, 1e-6), now, draw(parsed)
+        cv2.putText(picture, f"{per_second:.1f} frames/s", (8, 24), cv2.FONT_HERSHEY_SIMPLEX, 0.7, (255,) * 3, 2)
+        try:
+            cv2.imshow(title, picture)
+            key = cv2.waitKey(1) & 0xFF
+            return key in (ord("q"), 27) or cv2.getWindowProperty(title, cv2.WND_PROP_VISIBLE) < 1
+        except cv2.error:
+            raise InputError("--webcam: this OpenCV cannot show a window (opencv-python-headless?)") from None
+
     try:
-        for frame in Frames(capture):
-            picture = cv2.cvtColor(draw(tracker(frame)), cv2.COLOR_RGB2BGR)
-            now = time.perf_counter()
-            per_second, before = 0.9 * per_second + 0.1 / max(now - before, 1e-6), now
-            cv2.putText(picture, f"{per_second:.1f} frames/s", (8, 24), cv2.FONT_HERSHEY_SIMPLEX, 0.7, (255,) * 3, 2)
-            try:
-                cv2.imshow(title, picture)
-                key = cv2.waitKey(1) & 0xFF
-                if key in (ord("q"), 27) or cv2.getWindowProperty(title, cv2.WND_PROP_VISIBLE) < 1:
-                    break
-            except cv2.error:
-                raise InputError("--webcam: this OpenCV cannot show a window (opencv-python-headless?)") from None
-        if not tracker.frames:
-            raise InputError(f"--webcam {number}: gives no picture; is it in use, or not allowed to this program?")
+        with open_video(number) as frames:
+            if not parse_frames(parser, frames, show)[0]:
+                raise InputError(f"--webcam {number}: gives no picture; is it in use, or not allowed to this program?")
     except KeyboardInterrupt as stop:
         if getattr(stop, "number", signal.SIGINT) != signal.SIGINT:
             raise
         # Ctrl-C is a usual end, too.
     finally:
-        capture.release()
         with suppress(cv2.error):
             cv2.destroyAllWindows()

@@ -1,8 +1,4 @@
-"""Keep the memory of freed tensors in the process, which saves page faults on Linux CPUs.
-
-glibc gives each large block back to the kernel when it is freed, and the kernel hands it out again zeroed, page by
-page. Keeping it makes a training step 1.66 times as fast (docs/BENCHMARKS.md).
-"""
+"""Where PyTorch computes, and how it gets its memory there."""
 
 import ctypes
 import os
@@ -19,9 +15,11 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 
 
 def keep_freed_memory():
-    """Tell glibc's malloc to reuse large blocks. Does nothing elsewhere, nor where the user has set malloc's options.
+    """Tell glibc's malloc to reuse large blocks, which makes a training step 1.66 times as fast (docs/BENCHMARKS.md).
 
-    Call it before the first large tensor is made. Processes that are started by fork inherit it.
+    glibc gives each large block back to the kernel when it is freed, and the kernel hands it out again zeroed, page by
+    page. Call this before the first large tensor is made; processes that are started by fork inherit it. It does
+    nothing without glibc, and if the user has set malloc's options.
     """
     if "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "") or any(name.startswith("MALLOC_") for name in os.environ):
         return
@@ -29,12 +27,11 @@ def keep_freed_memory():
         libc = ctypes.CDLL("libc.so.6")
     except OSError:  # another C library or system
         return
-    # Blocks below 1 GiB come from the heap; glibc 2.31 refuses more than 32 MiB. Where it refuses both, the lines below
+    # Blocks below 1 GiB come from the heap; glibc 2.31 refuses more than 32 MiB. If it refuses both, the lines below
     # would make things worse.
-    if not any(libc.mallopt(M_MMAP_THRESHOLD, size) for size in (2**30, 2**25)):
-        return
-    libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)  # The heap's end is given back only if it is larger than 2 GiB,
-    libc.mallopt(M_TOP_PAD, 2**26)  # and it grows by 64 MiB more than is asked for.
+    if any(libc.mallopt(M_MMAP_THRESHOLD, size) for size in (2**30, 2**25)):
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)  # The heap's end is given back only if it is larger than 2 GiB,
+        libc.mallopt(M_TOP_PAD, 2**26)  # and it grows by 64 MiB more than is asked for.
 
 
 def is_launched():
@@ -43,7 +40,7 @@ def is_launched():
 
 
 def select_device(gpu_id):
-    """Return the device to run on: torchrun's own GPU, else `gpu_id`, else, where CUDA is missing, the CPU.
+    """Return the device to run on: torchrun's own GPU, else `gpu_id`, else, without CUDA, the CPU.
 
     Raises InputError for a GPU that does not exist or does not compute, and for a driver that does not work.
     """
@@ -52,9 +49,6 @@ def select_device(gpu_id):
         available = torch.cuda.is_available()
     if not available:
         require_no_gpu()
-        if not is_launched() or os.environ["RANK"] == "0":
-            built_for_gpus = torch.version.cuda or torch.version.hip
-            print(f"{'no CUDA' if built_for_gpus else 'this PyTorch is built without CUDA'}: running on the CPU")
         return torch.device("cpu")
     index, count = int(os.environ["LOCAL_RANK"]) if is_launched() else gpu_id, torch.cuda.device_count()
     if index >= count:
@@ -65,8 +59,15 @@ def select_device(gpu_id):
     return torch.device("cuda", index)
 
 
+def say_device(device):
+    """Print, for a script, that it computes on the CPU; of torchrun's processes the first does."""
+    if device.type == "cpu" and (not is_launched() or os.environ["RANK"] == "0"):
+        built_for_gpus = torch.version.cuda or torch.version.hip
+        print(f"{'no CUDA' if built_for_gpus else 'this PyTorch is built without CUDA'}: running on the CPU")
+
+
 def require_computing(index):
-    """Raise InputError where PyTorch cannot compute on the GPU: it is too old for this build, or busy, or broken."""
+    """Raise InputError if PyTorch cannot compute on the GPU: it is too old for this build, or busy, or broken."""
     try:
         torch.zeros(1, device="cuda").add_(1)
     except RuntimeError as error:
@@ -79,7 +80,7 @@ def require_computing(index):
 
 
 def require_no_gpu():
-    """Raise InputError where CUDA does not work although there is an NVIDIA GPU that the user has not hidden."""
+    """Raise InputError if CUDA does not work although there is an NVIDIA GPU that the user has not hidden."""
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
     if torch.version.cuda is None or hidden or not any(Path("/dev").glob("nvidia[0-9]*")):
         return

@@ -1,6 +1,4 @@
-"""Scores of a segmentation, all derived from one confusion matrix, and the pass over two folders of label maps.
-
-Needs no torch.
+"""Scores of a segmentation, derived from one confusion matrix, and the pass over two folders. Needs no torch.
 
 Sums run over the whole set, background included, without smoothing terms. Per class, with TP, FP, FN in pixels:
 IoU = TP / (TP + FP + FN), precision = TP / (TP + FP), recall = TP / (TP + FN), F1 = 2 TP / (2 TP + FP + FN).
@@ -45,7 +43,7 @@ def confusion_matrix(truth, prediction, num_classes):
 
 
 def mean(values):
-    """Mean of the values that are not NaN; NaN where there are none."""
+    """Mean of the values that are not NaN; NaN if there are none."""
     values = np.asarray(values, dtype=float)
     values = values[~np.isnan(values)]
     return float(values.mean()) if values.size else float("nan")
@@ -54,7 +52,7 @@ def mean(values):
 class Scores:
     """Every score of a confusion matrix [C, C], each in 0..1.
 
-    iou, precision, recall, f1: per class, float [C], NaN where the class is absent from truth and prediction.
+    iou, precision, recall, f1: per class, float [C], NaN if the class is absent from truth and prediction.
     miou, macro_precision, macro_recall, macro_f1: their means over the classes that are not NaN.
     """
 
@@ -76,7 +74,7 @@ class Scores:
 
 
 def per_image_f1(matrix):
-    """Mean F1 over the classes that occur in one image's truth; NaN where no pixel counts.
+    """Mean F1 over the classes that occur in one image's truth; NaN if no pixel counts.
 
     The mean of this over images is the metric of the challenge's later edition.
     """
@@ -132,17 +130,17 @@ def score_pair(pair, class_set):
 def score_folders(submit_dir, truth_dir, class_set=CELEBAMASK):
     """Score the label maps of two folders: the summed confusion matrix, int64 [C, C], and the mean per-image F1.
 
-    Says what made the label maps, where they tell it, and warns on stderr where not all are of one maker. Raises
-    InputError, naming the file, for a missing prediction, an unreadable or wrongly sized file, a wrong id, label maps
-    of another class set, or when no pixel of the truth counts.
+    Says what made the label maps, if they tell it, and warns on stderr if not all are of one maker. Raises InputError,
+    naming the file, for a missing prediction, an unreadable or wrongly sized file, a wrong id, label maps of another
+    class set, or when no pixel of the truth counts.
     """
-    total, f1_of_images, makers = 0, [], Counter()
+    matrix, f1_of_images, makers = 0, [], Counter()
     pairs = match_predictions(submit_dir, truth_dir)
-    for matrix, f1, maker in in_parallel(partial(score_pair, class_set=class_set), pairs, "scoring"):
-        total = total + matrix
+    for counts, f1, maker in in_parallel(partial(score_pair, class_set=class_set), pairs, "scoring"):
+        matrix = matrix + counts
         f1_of_images.append(f1)
         makers[maker] += 1
-    if not total.any():
+    if not matrix.any():
         raise InputError(f"{truth_dir}: every pixel is 255, ignored; there is nothing to score")
     require_makers_class_set(submit_dir, makers, class_set)
     said, warning = describe_makers(submit_dir, makers)
@@ -150,14 +148,14 @@ def score_folders(submit_dir, truth_dir, class_set=CELEBAMASK):
         print(said)
     if warning:
         print(warning, file=sys.stderr)
-    return total, mean(f1_of_images)
+    return matrix, mean(f1_of_images)
 
 
 def write_scores(args, file_name, format_file):
     """Score as the flags say, write `format_file(scores)`, print the table; return the mean per-image F1."""
     class_set = find_class_set(args.classes)
-    total, f1_of_images = score_folders(args.submit_dir, args.truth_dir, class_set)
-    scores, path = Scores(total), Path(args.output_dir) / file_name
+    matrix, f1_of_images = score_folders(args.submit_dir, args.truth_dir, class_set)
+    scores, path = Scores(matrix), Path(args.output_dir) / file_name
     with atomic_path(path) as temporary:
         temporary.write_text(format_file(scores))
     print(f"{format_table(scores, class_set)}\n{path}: written")
