@@ -21,13 +21,15 @@ from faceparse.data.checks import (
     near_duplicates,
     swap_left_right,
 )
-from faceparse.data.classes import CELEBAMASK
+from faceparse.data.classes import CELEBAMASK, LAPA
 from faceparse.data.drawing import colorize
 from faceparse.data.images import read_mask, write_label_map
 from faceparse.data.layout import advice
 from faceparse.errors import InputError
 from options import check_dataset_parser, train_parser
 from tools import check_dataset
+
+ROOT = Path(__file__).parents[1]
 
 
 def check(*flags):
@@ -182,9 +184,9 @@ def test_every_bad_file_is_listed_before_the_script_ends(dataset, tmp_path):
     Image.new("RGB", (32, 32)).save(dataset / "train/train_mask/a.png")
     write_label_map(dataset / "train/train_mask/b.png", np.full((32, 32), 19, dtype=np.uint8))
     write_label_map(dataset / "val/val_mask/d.png", np.zeros((32, 31), dtype=np.uint8))
-    script = Path(check_dataset.__file__)
-    command = [sys.executable, script, "--dataset_dir", dataset, "--fix_left_right", tmp_path / "out"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "tools.check_dataset", "--dataset_dir", dataset]
+    command += ["--fix_left_right", tmp_path / "out"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "3 pairs cannot be used" in done.stderr
     for expected in (
         "a.png: a mask has one",
@@ -336,14 +338,24 @@ def test_an_empty_test_split_is_none(dataset, capsys):
     assert "fit to train on" in capsys.readouterr().out
 
 
-def test_a_set_that_means_the_pictures_left_is_told_apart(dataset, capsys):
-    for folder in ("train/train_mask", "val/val_mask"):
-        for file in (dataset / folder).iterdir():
-            write_label_map(file, face(*ALL), palette_of=CELEBAMASK)
+def test_a_class_set_says_whose_left_it_means(dataset, capsys):
+    for file in dataset.glob("*/*_mask/*.png"):
+        write_label_map(file, face(*ALL), palette_of=CELEBAMASK)
     check("--dataset_dir", dataset)
-    assert (
-        "left and right are reversed in 5 masks of 5. If the left eye's class is at the left" in capsys.readouterr().out
+    assert 'reversed in 5 masks of 5: they seem to mean the viewer\'s left; say "left": "viewer"' in (
+        capsys.readouterr().out
     )
+    (dataset / "viewer.json").write_text(json.dumps(CELEBAMASK.to_dict() | {"left": "viewer"}))
+    check("--dataset_dir", dataset, "--classes", dataset / "viewer.json")
+    assert "no mask has left and right reversed" in capsys.readouterr().out
+
+
+def test_lapas_left_is_the_viewers():
+    """The mask of `left_eye`, id 4, lies in the left half of an upright face, which facer's models call right eye."""
+    mask = np.ones((32, 32), dtype=np.uint8)
+    mask[12:14, 6:12], mask[12:14, 20:26] = 4, 5
+    assert LAPA.names[4:6] == ("l_eye", "r_eye")
+    assert not left_right_reversed(mask, LAPA) and left_right_reversed(mask[:, ::-1], LAPA)
 
 
 @pytest.mark.parametrize("inner", ["train", "train/train_image"])

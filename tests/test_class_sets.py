@@ -13,7 +13,7 @@ import f1score
 import main_deeplab
 import validate
 from faceparse.data.augmentation import random_geometry
-from faceparse.data.classes import CELEBAMASK, find_class_set
+from faceparse.data.classes import CELEBAMASK, LAPA, class_set_from_dict, find_class_set
 from faceparse.data.images import list_images, read_mask, read_photo
 from faceparse.data.provenance import provenance, require_makers_class_set
 from faceparse.errors import InputError
@@ -114,16 +114,18 @@ def test_a_mix_of_class_sets_is_refused():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"names": ["background"]}, "names has 1 class; 2 to 255 fit a mask"),
+        ({"names": ["background"]}, "names has 1 class; 2 to 255 fit"),
+        ({"names": []}, "names has 0 classes"),
         ({"names": [*NAMES, "hair"]}, "names holds 'hair' twice"),
         ({"names": None}, "names is no list of names"),
-        ({"colours": [[0, 0, 0]]}, "colours must be a list of 5, one a class"),
+        ({"colours": [[0, 0, 0]]}, "colours must be a list of 5 times three whole numbers"),
         ({"colours": [[0, 0, 256]] * 5}, "three whole numbers from 0 to 255"),
-        ({"left_right_pairs": [["l_eye", "r_ear"]]}, "'r_ear', which is not among the names"),
-        ({"left_right_pairs": [["l_eye", "l_eye"]]}, "'l_eye' twice"),
+        ({"left_right_pairs": [["l_eye", "r_ear"]]}, "'r_ear', no name or twice"),
+        ({"left_right_pairs": [["l_eye", "l_eye"]]}, "'l_eye', no name or twice"),
         ({"left_right_pairs": "l_eye"}, "must be a list of pairs of names"),
-        ({"ignored_id": 4}, "it must lie between 5, the first id after the classes, and 255"),
-        ({"colors": []}, "unknown field 'colors'"),
+        ({"left": "mine"}, "left is 'mine'; it must be 'subject' or 'viewer'"),
+        ({"ignored_id": 4}, "it must lie after 4, the id of the last class"),
+        ({"colors": []}, "no other fields than names, colours"),
     ],
 )
 def test_a_wrong_description_is_refused_in_one_line(tmp_path, change, message):
@@ -131,6 +133,14 @@ def test_a_wrong_description_is_refused_in_one_line(tmp_path, change, message):
     with pytest.raises(InputError, match=message) as refused:
         find_class_set(str(tmp_path / "wrong.json"))
     assert "wrong.json" in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("class_set", [CELEBAMASK, LAPA], ids=["celebamask", "lapa"])
+def test_descriptions_of_older_checkpoints_do_not_say_whose_left_they_mean(class_set):
+    description = class_set.to_dict()
+    assert class_set_from_dict(description, "a.pt") == class_set
+    del description["left"]
+    assert class_set_from_dict(description, "a.pt") == class_set
 
 
 def test_other_colours_are_the_same_classes():

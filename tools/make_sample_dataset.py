@@ -306,7 +306,7 @@ def class_ids_in(class_set):
 
     def find(name):
         names = (name, OTHER_NAMES.get(name), "skin" if name in PARTS_OF_THE_FACE else None)
-        return next((class_set.names.index(each) for each in names if each in class_set.names), 0)
+        return (class_set.subject_ids(*names) or [0])[0]
 
     return np.array([find(name) for name in CELEBAMASK.names], np.uint8)
 

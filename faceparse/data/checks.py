@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from faceparse.data.classes import CELEBAMASK, CLASS_SETS
+from faceparse.data.classes import CELEBAMASK, CLASS_SETS, find_class_set
 from faceparse.data.images import MASK_MODES, list_images, open_image, read_pair, read_photo
 from faceparse.data.layout import find_splits, is_filled, split_folders
 from faceparse.errors import InputError, counted, quoted
@@ -44,15 +44,15 @@ def mean_x(mask, class_id):
 def left_right_reversed(mask, class_set=CELEBAMASK):
     """Tell whether left and right are interchanged in a mask, class ids [H, W].
 
-    The subject's left lies in the right half of the picture. Classes of a pair that occur on both sides vote by
-    their mean x; the majority decides, a tie leaves the mask as it is.
+    The subject's left lies in the right half of the picture, the viewer's in the left half. Pairs of classes that are
+    both there vote by their mean x; the majority decides, a tie leaves the mask as it is.
     """
     votes = 0
     for left, right in class_set.left_right_pairs:
         x_left, x_right = mean_x(mask, left), mean_x(mask, right)
         if x_left is not None and x_right is not None:
             votes += np.sign(x_right - x_left)
-    return bool(votes > 0)
+    return bool(votes < 0 if class_set.left == "viewer" else votes > 0)
 
 
 def swap_left_right(mask, class_set=CELEBAMASK):
@@ -179,10 +179,10 @@ def advice_on_left_right(splits, root, classes):
     if not count:
         return "no mask has left and right reversed"
     if count > len(pairs) / 2:
+        other = "viewer" if find_class_set(classes).left == "subject" else "subject"
         return (
-            f"left and right are reversed in {count} masks of {len(pairs)}. If the left eye's class is at the left of "
-            "the pictures, write a class set (dataset/README.md) with left and right exchanged in the names, because "
-            "here left is the subject's; if it is at the right, name the left class of each pair first"
+            f"left and right are reversed in {count} masks of {len(pairs)}: they seem to mean the {other}'s left; say "
+            f'"left": "{other}" in a class set (dataset/README.md)'
         )
     flags = f"--dataset_dir {quoted(root)} --classes {quoted(classes)}"
     return (
