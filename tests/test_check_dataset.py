@@ -23,7 +23,7 @@ from faceparse.data.checks import (
 )
 from faceparse.data.classes import CELEBAMASK, LAPA
 from faceparse.data.drawing import colorize
-from faceparse.data.images import read_mask, write_label_map
+from faceparse.data.images import read_mask, read_pair, write_label_map
 from faceparse.data.layout import advice
 from faceparse.errors import InputError
 from options import check_dataset_parser, train_parser
@@ -247,6 +247,26 @@ def test_a_list_of_pairs_is_explained(dataset):
     (dataset / "pairs.csv").write_text("photo,mask\ntrain_image/a.jpg, train_mask/seg_a.png\n")
     with pytest.raises(InputError, match=r"a\.jpg: has no mask .*pairs\.csv lists pairs.*seg_a\.png to a\.png"):
         check("--dataset_dir", dataset)
+
+
+def test_a_square_mask_that_may_lie_either_way_is_named(dataset, capsys, monkeypatch):
+    monkeypatch.chdir(dataset)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned a quarter clockwise
+    picture(1).save(dataset / "train/train_image/b.jpg", exif=exif)
+    with pytest.raises(InputError, match="1 pair cannot be used"):
+        check("--dataset_dir", dataset)
+    assert "b.png: its photograph is turned by EXIF data" in capsys.readouterr().out
+    small = ("--image_size", 32, "--batch_size", 2, "--epochs", 1, "--workers", 0, "--save_every", 1)
+    with pytest.raises(InputError, match=r"b\.png: its photograph is turned by EXIF data"):
+        train("--dataset_dir", dataset, *small)
+    write_label_map(dataset / "train/train_mask/b.png", face(*ALL), is_upright=True)
+    check("--dataset_dir", dataset, "--fix_left_right", dataset / "corrected")
+    fixed = dataset / "corrected/train_mask/b.png"
+    np.testing.assert_array_equal(read_pair(dataset / "train/train_image/b.jpg", fixed)[1], face())
+    picture(1).save(dataset / "val/val_image/e.jpg", exif=exif)
+    with pytest.raises(InputError, match=r"e\.png: its photograph is turned by EXIF data"):
+        train("--dataset_dir", dataset, *small)
 
 
 def test_masks_of_one_class_are_refused(dataset):

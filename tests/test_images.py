@@ -1,6 +1,7 @@
 """Reading and writing photographs and masks in every form that users have."""
 
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from faceparse.data.images import (
     list_images,
     match_pairs,
     read_mask,
+    read_pair,
     read_photo,
     write_label_map,
     write_picture,
@@ -93,10 +95,67 @@ def test_read_photo_16_bit_grey_is_scaled_not_clipped(tmp_path):
 
 
 def test_read_photo_is_upright(tmp_path, photo):
-    exif = Image.Exif()
-    exif[0x0112] = 6  # the tag Orientation: the picture is to be shown turned a quarter clockwise
-    Image.fromarray(photo).save(tmp_path / "turned.png", exif=exif)
+    Image.fromarray(photo).save(tmp_path / "turned.png", exif=turned(6))  # to be shown turned a quarter clockwise
     np.testing.assert_array_equal(read_photo(tmp_path / "turned.png"), np.rot90(photo, -1))
+
+
+def turned(number):
+    """EXIF data of this orientation."""
+    exif = Image.Exif()
+    exif[0x0112] = number
+    return exif
+
+
+MASK = np.arange(12, dtype=np.uint8).reshape(3, 4)
+
+
+@pytest.mark.parametrize(("number", "expected"), [(3, MASK[::-1, ::-1]), (6, np.rot90(MASK, -1)), (8, np.rot90(MASK))])
+@pytest.mark.parametrize("mode", ["L", "P"])
+def test_a_mask_is_read_upright_by_its_own_orientation(tmp_path, number, expected, mode):
+    image = Image.fromarray(MASK)
+    if mode == "P":
+        image.putpalette([7, 7, 7] * 256)
+    image.save(tmp_path / "mask.png", exif=turned(number))
+    Image.new("RGB", expected.shape[::-1]).save(tmp_path / "photo.jpg")
+    np.testing.assert_array_equal(read_mask(tmp_path / "mask.png"), expected)
+    np.testing.assert_array_equal(read_pair(tmp_path / "photo.jpg", tmp_path / "mask.png")[1], expected)
+
+
+def test_the_sizes_decide_how_the_mask_of_a_turned_photograph_lies(tmp_path):
+    Image.new("RGB", (4, 3)).save(tmp_path / "photo.jpg", exif=turned(6))  # shown, it is 3 wide and 4 high
+    Image.fromarray(MASK).save(tmp_path / "as_stored.png")
+    Image.fromarray(MASK.reshape(4, 3)).save(tmp_path / "as_shown.png")
+    for name, expected in (("as_stored", np.rot90(MASK, -1)), ("as_shown", MASK.reshape(4, 3))):
+        photo, mask = read_pair(tmp_path / "photo.jpg", tmp_path / f"{name}.png")
+        assert photo.shape == (4, 3, 3)
+        np.testing.assert_array_equal(mask, expected)
+
+
+@pytest.mark.parametrize(("side", "number"), [(3, 6), (4, 3)])
+def test_sizes_that_do_not_tell_are_refused(tmp_path, side, number):
+    Image.new("RGB", (side, 3)).save(tmp_path / "photo.jpg", exif=turned(number))
+    mask = MASK[:, :side].copy()
+    write_label_map(tmp_path / "mask.png", mask)
+    with pytest.raises(
+        InputError, match=r"mask\.png: its photograph is turned by EXIF data, and the sizes do not tell"
+    ):
+        read_pair(tmp_path / "photo.jpg", tmp_path / "mask.png")
+    for told in ({"made_by": "a network"}, {"is_upright": True}):
+        write_label_map(tmp_path / "mask.png", mask, **told)
+        np.testing.assert_array_equal(read_pair(tmp_path / "photo.jpg", tmp_path / "mask.png")[1], mask)
+
+
+def test_reading_leaves_the_warnings_of_the_process_alone(tmp_path, photo, monkeypatch):
+    """Pillow warns of photographs as large as phones take, and refuses those of twice as many pixels."""
+    Image.fromarray(photo).save(tmp_path / "photo.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 30)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        before = list(warnings.filters)
+        read_photo(tmp_path / "photo.png")
+        assert not caught and warnings.filters == before
+        Image.open(tmp_path / "photo.png").close()
+        assert len(caught) == 1
 
 
 def test_photographs_of_phones_are_read_upright(tmp_path):

@@ -19,6 +19,8 @@ WRITTEN_SUFFIXES = IMAGE_SUFFIXES - {".bmp"}  # BMP files have no EXIF data
 HEIF_SUFFIXES = {".heic", ".heif"}  # iPhones' photographs
 READ_SUFFIXES = IMAGE_SUFFIXES | HEIF_SUFFIXES
 MASK_MODES = ("P", "L", "1")  # of Pillow: one channel of ids
+ORIENTATION = ExifTags.Base.Orientation
+SIDEWAYS = (5, 6, 7, 8)  # orientations that exchange width and height
 MADE_BY = "Made by"  # the text in a label map's PNG that says what made it
 DRAWN_BY = "faceparse"  # the software that EXIF data of drawn pictures name
 
@@ -69,8 +71,6 @@ def require_partners(files, partners, kind, folder):
         raise InputError(f"{files[alone[0]]}: has no {kind} {alone[0]}.* in {folder}{more}")
 
 
-# Pillow warns of half as many pixels as it refuses. Phones take such photographs.
-warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 # Whatever Pillow and pi-heif raise for damaged files, some of it from the depth of a decoder.
 READING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, OverflowError, RuntimeError, struct.error, zlib.error)
 
@@ -83,7 +83,12 @@ def open_image(path):
     if Path(path).suffix.lower() in HEIF_SUFFIXES:
         teach_pillow_heif(path)
     try:
-        with Image.open(path) as image:
+        with (
+            warnings.catch_warnings()
+        ):  # Pillow warns of half as many pixels as it refuses. Phones take such photographs.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(path)
+        with image:
             yield image
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
@@ -138,15 +143,19 @@ def resize_mask(mask, width, height):
     return np.array(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
 
 
-def read_mask(path, class_set=CELEBAMASK):
+def read_mask(path, class_set=CELEBAMASK, lay=ImageOps.exif_transpose):
     """Return a mask as uint8 class ids [H, W]; ignored pixels are 255, whatever id the class set has for them.
 
-    Raises InputError for a mask that is not single-channel (mode P, L or 1) or that holds an id that is no class.
+    `lay` turns the PIL image upright, by default as its EXIF data say. Raises InputError for a mask that is not
+    single-channel (mode P, L or 1) or that holds an id that is no class.
     """
     with open_image(path) as image:
         if image.mode not in MASK_MODES:
-            raise InputError(f"{path}: a mask has one channel of class ids (PNG mode P or L); this one is {image.mode}")
-        mask = np.array(image).astype(np.uint8, copy=False)
+            raise InputError(
+                f"{path}: a mask has one channel of class ids (PNG mode P or L); this one is {image.mode}; "
+                "dataset/README.md says how to turn colours into ids"
+            )
+        mask = np.array(lay(image)).astype(np.uint8, copy=False)
     num_classes, ignored_id = len(class_set), class_set.ignored_id
     if mask.max() >= num_classes:  # a histogram tells ignored pixels from wrong ids; it takes time, so only here
         if ignored_id != IGNORE_INDEX:
@@ -169,11 +178,39 @@ def read_partial_mask(path, shape):
     return mask
 
 
-def read_mask_of(path, shape, class_set=CELEBAMASK, owner="photograph"):
-    """Read a mask as `read_mask` does. Raises InputError if it has not its owner's height and width, `shape`."""
-    mask = read_mask(path, class_set)
+def read_mask_of(path, shape, class_set=CELEBAMASK, owner="photograph", photo_turn=1):
+    """Read a mask as `read_mask` does. Raises InputError if it has not its owner's height and width, `shape`.
+
+    A mask without an EXIF orientation may lie as its photograph's file does or as that is shown; `photo_turn` is the
+    photograph's `orientation`. The sizes decide. Raises InputError if they do not tell.
+    """
+
+    def lay(image):
+        known = ORIENTATION in image.getexif() or MADE_BY in image.info  # our label maps are upright
+        height, width = shape[:2]
+        if photo_turn == 1 or known or image.size not in ((width, height), (height, width)):
+            return ImageOps.exif_transpose(image)
+        if photo_turn not in SIDEWAYS or width == height:
+            raise InputError(
+                f"{path}: its photograph is turned by EXIF data, and the sizes do not tell whether the mask is; save "
+                "the photograph as it is shown, or leave both out"
+            )
+        if image.size == (height, width):
+            image.getexif()[ORIENTATION] = photo_turn
+        return ImageOps.exif_transpose(image)
+
+    mask = read_mask(path, class_set, lay)
     require_size(path, mask, shape, owner)
     return mask
+
+
+def orientation(photo):
+    """Return the EXIF orientation, 1 to 8, of a PIL image or of a photograph's path; 1 is upright."""
+    if isinstance(photo, Image.Image):
+        turn = photo.getexif().get(ORIENTATION, 1)
+        return turn if turn in range(1, 9) else 1
+    with open_image(photo) as image:
+        return orientation(image)
 
 
 def require_size(path, mask, shape, owner):
@@ -185,9 +222,10 @@ def require_size(path, mask, shape, owner):
 
 
 def read_pair(photo_path, mask_path, class_set=CELEBAMASK):
-    """Return photograph [H, W, 3] and mask [H, W]; InputError where their sizes differ."""
-    photo = read_photo(photo_path)
-    return photo, read_mask_of(mask_path, photo.shape, class_set)
+    """Return photograph [H, W, 3] and mask [H, W], both upright; InputError if their sizes differ."""
+    with open_image(photo_path) as image:
+        photo, turn = to_rgb(image), orientation(image)
+    return photo, read_mask_of(mask_path, photo.shape, class_set, photo_turn=turn)
 
 
 def read_maker(path):
@@ -196,12 +234,12 @@ def read_maker(path):
         return str(image.info.get(MADE_BY, ""))
 
 
-def write_label_map(path, label_map, palette_of=None, made_by=""):
+def write_label_map(path, label_map, palette_of=None, made_by="", is_upright=False):
     """Write uint8 class ids [H, W] as a single-channel PNG, atomically.
 
     The mode is L by default, which every reader returns as class ids. With the ClassSet `palette_of` it is P in the
     colours of that set, as in the data set's own masks; OpenCV turns such files into colours. The text `made_by` is
-    kept in the file, for `read_maker`.
+    kept in the file, for `read_maker`. With `is_upright` EXIF data say so, for `read_mask_of`.
     """
     image = Image.fromarray(label_map)
     if palette_of:
@@ -212,8 +250,11 @@ def write_label_map(path, label_map, palette_of=None, made_by=""):
     text = PngImagePlugin.PngInfo()
     if made_by:
         text.add_text(MADE_BY, made_by)
+    exif = Image.Exif()
+    if is_upright:
+        exif[ORIENTATION] = 1
     with atomic_path(path) as temporary:
-        image.save(temporary, compress_level=1, pnginfo=text)
+        image.save(temporary, compress_level=1, pnginfo=text, exif=exif)
 
 
 def check_picture_name(path):
