@@ -18,6 +18,8 @@ from faceparse.files import atomic_folder
 from faceparse.parallel import in_parallel
 from options import color_parser
 
+SHEET_COUNT = 12  # label maps on a sheet
+
 
 def write_rendered(pair, alpha, output_dir, class_set):
     write_picture(Path(output_dir) / f"{pair[0].stem}.png", render(pair, alpha, class_set)[-1])
@@ -52,7 +54,7 @@ def main(args):
         check_outputs("--sheet", sheet.parent, [], pictures=[sheet.name])
         if any(file and sheet.resolve() == file.resolve() for pair in pairs for file in pair):
             raise InputError(f"--sheet {args.sheet}: is one of the files to read; choose another name")
-        items = [(pair[0].stem, render(pair, args.alpha, class_set)) for pair in pairs[: args.sheet_count]]
+        items = [(pair[0].stem, render(pair, args.alpha, class_set)) for pair in pairs[:SHEET_COUNT]]
         write_picture(args.sheet, contact_sheet(items, class_set=class_set))
         print(f"{args.sheet}: written, {len(items)} of {counted(len(pairs), 'label map')}")
         return

@@ -75,7 +75,7 @@ def test_label_maps_of_other_classes_are_not_drawn(folders):
 
 def test_sheet_is_written_instead(folders):
     flags = ["--label_dir", folders / "labels", "--image_dir", folders / "photos", "--output_dir", folders / "out"]
-    colour(*flags, "--sheet", folders / "sheet.png", "--sheet_count", 1)
+    colour(*flags, "--sheet", folders / "sheet.png")
     assert not (folders / "out").exists()
     with Image.open(folders / "sheet.png") as image:
         assert image.mode == "RGB"

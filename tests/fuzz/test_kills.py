@@ -93,7 +93,7 @@ def test_killed_predictions_relabellings_and_preparations(sample_dataset, tmp_pa
     commands = (
         (validate, options.validate_parser, [*PREDICT, "--image_dir", photos]),
         (generate_labels, options.generate_labels_parser, [*PREDICT, *merge]),
-        (prepare_celebamask, options.prepare_celebamask_parser, ["--source", download, "--image_size", 64]),
+        (prepare_celebamask, options.preparation_parser, ["--source", download, "--image_size", 64]),
     )
     expected, seconds = [], []
     for number, command in enumerate(commands):
