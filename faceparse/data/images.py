@@ -20,7 +20,7 @@ HEIF_SUFFIXES = {".heic", ".heif"}  # iPhones' photographs
 READ_SUFFIXES = IMAGE_SUFFIXES | HEIF_SUFFIXES
 MASK_MODES = ("P", "L", "1")  # of Pillow: one channel of ids
 ORIENTATION = ExifTags.Base.Orientation
-SIDEWAYS = (5, 6, 7, 8)  # orientations that exchange width and height
+FIRST_SIDEWAYS = 5  # of the orientations 1 to 8; from here on width and height are exchanged
 MADE_BY = "Made by"  # the text in a label map's PNG that says what made it
 DRAWN_BY = "faceparse"  # the software that EXIF data of drawn pictures name
 
@@ -28,7 +28,7 @@ DRAWN_BY = "faceparse"  # the software that EXIF data of drawn pictures name
 def list_images(*paths):
     """Return {stem: path} of the images in folders (not their subfolders), and of single files, sorted by stem.
 
-    Raises InputError where a path holds nothing, and where two files share a stem.
+    Raises InputError if a path holds nothing or two files share a stem.
     """
     images = {}
     for file in (file for path in paths for file in images_of(Path(path))):
@@ -39,7 +39,7 @@ def list_images(*paths):
 
 
 def images_of(path):
-    """Return the images in a folder as a list, or the file itself; InputError where there is none."""
+    """Return the images in a folder as a list, or the file itself; InputError if there is none."""
     if path.is_file():
         return [path]
     if not path.is_dir():
@@ -54,8 +54,8 @@ def images_of(path):
 def match_pairs(image_dir, mask_dir, more_image_dirs=()):
     """Pair the files of two folders by stem, never by position: a list of (stem, image path, mask path).
 
-    The images may lie in further folders, the masks of all are in one. Raises InputError where an image has no mask or
-    a mask no image.
+    The images may lie in further folders, the masks of all are in one. Raises InputError if an image has no mask or a
+    mask no image.
     """
     images, masks = list_images(image_dir, *more_image_dirs), list_images(mask_dir)
     require_partners(images, masks, "mask", mask_dir)
@@ -64,7 +64,7 @@ def match_pairs(image_dir, mask_dir, more_image_dirs=()):
 
 
 def require_partners(files, partners, kind, folder):
-    """Raise InputError where a partner of that `kind`, of one of `files`, {stem: path}, is missing in `folder`."""
+    """Raise InputError if `folder` lacks a partner, of that `kind`, of one of `files`, {stem: path}."""
     alone = [stem for stem in files if stem not in partners]
     if alone:
         more = f" (the first of {len(alone)})" if len(alone) > 1 else ""
@@ -83,9 +83,7 @@ def open_image(path):
     if Path(path).suffix.lower() in HEIF_SUFFIXES:
         teach_pillow_heif(path)
     try:
-        with (
-            warnings.catch_warnings()
-        ):  # Pillow warns of half as many pixels as it refuses. Phones take such photographs.
+        with warnings.catch_warnings():  # of half as many pixels as Pillow refuses: phones take such photographs
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(path)
         with image:
@@ -151,10 +149,8 @@ def read_mask(path, class_set=CELEBAMASK, lay=ImageOps.exif_transpose):
     """
     with open_image(path) as image:
         if image.mode not in MASK_MODES:
-            raise InputError(
-                f"{path}: a mask has one channel of class ids (PNG mode P or L); this one is {image.mode}; "
-                "dataset/README.md says how to turn colours into ids"
-            )
+            how = "dataset/README.md turns colours into ids"
+            raise InputError(f"{path}: a mask has one channel of class ids (PNG mode P or L), not {image.mode}; {how}")
         mask = np.array(lay(image)).astype(np.uint8, copy=False)
     num_classes, ignored_id = len(class_set), class_set.ignored_id
     if mask.max() >= num_classes:  # a histogram tells ignored pixels from wrong ids; it takes time, so only here
@@ -184,19 +180,16 @@ def read_mask_of(path, shape, class_set=CELEBAMASK, owner="photograph", photo_tu
     A mask without an EXIF orientation may lie as its photograph's file does or as that is shown; `photo_turn` is the
     photograph's `orientation`. The sizes decide. Raises InputError if they do not tell.
     """
+    height, width = shape[:2]
 
     def lay(image):
-        known = ORIENTATION in image.getexif() or MADE_BY in image.info  # our label maps are upright
-        height, width = shape[:2]
-        if photo_turn == 1 or known or image.size not in ((width, height), (height, width)):
-            return ImageOps.exif_transpose(image)
-        if photo_turn not in SIDEWAYS or width == height:
-            raise InputError(
-                f"{path}: its photograph is turned by EXIF data, and the sizes do not tell whether the mask is; save "
-                "the photograph as it is shown, or leave both out"
-            )
-        if image.size == (height, width):
+        is_known = photo_turn == 1 or ORIENTATION in image.getexif() or MADE_BY in image.info  # ours are upright
+        sizes_tell = photo_turn >= FIRST_SIDEWAYS and width != height
+        if not is_known and sizes_tell and image.size == (height, width):
             image.getexif()[ORIENTATION] = photo_turn
+        elif not is_known and not sizes_tell and image.size == (width, height):
+            problem = "its photograph is turned by EXIF data, and the sizes do not tell whether the mask is"
+            raise InputError(f"{path}: {problem}; save the photograph as it is shown, or leave both out")
         return ImageOps.exif_transpose(image)
 
     mask = read_mask(path, class_set, lay)
@@ -206,11 +199,11 @@ def read_mask_of(path, shape, class_set=CELEBAMASK, owner="photograph", photo_tu
 
 def orientation(photo):
     """Return the EXIF orientation, 1 to 8, of a PIL image or of a photograph's path; 1 is upright."""
-    if isinstance(photo, Image.Image):
-        turn = photo.getexif().get(ORIENTATION, 1)
-        return turn if turn in range(1, 9) else 1
-    with open_image(photo) as image:
-        return orientation(image)
+    if not isinstance(photo, Image.Image):
+        with open_image(photo) as image:
+            return orientation(image)
+    turn = photo.getexif().get(ORIENTATION)
+    return turn if turn in range(1, 9) else 1
 
 
 def require_size(path, mask, shape, owner):
@@ -229,7 +222,7 @@ def read_pair(photo_path, mask_path, class_set=CELEBAMASK):
 
 
 def read_maker(path):
-    """Return the text that says what made a label map; "" where the file has none, as a data set's masks."""
+    """Return the text that says what made a label map; "" if the file has none, as a data set's masks."""
     with open_image(path) as image:
         return str(image.info.get(MADE_BY, ""))
 
