@@ -28,8 +28,7 @@ def write_rendered(pair, alpha, output_dir, class_set):
 def match_photos(label_dir, image_dir):
     """Pair label maps with the photographs of the same stems, or with None: a list of (label path, photograph path).
 
-    Label maps without a photograph are left out, with a message on stderr, because a folder of predictions may hold
-    more than those of one folder of photographs. Raises InputError if no label map has a photograph.
+    Label maps without a photograph are left out, with a message on stderr. Raises InputError if none has one.
     """
     labels = list_images(label_dir)
     if image_dir is None:

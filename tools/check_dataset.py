@@ -4,8 +4,8 @@ python -m tools.check_dataset --dataset_dir dataset --sheet suspects.png
 python -m tools.check_dataset --dataset_dir dataset --fix_left_right dataset/corrected
 python main_deeplab.py --label_dir dataset/corrected/train_mask --truth_dir dataset/corrected/val_mask
 
-The last check is needed because some photographs of CelebAMask-HQ are mirrored while their masks keep the names of the
-unmirrored picture, so that both eyes, brows and ears are interchanged. The corrected copies have the right names.
+A photograph may be mirrored while its mask keeps the names of the unmirrored picture, so that left and right eyes,
+brows and ears are interchanged. In the corrected copies they are not.
 """
 
 import shutil
@@ -58,10 +58,8 @@ def main(args):
     out = Path(args.fix_left_right).resolve() if args.fix_left_right else None
     if out:
         check_out(out, [split_folders(root, split)[1] for split in FOLDERS])
-
     if args.sheet:
         check_sheet(Path(args.sheet), [folder for split in FOLDERS for folder in split_folders(root, split)])
-
     require_classes_of(root, class_set)
     splits = check_dataset(root, class_set)
     if not out:
