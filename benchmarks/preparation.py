@@ -12,11 +12,12 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
+from downloads import make_celebamask_download
+
 from benchmarks.measure import decode, run_python
 from faceparse.errors import run_script
 from faceparse.parallel import in_parallel
 from options import positive_int
-from tools.make_sample_dataset import make_celebamask_download
 
 DISTINCT = 20
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from downloads import draw_lapa, make_celebamask_download
 from PIL import Image
 
 import main_deeplab
@@ -16,7 +17,6 @@ from faceparse.errors import InputError
 from faceparse.training.log import read_log
 from options import preparation_parser, train_parser
 from tools import prepare_celebamask, prepare_lapa
-from tools.make_sample_dataset import class_ids_in, draw_face, make_celebamask_download
 
 ORIG_IDX = [162770, 162771, 182637, 182638, 0, 202598]  # both sides of each boundary, and the ends
 PLACES = ["train/train_{}/00000", "val/val_{}/00001", "val/val_{}/00002", "test_{}/00003", "train/train_{}/00004"]
@@ -231,23 +231,6 @@ def test_selection_draws_within_the_official_splits():
         select(examples, {"train": 5, "val": 21}, seed=0)
     with pytest.raises(InputError, match="left for val"):
         select(examples[:50], None, seed=0)
-
-
-def draw_lapa(folder):
-    """Draw a download in LaPa's layout, 2 train, 1 val and 1 test faces of 200 x 150 px; return their masks."""
-    masks = {}
-    for split, index in (("train", 0), ("train", 1), ("val", 0), ("test", 0)):
-        for name in ("images", "labels", "landmarks"):
-            (folder / split / name).mkdir(parents=True, exist_ok=True)
-        photo, mask = (part[20:170] for part in draw_face(200, 0, split, index))
-        mask = masks[split, index] = class_ids_in(LAPA)[mask]
-        Image.fromarray(photo).save(folder / split / f"images/{index}_0.jpg", quality=95)
-        Image.fromarray(mask).save(folder / split / f"labels/{index}_0.png")
-        rows, columns = np.nonzero(np.isin(mask, (2, 3, 7, 8, 9)))  # brows and mouth
-        points = np.linspace((columns.min(), rows.min()), (columns.max(), rows.max()), 106)
-        lines = ["106", *(f"{x:.3f} {y:.3f}" for x, y in points)]
-        (folder / split / f"landmarks/{index}_0.txt").write_text("\n".join(lines))
-    return masks
 
 
 def test_lapa_is_cut_to_squares_around_the_face(tmp_path, capsys):
