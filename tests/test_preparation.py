@@ -176,13 +176,13 @@ def test_all_that_is_wrong_is_named_before_anything_is_written(own_download, tmp
         "0.jpg: no such file",
         "1.jpg: is cut off",
         "2.jpg: is 1024 x 1000, not 1024 x 1024",
-        "77.jpg: does not belong into this download",
+        "77.jpg: is no part of this download",
         "00004_skin.png: not a readable image",
         "00004_hair.png: not a readable image",
         "00005_nose.png: is 256 x 256, not 512 x 512",
-        "00005_beard.png: does not belong",
-        "00077_skin.png: does not belong",
-        "99: does not belong",
+        "00005_beard.png: is no part",
+        "00077_skin.png: is no part",
+        "99: is no part",
     ):
         assert expected in printed
     shutil.rmtree(parts)
@@ -269,8 +269,8 @@ def test_all_that_is_wrong_in_lapa_is_named(tmp_path, capsys):
         "1_0.txt: no readable landmarks",
         "val/labels/0_0.png: is (200, 200), and its photograph (200, 150)",
         "test/landmarks/0_0.txt: the face does not lie in the photograph",
-        "9_9.png: does not belong",
-        "notes.doc: does not belong",
+        "9_9.png: is no part",
+        "notes.doc: is no part",
     ):
         assert expected in printed
     assert not (tmp_path / "out").exists()

@@ -47,7 +47,7 @@ def find_examples(source):
     splits = read_mapping(source / MAPPING)
     folders = {idx: source / PARTS / str(idx // PICTURES_A_FOLDER) for idx in splits}
     there = {folder: set(visible(folder)) for folder in set(folders.values())}
-    surprises = [f"{folder}: no such folder, or empty" for folder, names in there.items() if not names]
+    surprises = sorted(f"{folder}: no such folder, or empty" for folder, names in there.items() if not names)
     known = {source / PHOTOS / f"{idx}.jpg" for idx in splits} | there.keys()
     found = [folder / name for folder in (source / PHOTOS, source / PARTS) for name in visible(folder)]
     examples = []
@@ -57,10 +57,8 @@ def find_examples(source):
         examples.append(Example(splits[idx], f"{idx:05d}", source / PHOTOS / f"{idx}.jpg", parts))
         known.update(parts.values())
     found += [folder / name for folder, names in there.items() for name in names]
-    return examples, [
-        *surprises,
-        *(f"{path}: does not belong into this download" for path in found if path not in known),
-    ]
+    surprises += [f"{path}: is no part of this download" for path in sorted(found) if path not in known]
+    return examples, surprises
 
 
 def find_problems(example):
