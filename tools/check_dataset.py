@@ -32,6 +32,12 @@ def check_out(out, mask_dirs):
     check_new_folder("--fix_left_right", out)
 
 
+def check_sheet(path, folders):
+    """Raise InputError if `path` is no picture's name, lies in the data set, or holds what was not drawn here."""
+    check_picture_name(path)
+    check_outputs("--sheet", path.parent, folders, pictures=[path.name])
+
+
 def write_corrected(splits, out, class_set):
     """Write all masks to OUT/{split}_mask, left and right swapped where they are reversed: all of them or none."""
     with atomic_folder(out) as unfinished:
@@ -53,9 +59,7 @@ def main(args):
     if out:
         check_out(out, [split_folders(root, split)[1] for split in FOLDERS])
     if args.sheet:
-        check_picture_name(args.sheet)
-        folders = [folder for split in FOLDERS for folder in split_folders(root, split)]
-        check_outputs("--sheet", Path(args.sheet).parent, folders, pictures=[Path(args.sheet).name])
+        check_sheet(Path(args.sheet), [folder for split in FOLDERS for folder in split_folders(root, split)])
     require_classes_of(root, class_set)
     splits = check_dataset(root, class_set)
     if not out:
