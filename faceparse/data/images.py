@@ -111,9 +111,14 @@ def read_photo(path):
         return to_rgb(image)
 
 
+def upright(image):
+    """Return a PIL image turned as its EXIF data say; the image itself if they say nothing, which saves a copy."""
+    return ImageOps.exif_transpose(image) if orientation(image) > 1 else image
+
+
 def to_rgb(image):
     """Return a PIL image of any mode as uint8 sRGB [H, W, 3], upright (EXIF), before white where it is transparent."""
-    image = ImageOps.exif_transpose(image)
+    image = upright(image)
     profile = image.info.get("icc_profile") if image.mode in ("RGB", "RGBA") else None
     if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion would clip instead of scale
         image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
@@ -141,17 +146,17 @@ def resize_mask(mask, width, height):
     return np.array(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
 
 
-def read_mask(path, class_set=CELEBAMASK, lay=ImageOps.exif_transpose):
+def read_mask(path, class_set=CELEBAMASK, turn=upright):
     """Return a mask as uint8 class ids [H, W]; ignored pixels are 255, whatever id the class set has for them.
 
-    `lay` turns the PIL image upright, by default as its EXIF data say. Raises InputError for a mask that is not
-    single-channel (mode P, L or 1) or that holds an id that is no class.
+    `turn` takes the PIL image and returns it upright, by default as its EXIF data say. Raises InputError for a mask
+    that is not single-channel (mode P, L or 1) or that holds an id that is no class.
     """
     with open_image(path) as image:
         if image.mode not in MASK_MODES:
             how = "dataset/README.md turns colours into ids"
             raise InputError(f"{path}: a mask has one channel of class ids (PNG mode P or L), not {image.mode}; {how}")
-        mask = np.array(lay(image)).astype(np.uint8, copy=False)
+        mask = np.array(turn(image)).astype(np.uint8, copy=False)
     num_classes, ignored_id = len(class_set), class_set.ignored_id
     if mask.max() >= num_classes:  # a histogram tells ignored pixels from wrong ids; it takes time, so only here
         if ignored_id != IGNORE_INDEX:
@@ -182,7 +187,7 @@ def read_mask_of(path, shape, class_set=CELEBAMASK, owner="photograph", photo_tu
     """
     height, width = shape[:2]
 
-    def lay(image):
+    def turn(image):
         is_known = photo_turn == 1 or ORIENTATION in image.getexif() or MADE_BY in image.info  # ours are upright
         sizes_tell = photo_turn >= FIRST_SIDEWAYS and width != height
         if not is_known and sizes_tell and image.size == (height, width):
@@ -190,9 +195,9 @@ def read_mask_of(path, shape, class_set=CELEBAMASK, owner="photograph", photo_tu
         elif not is_known and not sizes_tell and image.size == (width, height):
             problem = "its photograph is turned by EXIF data, and the sizes do not tell whether the mask is"
             raise InputError(f"{path}: {problem}; save the photograph as it is shown, or leave both out")
-        return ImageOps.exif_transpose(image)
+        return upright(image)
 
-    mask = read_mask(path, class_set, lay)
+    mask = read_mask(path, class_set, turn)
     require_size(path, mask, shape, owner)
     return mask
 
