@@ -1,6 +1,5 @@
 """Draw the bar chart of each class's share of all pixels, largest first, and print the counts.
 
-python class_imbalance_fig.py
 python class_imbalance_fig.py --label_dir dataset/train/train_mask --log
 """
 
@@ -26,7 +25,7 @@ def draw_shares(totals, paths, class_set, log=False):
     """Draw pixels per class [C] as a bar chart of shares and write it to each path."""
     order, shares = largest_first(totals)
     percent, names = 100 * shares, [class_set.names[index] for index in order]
-    colours = [tuple(channel / 255 for channel in class_set.colours[index]) for index in order]
+    colours = np.array(class_set.colours)[order] / 255
     with plot(*paths, dpi=150, figsize=(10, 4.5)) as (_, axes):
         bars = axes.bar(names, percent, color=colours, edgecolor="black", linewidth=0.6)
         axes.bar_label(bars, [f"{value:.2g}" for value in percent], padding=2)

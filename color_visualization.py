@@ -18,6 +18,8 @@ from faceparse.files import atomic_folder
 from faceparse.parallel import in_parallel
 from options import color_parser
 
+SHEET_COUNT = 12  # label maps on a sheet
+
 
 def write_rendered(pair, alpha, output_dir, class_set):
     write_picture(Path(output_dir) / f"{pair[0].stem}.png", render(pair, alpha, class_set)[-1])
@@ -26,8 +28,7 @@ def write_rendered(pair, alpha, output_dir, class_set):
 def match_photos(label_dir, image_dir):
     """Pair label maps with the photographs of the same stems, or with None: a list of (label path, photograph path).
 
-    Label maps without a photograph are left out, with a message on stderr, because a folder of predictions may hold
-    more than those of one folder of photographs. Raises InputError if no label map has a photograph.
+    Label maps without a photograph are left out, with a message on stderr. Raises InputError if none has one.
     """
     labels = list_images(label_dir)
     if image_dir is None:
@@ -52,7 +53,7 @@ def main(args):
         check_outputs("--sheet", sheet.parent, [], pictures=[sheet.name])
         if any(file and sheet.resolve() == file.resolve() for pair in pairs for file in pair):
             raise InputError(f"--sheet {args.sheet}: is one of the files to read; choose another name")
-        items = [(pair[0].stem, render(pair, args.alpha, class_set)) for pair in pairs[: args.sheet_count]]
+        items = [(pair[0].stem, render(pair, args.alpha, class_set)) for pair in pairs[:SHEET_COUNT]]
         write_picture(args.sheet, contact_sheet(items, class_set=class_set))
         print(f"{args.sheet}: written, {len(items)} of {counted(len(pairs), 'label map')}")
         return

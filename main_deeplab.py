@@ -25,7 +25,7 @@ from dataset_utils import TrainingSet, epoch_seed, find_pairs, find_unlabelled
 from faceparse.data.augmentation import augment
 from faceparse.data.classes import find_class_set
 from faceparse.data.drawing import save_overlay
-from faceparse.data.images import read_mask_of, resize_mask
+from faceparse.data.images import orientation, read_mask_of, resize_mask
 from faceparse.data.layout import is_within, require_classes_of
 from faceparse.errors import InputError, counted, run_script, unbroken
 from faceparse.files import atomic_folder, only_writer, rename
@@ -175,7 +175,8 @@ def validate_epoch(args, epoch, model, pairs, device, visualization_dir=None):
     def score(prediction):
         index, logits, size = prediction
         stem, photo_path, mask_path = mine[index]
-        mask, labels = read_mask_of(mask_path, size, class_set), label_map(logits, size)
+        mask = read_mask_of(mask_path, size, class_set, photo_turn=orientation(photo_path))
+        labels = label_map(logits, size)
         if visualization_dir:
             save_overlay(visualization_dir / f"{stem}.png", photo_path, labels, class_set)
         return logits, mask, confusion_matrix(mask, labels, len(class_set))

@@ -372,8 +372,7 @@ def color_parser(description):
     parser.add_argument("--image_dir", help="photographs of the same stems to blend over")
     parser.add_argument("--output_dir", default="colored_predictions", help="receives <stem>.png")
     parser.add_argument("--alpha", type=fraction, default=0.5, help="opacity of the colours over a photograph")
-    parser.add_argument("--sheet", metavar="FILE", help="write one contact sheet with a legend instead")
-    parser.add_argument("--sheet_count", type=positive_int, default=12, help="label maps on the sheet")
+    parser.add_argument("--sheet", metavar="FILE", help="write a contact sheet of the first 12 with a legend instead")
     _add_classes(parser)
     return parser
 
@@ -402,12 +401,11 @@ def sample_dataset_parser(description):
     return parser
 
 
-def _preparation_parser(description, source):
+def preparation_parser(description, source="CelebAMask-HQ"):
     parser = _parser(description)
     parser.add_argument("--source", default=source, help="folder of the official download")
     parser.add_argument("--output_dir", default="dataset", help="receives train/, val/, test_image/ and test_mask/")
     parser.add_argument("--image_size", type=picture_side, default=512, help="side of photographs and masks, px")
-    parser.add_argument("--photo_format", choices=("jpg", "png"), default="jpg", help="jpg of quality 95, or png")
     parser.add_argument(
         "--split",
         type=split_counts,
@@ -415,16 +413,7 @@ def _preparation_parser(description, source):
         help="draw so many from each official split, train=5000,val=1000,test=100; default: all",
     )
     parser.add_argument("--seed", type=non_negative_int, default=0, help="of what --split draws")
-    parser.add_argument("--limit", type=positive_int, metavar="N", help="the first N of each split alone, for a try")
     return parser
-
-
-def prepare_celebamask_parser(description):
-    return _preparation_parser(description, "CelebAMask-HQ")
-
-
-def prepare_lapa_parser(description):
-    return _preparation_parser(description, "LaPa")
 
 
 def plot_runs_parser(description):

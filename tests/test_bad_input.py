@@ -172,7 +172,7 @@ def test_prediction_of_a_spoilt_photograph(place, refusal, name, workers):
 def test_no_data_set(place, refusal, script, flags):
     shutil.rmtree(place / "dataset")
     expected = (
-        "dataset/train: no such folder; give the folder of the data set as --dataset_dir; dataset/README.md"
+        "dataset/train: no such folder; --dataset_dir holds train/train_image"
         if script is main_deeplab
         else ("dataset/val/val_image: no such file or folder")
     )

@@ -13,7 +13,7 @@ import f1score
 import main_deeplab
 import validate
 from faceparse.data.augmentation import random_geometry
-from faceparse.data.classes import CELEBAMASK, find_class_set
+from faceparse.data.classes import CELEBAMASK, LAPA, class_set_from_dict, find_class_set
 from faceparse.data.images import list_images, read_mask, read_photo
 from faceparse.data.provenance import provenance, require_makers_class_set
 from faceparse.errors import InputError
@@ -50,10 +50,9 @@ def in_folder(folder, monkeypatch):
 
 
 def test_the_drawn_masks_have_the_five_classes():
-    ids = set()
-    for path in list_images("dataset/train/train_mask").values():
-        ids |= set(np.unique(read_mask(path, find_class_set("five.json"))).tolist())
-    assert ids == {0, 2, 3, 4}  # Nothing that is drawn is called a face; its skin and nose become background.
+    masks = (read_mask(path, find_class_set("five.json")) for path in list_images("dataset/train/train_mask").values())
+    # Nothing that is drawn is called a face; its skin and nose become background.
+    assert set(np.concatenate([mask.ravel() for mask in masks]).tolist()) == {0, 2, 3, 4}
 
 
 @pytest.mark.parametrize("model_type", MODELS)
@@ -71,7 +70,7 @@ def test_the_flip_swaps_this_sets_pairs():
 
 
 def test_checkpoints_carry_the_classes_and_tables_print_their_names(capsys):
-    checkpoint = "checkpoints/deeplab/best.pt"
+    checkpoint, scores = "checkpoints/deeplab/best.pt", Path("scores_with_f1_precision_recall.txt")
     assert checkpoints.load_model(checkpoint).class_set == find_class_set("five.json")
     run(validate, validate_parser, f"--checkpoint {checkpoint} --workers 0 --save_visualizations")
     labels = read_mask("predictions/val_0000.png", find_class_set("five.json"))
@@ -79,19 +78,17 @@ def test_checkpoints_carry_the_classes_and_tables_print_their_names(capsys):
     run(f1score, f1score_parser, "--classes five.json")
     printed = capsys.readouterr().out
     assert all(name in printed for name in NAMES) and "cloth" not in printed
-    assert Path("scores_with_f1_precision_recall.txt").read_text().count("Class ") == 5
     with pytest.raises(InputError, match="predictions: its label maps have other classes; give theirs as --classes"):
         run(f1score, f1score_parser, "")
-    assert Path("scores_with_f1_precision_recall.txt").read_text().count("Class ") == 5
+    assert scores.read_text().count("Class ") == 5
 
 
-def test_label_maps_are_refused_by_a_class_set_of_other_names():
-    checkpoint, lapa, celebamask = "checkpoints/deeplab/best.pt", find_class_set("lapa"), find_class_set("celebamask")
-    for made_with, scored_with in ((celebamask, lapa), (lapa, celebamask)):
-        maker = provenance(checkpoint, 512, tta=False, class_set=made_with, faces="found")
-        require_makers_class_set("predictions", ["", "self-distillation after epoch 3", maker], made_with)
-        with pytest.raises(InputError, match="have other classes"):
-            require_makers_class_set("predictions", ["", maker], scored_with)
+@pytest.mark.parametrize(("made_with", "scored_with"), [(CELEBAMASK, LAPA), (LAPA, CELEBAMASK)], ids=len)
+def test_label_maps_are_refused_by_a_class_set_of_other_names(made_with, scored_with):
+    maker = provenance("checkpoints/deeplab/best.pt", 512, tta=False, class_set=made_with, faces="found")
+    require_makers_class_set("predictions", ["", "self-distillation after epoch 3", maker], made_with)
+    with pytest.raises(InputError, match="have other classes"):
+        require_makers_class_set("predictions", ["", maker], scored_with)
 
 
 @pytest.mark.slow
@@ -114,16 +111,18 @@ def test_a_mix_of_class_sets_is_refused():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"names": ["background"]}, "names has 1 class; 2 to 255 fit a mask"),
+        ({"names": ["background"]}, "names has 1 class; 2 to 255 fit"),
+        ({"names": []}, "names has 0 classes"),
         ({"names": [*NAMES, "hair"]}, "names holds 'hair' twice"),
         ({"names": None}, "names is no list of names"),
-        ({"colours": [[0, 0, 0]]}, "colours must be a list of 5, one a class"),
+        ({"colours": [[0, 0, 0]]}, "colours must be a list of 5 times three whole numbers"),
         ({"colours": [[0, 0, 256]] * 5}, "three whole numbers from 0 to 255"),
-        ({"left_right_pairs": [["l_eye", "r_ear"]]}, "'r_ear', which is not among the names"),
-        ({"left_right_pairs": [["l_eye", "l_eye"]]}, "'l_eye' twice"),
+        ({"left_right_pairs": [["l_eye", "r_ear"]]}, "'r_ear', no name or twice"),
+        ({"left_right_pairs": [["l_eye", "l_eye"]]}, "'l_eye', no name or twice"),
         ({"left_right_pairs": "l_eye"}, "must be a list of pairs of names"),
-        ({"ignored_id": 4}, "it must lie between 5, the first id after the classes, and 255"),
-        ({"colors": []}, "unknown field 'colors'"),
+        ({"left": "mine"}, "left is 'mine'; it must be 'subject' or 'viewer'"),
+        ({"ignored_id": 4}, "it must lie after 4, the id of the last class"),
+        ({"colors": []}, "no other fields than names, colours"),
     ],
 )
 def test_a_wrong_description_is_refused_in_one_line(tmp_path, change, message):
@@ -133,25 +132,30 @@ def test_a_wrong_description_is_refused_in_one_line(tmp_path, change, message):
     assert "wrong.json" in str(refused.value) and "\n" not in str(refused.value)
 
 
-def test_other_colours_are_the_same_classes():
+@pytest.mark.parametrize("class_set", [CELEBAMASK, LAPA], ids=["celebamask", "lapa"])
+def test_descriptions_of_older_checkpoints_do_not_say_whose_left_they_mean(class_set):
+    description = class_set.to_dict()
+    assert class_set_from_dict(description, "a.pt") == class_set
+    del description["left"]
+    assert class_set_from_dict(description, "a.pt") == class_set
+
+
+def test_other_colours_are_the_same_classes(tmp_path):
     """The network is taken, and the colours are those that were asked for."""
-    colours = [[index, 0, 0] for index in range(5)]
-    Path("red.json").write_text(json.dumps(DESCRIPTION | {"colours": colours, "ignored_id": 9}))
-    red = find_class_set("red.json")
+    changes = {"colours": [[index, 0, 0] for index in range(5)], "left": "viewer"}
+    (tmp_path / "red.json").write_text(json.dumps(DESCRIPTION | changes))
+    red = find_class_set(str(tmp_path / "red.json"))
     assert checkpoints.load_model("checkpoints/deeplab/best.pt", class_set=red).class_set == red
-    unpaired = {key: value for key, value in DESCRIPTION.items() if key != "left_right_pairs"}
-    Path("unpaired.json").write_text(json.dumps(unpaired))
+    (tmp_path / "unpaired.json").write_text(json.dumps({"names": NAMES}))
     with pytest.raises(InputError, match="has other left and right pairs than --classes"):
-        checkpoints.load_model("checkpoints/deeplab/best.pt", class_set=find_class_set("unpaired.json"))
+        unpaired = find_class_set(str(tmp_path / "unpaired.json"))
+        checkpoints.load_model("checkpoints/deeplab/best.pt", class_set=unpaired)
 
 
 def test_unknown_sets_and_files_that_are_no_json(tmp_path):
+    with pytest.raises(InputError, match="neither celebamask nor lapa"):
+        find_class_set("helen")
     (tmp_path / "text.json").write_text("names: background")
-    for name, message in (
-        ("helen", "neither celebamask nor lapa"),
-        (str(tmp_path / "text.json"), "not a readable JSON"),
-    ):
-        with pytest.raises(InputError, match=message):
-            find_class_set(name)
-    assert find_class_set("celebamask") is CELEBAMASK
-    assert len(find_class_set("lapa")) == 11
+    with pytest.raises(InputError, match="not a readable JSON"):
+        find_class_set(str(tmp_path / "text.json"))
+    assert find_class_set("celebamask") is CELEBAMASK and len(find_class_set("lapa")) == 11

@@ -7,7 +7,7 @@ from PIL import Image
 import color_visualization
 from faceparse.data.classes import CELEBAMASK, LAPA
 from faceparse.data.drawing import colorize, contact_sheet, overlay
-from faceparse.data.images import write_label_map, write_picture
+from faceparse.data.images import write_label_map
 from faceparse.data.provenance import provenance
 from faceparse.errors import InputError
 from options import color_parser
@@ -73,19 +73,18 @@ def test_label_maps_of_other_classes_are_not_drawn(folders):
     assert not (folders / "out").exists()
 
 
-def test_sheet_is_written_instead(folders):
+def test_sheet_is_written_instead(folders, capsys):
     flags = ["--label_dir", folders / "labels", "--image_dir", folders / "photos", "--output_dir", folders / "out"]
-    colour(*flags, "--sheet", folders / "sheet.png", "--sheet_count", 1)
-    assert not (folders / "out").exists()
-    with Image.open(folders / "sheet.png") as image:
-        assert image.mode == "RGB"
+    colour(*flags, "--sheet", folders / "sheet.png")
+    assert not (folders / "out").exists() and Image.open(folders / "sheet.png").mode == "RGB"
+    assert "written, 2 of 2 label maps" in capsys.readouterr().out
 
 
 def test_label_maps_of_other_photographs_are_left_out(folders, capsys):
     Image.fromarray(LABEL_MAP).save(folders / "labels/other.png")
     flags = ["--label_dir", folders / "labels", "--image_dir", folders / "photos", "--output_dir", folders / "out"]
     colour(*flags)
-    assert "other.png" not in [path.name for path in (folders / "out").iterdir()]
+    assert sorted(path.name for path in (folders / "out").iterdir()) == ["a.png", "b c.png"]
     assert "left out 1 label map without" in capsys.readouterr().err
 
 
@@ -93,25 +92,22 @@ def test_photographs_are_not_replaced(folders):
     flags = ["--label_dir", folders / "labels", "--output_dir", folders / "out"]
     colour(*flags)
     colour(*flags)  # replaces its own pictures
-    name = sorted((folders / "out").iterdir())[0].name
-    photograph = folders / "photographs" / name
-    photograph.parent.mkdir()
-    Image.new("RGB", (7, 3), "red").save(photograph)
-    before = photograph.read_bytes()
-    with pytest.raises(InputError, match=f"{name} was not drawn by this program; choose another folder"):
-        colour("--label_dir", folders / "labels", "--output_dir", photograph.parent)
-    assert photograph.read_bytes() == before
+    Image.new("RGB", (7, 3), "red").save(folders / "out/a.png")
+    before = (folders / "out/a.png").read_bytes()
+    with pytest.raises(InputError, match=r"out: a\.png .* this program"):
+        colour(*flags)
+    assert (folders / "out/a.png").read_bytes() == before
 
 
 def test_bad_input(folders):
-    labels, photos = folders / "labels", folders / "photos"
+    labels, photos, out = folders / "labels", folders / "photos", folders / "out"
     with pytest.raises(InputError, match="holds the files to read"):
         colour("--label_dir", labels, "--output_dir", labels)
     with pytest.raises(InputError, match="no picture's name"):
-        write_picture(folders / "sheet.doc", LABEL_MAP)
+        colour("--label_dir", labels, "--sheet", folders / "sheet.doc")
     Image.new("RGB", (7, 3)).save(photos / "a.bmp")
     with pytest.raises(InputError, match=r"a\.png: .*must be of one size"):
-        colour("--label_dir", labels, "--image_dir", photos, "--output_dir", folders / "out")
+        colour("--label_dir", labels, "--image_dir", photos, "--output_dir", out)
     (photos / "a.bmp").rename(folders / "stranger.bmp")
     with pytest.raises(InputError, match="holds no label map of the photographs"):
-        colour("--label_dir", labels, "--image_dir", folders / "stranger.bmp", "--output_dir", folders / "out")
+        colour("--label_dir", labels, "--image_dir", folders / "stranger.bmp", "--output_dir", out)

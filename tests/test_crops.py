@@ -67,6 +67,8 @@ def draw_parts(positions, class_set=CELEBAMASK, size=200):
     probabilities = np.zeros((len(class_set), size, size), np.float32)
     for name, (x, y) in positions.items():
         class_name = "u_lip" if name == "mouth" else name
+        if class_set is LAPA and "_" in name:  # its left is the viewer's
+            class_name = {"l": "r", "r": "l"}[name[0]] + name[1:]
         row, column = round(y * size), round(x * size)
         probabilities[class_set.names.index(class_name), row - 3 : row + 3, column - 3 : column + 3] = 1
     return probabilities

@@ -1,16 +1,12 @@
 """The official downloads become a data set that trains: masks, splits, interruptions, and what is refused."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from downloads import draw_lapa, make_celebamask_download
 from PIL import Image
 
 import main_deeplab
@@ -19,14 +15,13 @@ from faceparse.data.images import read_mask, read_photo
 from faceparse.data.preparation import Example, read_reduced, select
 from faceparse.errors import InputError
 from faceparse.training.log import read_log
-from options import prepare_celebamask_parser, prepare_lapa_parser, train_parser
+from options import preparation_parser, train_parser
 from tools import prepare_celebamask, prepare_lapa
-from tools.make_sample_dataset import class_ids_in, draw_face, make_celebamask_download
 
-ROOT = Path(__file__).parents[1]
 ORIG_IDX = [162770, 162771, 182637, 182638, 0, 202598]  # both sides of each boundary, and the ends
 PLACES = ["train/train_{}/00000", "val/val_{}/00001", "val/val_{}/00002", "test_{}/00003", "train/train_{}/00004"]
 PLACES.append("test_{}/00005")
+SMALL = ("--image_size", 64)
 
 
 @pytest.fixture(scope="session")
@@ -42,17 +37,14 @@ def own_download(download, tmp_path):
     return Path(shutil.copytree(download[0], tmp_path / "CelebAMask-HQ"))
 
 
-def prepare(source, output_dir, *flags, script=prepare_celebamask, parser=prepare_celebamask_parser):
+def prepare(source, output_dir, *flags, script=prepare_celebamask):
     flags = ["--source", source, "--output_dir", output_dir, *flags]
-    script.main(parser("Prepare.").parse_args([str(flag) for flag in flags]))
+    script.main(preparation_parser("Prepare.").parse_args([str(flag) for flag in flags]))
 
 
 def contents(folder):
-    return {
-        str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns)
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
 
 
 def bytes_in(folder):
@@ -61,23 +53,18 @@ def bytes_in(folder):
 
 def test_masks_are_the_merged_truth_in_the_official_splits(download, tmp_path, capsys):
     source, masks = download
-    prepare(source, tmp_path / "out")
+    prepare(source, tmp_path / "out", "--seed", 3)
     for place, mask in zip(PLACES, masks, strict=True):
         file = tmp_path / f"out/{place.format('mask')}.png"
         np.testing.assert_array_equal(read_mask(file), mask)
         assert Image.open(file).getpalette()[3:6] == list(CELEBAMASK.colours[1])
         assert read_photo(tmp_path / f"out/{place.format('image')}.jpg").shape == (512, 512, 3)
     assert len(contents(tmp_path / "out")) == 12 + 1
+    record = json.loads((tmp_path / "out/prepared.json").read_text())
+    assert (record["data_set"], record["seed"], record["split"]) == ("CelebAMask-HQ", 3, None)
     printed = capsys.readouterr().out
-    assert "2 train, 2 val, 2 test; 6 written now" in printed
+    assert "6 pairs, 6 of them written now" in printed and "left out" not in printed
     assert "test: 2 pairs; sizes 512x512 (2)" in printed and "fit to train on" in printed
-
-
-def test_what_windows_leaves_in_folders_is_no_photograph(own_download, tmp_path):
-    for name in ("Thumbs.db", "desktop.ini"):
-        (own_download / "CelebA-HQ-img" / name).touch()
-    prepare(own_download, tmp_path / "dataset")
-    assert (tmp_path / "dataset/test_image").is_dir()
 
 
 def test_later_parts_hide_earlier_ones_and_order_matters(download):
@@ -85,26 +72,20 @@ def test_later_parts_hide_earlier_ones_and_order_matters(download):
     source, masks = download
     examples, surprises = prepare_celebamask.find_examples(source)
     assert not surprises
-    files = {class_id: prepare_celebamask.part_file(examples[0], class_id) for class_id in examples[0].label}
-    np.testing.assert_array_equal(prepare_celebamask.merge_parts(files), masks[0])
-    backwards = dict(reversed(files.items()))
+    np.testing.assert_array_equal(prepare_celebamask.merge_parts(examples[0].label), masks[0])
+    backwards = dict(reversed(examples[0].label.items()))
     assert (prepare_celebamask.merge_parts(backwards) != masks[0]).sum() > 1000
 
 
-def test_photographs_are_the_antialiased_originals(download, tmp_path):
-    source, _ = download
-    prepare(source, tmp_path / "out", "--photo_format", "png", "--image_size", 256, "--limit", 1)
-    with Image.open(source / "CelebA-HQ-img/0.jpg") as image:
-        expected = np.asarray(image.resize((256, 256), Image.Resampling.LANCZOS), dtype=float)
-        nearest = np.asarray(image.resize((256, 256), Image.Resampling.NEAREST), dtype=float)
-    photo = read_photo(tmp_path / "out/train/train_image/00000.png")
-    psnr, psnr_of_nearest = (10 * np.log10(255**2 / ((each - expected) ** 2).mean()) for each in (photo, nearest))
+def test_photographs_are_the_antialiased_originals(download):
+    path = download[0] / "CelebA-HQ-img/0.jpg"
+    with Image.open(path) as image:
+        filters = (Image.Resampling.LANCZOS, Image.Resampling.NEAREST)
+        expected, nearest = (np.asarray(image.resize((256, 256), each), dtype=float) for each in filters)
+    errors = (((each - expected) ** 2).mean() for each in (np.asarray(read_reduced(path, 256)), nearest))
+    psnr, psnr_of_nearest = (10 * np.log10(255**2 / error) for error in errors)
     assert psnr > 40 > psnr_of_nearest + 5
-
-
-@pytest.mark.parametrize("size", [100, 512, 700])
-def test_reduced_photographs_have_the_size_asked_for(download, size):
-    assert read_reduced(download[0] / "CelebA-HQ-img/0.jpg", size).size == (size, size)
+    assert [read_reduced(path, size).size for size in (100, 700)] == [(100, 100), (700, 700)]
 
 
 def test_masks_of_another_size_are_resized_by_nearest(download, tmp_path):
@@ -116,7 +97,7 @@ def test_masks_of_another_size_are_resized_by_nearest(download, tmp_path):
 
 @pytest.mark.slow
 def test_the_next_command_of_the_readme_trains(download, tmp_path, monkeypatch):
-    prepare(download[0], tmp_path / "dataset", "--image_size", 64)
+    prepare(download[0], tmp_path / "dataset", *SMALL)
     monkeypatch.chdir(tmp_path)
     flags = ["--image_size", "64", "--epochs", "1", "--save_every", "1", "--batch_size", "2", "--workers", "0"]
     main_deeplab.main(train_parser("Train.").parse_args(flags))
@@ -124,32 +105,29 @@ def test_the_next_command_of_the_readme_trains(download, tmp_path, monkeypatch):
     assert line["epoch"] == 1 and "mIoU" in line
 
 
-@pytest.mark.slow
 def test_a_rerun_writes_nothing_but_what_is_missing(download, tmp_path, capsys):
-    prepare(download[0], tmp_path / "out", "--image_size", 64)
-    before = contents(tmp_path / "out")
-    prepare(download[0], tmp_path / "out", "--image_size", 64)
-    assert contents(tmp_path / "out") == before
-    assert "0 written now" in capsys.readouterr().out
-    missing = ["val/val_image/00001.jpg", "test_mask/00005.png"]
-    for name in missing:
-        (tmp_path / "out" / name).unlink()
-    missing.append("val/val_mask/00002.png")
-    (tmp_path / "out" / missing[-1]).write_bytes(b"")  # as a power cut may leave it
-    (tmp_path / "out/val/val_mask/.00002.123.tmp.png").write_bytes(b"left by a killed run")
-    prepare(download[0], tmp_path / "out", "--image_size", 64)
-    after = contents(tmp_path / "out")
+    out = tmp_path / "out"
+    prepare(download[0], out, *SMALL)
+    before = contents(out)
+    missing = ["val/val_image/00001.jpg", "test_mask/00005.png", "val/val_mask/00002.png"]
+    for name in missing[:2]:
+        (out / name).unlink()
+    (out / missing[2]).write_bytes(b"")  # as a power cut may leave it
+    (out / "val/val_mask/.00002.123.tmp.png").write_bytes(b"left by a killed run")
+    prepare(download[0], out, *SMALL)
+    after = contents(out)
     assert {name for name in after if after[name] != before.get(name)} == set(missing)
-    assert bytes_in(tmp_path / "out") == {name: content for name, (content, _) in before.items()}
+    assert bytes_in(out) == {name: content for name, (content, _) in before.items()}
+    assert "6 pairs, 3 of them written now" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("flags", [["--image_size", 32], ["--limit", 1], ["--photo_format", "png"], ["--seed", 1]])
+@pytest.mark.parametrize("flags", [["--image_size", 32], ["--split", "train=1,val=1"], ["--seed", 1]])
 def test_other_flags_do_not_mix_with_what_is_there(download, tmp_path, flags):
-    prepare(download[0], tmp_path / "out", "--image_size", 64)
-    before = contents(tmp_path / "out")
+    record = {"data_set": "CelebAMask-HQ", "photo_format": "jpg", "image_size": 64, "split": None, "seed": 0}
+    (tmp_path / "prepared.json").write_text(json.dumps(record | {"limit": None}))  # a flag that is no more
     with pytest.raises(InputError, match=f"was prepared with {flags[0][2:]} "):
-        prepare(download[0], tmp_path / "out", "--image_size", 64, *flags)
-    assert contents(tmp_path / "out") == before
+        prepare(download[0], tmp_path, *SMALL, *flags)
+    assert len(contents(tmp_path)) == 1
 
 
 def test_another_data_set_is_left_alone(download, sample_dataset, tmp_path):
@@ -160,176 +138,117 @@ def test_another_data_set_is_left_alone(download, sample_dataset, tmp_path):
     assert contents(tmp_path / "out") == before
 
 
+def test_faces_without_any_part_are_named_and_left_out(own_download, tmp_path, capsys):
+    """As number 4790 of the official download, whose part files are all black; others have none."""
+    parts, out = own_download / "CelebAMask-HQ-mask-anno/0", tmp_path / "out"
+    for file in parts.glob("00000_*"):
+        Image.new("RGB", (512, 512)).save(file)
+    for file in parts.glob("00002_*"):
+        file.unlink()
+    for written in (4, 0):
+        prepare(own_download, out, *SMALL)
+        printed = capsys.readouterr().out
+        assert "left out 2 photographs:" in printed and f"4 pairs, {written} of them written now" in printed
+        assert "0.jpg: its mask holds no class\n" in printed and "2.jpg: its mask holds no class\n" in printed
+        stems = {path.stem for path in out.rglob("0*")}
+        assert stems == {"00001", "00003", "00004", "00005"}
+
+
 def test_all_that_is_wrong_is_named_before_anything_is_written(own_download, tmp_path, capsys):
     photos, parts = own_download / "CelebA-HQ-img", own_download / "CelebAMask-HQ-mask-anno/0"
     (photos / "0.jpg").unlink()
     (photos / "1.jpg").write_bytes((photos / "1.jpg").read_bytes()[:-5000])
     Image.new("RGB", (1024, 1000)).save(photos / "2.jpg")
     (photos / "77.jpg").write_bytes(b"")
-    (photos / ".DS_Store").write_bytes(b"left by an operating system")
-    for file in parts.glob("00003_*"):
-        file.unlink()
+    for name in (".DS_Store", "Thumbs.db", "desktop.ini"):
+        (photos / name).write_bytes(b"left by an operating system")
     (parts / "00004_skin.png").write_bytes(b"")
-    (parts / "00004_hair.png").write_bytes((parts / "00004_hair.png").read_bytes()[:-100])
+    content = (parts / "00004_hair.png").read_bytes()
+    (parts / "00004_hair.png").write_bytes(content[:800] + bytes(100) + content[900:])  # Pillow decodes that
     Image.new("L", (256, 256)).save(parts / "00005_nose.png")
     Image.new("L", (512, 512)).save(parts / "00005_beard.png")
     Image.new("L", (512, 512)).save(parts / "00077_skin.png")
     (parts.parent / "99").mkdir()
-    with pytest.raises(InputError, match=r"11 problems.* nothing was written"):
+    with pytest.raises(InputError, match=r"10 problems.* nothing was written"):
         prepare(own_download, tmp_path / "out")
     printed = capsys.readouterr().out
     for expected in (
         "0.jpg: no such file",
         "1.jpg: is cut off",
         "2.jpg: is 1024 x 1000, not 1024 x 1024",
-        "77.jpg: not in CelebA-HQ-to-CelebA-mapping.txt",
-        "CelebAMask-HQ-mask-anno/0/00003_*.png",
+        "77.jpg: is no part of this download",
         "00004_skin.png: not a readable image",
         "00004_hair.png: not a readable image",
         "00005_nose.png: is 256 x 256, not 512 x 512",
-        "00005_beard.png: of no known part",
-        "00077_skin.png: belongs to no photograph",
-        "99: unknown",
+        "00005_beard.png: is no part",
+        "00077_skin.png: is no part",
+        "99: is no part",
     ):
         assert expected in printed
+    shutil.rmtree(parts)
+    with pytest.raises(InputError, match="nothing was written"):
+        prepare(own_download, tmp_path / "out")
+    assert "mask-anno/0: no such folder, or empty" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
 
 
-def test_a_part_damaged_within_is_named(own_download, tmp_path, capsys):
-    """Pillow decodes it without a word."""
-    part = own_download / "CelebAMask-HQ-mask-anno/0/00001_hair.png"
-    content = part.read_bytes()
-    part.write_bytes(content[:800] + bytes(100) + content[900:])
-    with pytest.raises(InputError, match="1 problem,"):
-        prepare(own_download, tmp_path / "out")
-    assert "00001_hair.png: not a readable image" in capsys.readouterr().out
-
-
-@pytest.mark.slow
-def test_a_photograph_that_cannot_be_decoded_is_named_and_the_others_are_kept(own_download, download, tmp_path, capsys):
+def test_a_photograph_that_cannot_be_decoded_is_named_and_the_others_are_kept(own_download, tmp_path, capsys):
     photo = own_download / "CelebA-HQ-img/1.jpg"
     whole = photo.read_bytes()
     table = whole.index(b"\xff\xc4") + 5  # of Huffman codes, which nothing reads before the pixels
     photo.write_bytes(whole[:table] + b"\xff" * 16 + whole[table + 16 :])
     with pytest.raises(InputError, match=r"1 problem, .* run the same command again"):
-        prepare(own_download, tmp_path / "out", "--image_size", 64)
+        prepare(own_download, tmp_path / "out", *SMALL)
     assert "1.jpg: not a readable image" in capsys.readouterr().out
     assert len(contents(tmp_path / "out")) == 2 * 5 + 1
-    photo.write_bytes(whole)
-    prepare(own_download, tmp_path / "out", "--image_size", 64)
-    prepare(download[0], tmp_path / "undisturbed", "--image_size", 64)
-    assert bytes_in(tmp_path / "out") == bytes_in(tmp_path / "undisturbed")
 
 
-@pytest.mark.parametrize("content", ["idx orig_idx orig_file\n0 five 000006.jpg\n", "idx orig_idx orig_file\n"])
-def test_a_mapping_that_says_nothing_is_refused(own_download, tmp_path, content):
+@pytest.mark.parametrize("content", ["idx orig_idx orig_file\n0 five 000006.jpg\n", "idx orig_idx orig_file\n", ""])
+def test_what_is_no_download_is_refused(own_download, tmp_path, content):
     (own_download / "CelebA-HQ-to-CelebA-mapping.txt").write_text(content)
-    with pytest.raises(InputError, match=r"idx, orig_idx and orig_file|no photograph is left for train"):
+    with pytest.raises(InputError, match=r"no list of idx, orig_idx and orig_file|no photograph is left for train"):
         prepare(own_download, tmp_path / "out")
-
-
-def test_a_folder_that_is_no_download_is_refused(tmp_path):
     with pytest.raises(InputError, match="CelebA-HQ-img: not there"):
         prepare(tmp_path, tmp_path / "out")
 
 
-def test_selection_draws_within_the_official_splits():
-    examples = [
-        Example(split, f"{split}{index}", None, ())
-        for split, n in (("train", 50), ("val", 20), ("test", 9))
-        for index in range(n)
-    ]
-    counts = {"train": 5, "val": 3}
-    drawn = select(examples, counts, seed=0, limit=None)
-    assert [example.split for example in drawn] == ["train"] * 5 + ["val"] * 3
-    assert drawn == sorted(drawn, key=examples.index) and len(set(drawn)) == 8
-    assert drawn == select(examples, counts, seed=0, limit=None) != select(examples, counts, seed=1, limit=None)
-    assert select(examples, counts, seed=0, limit=1) == [drawn[0], drawn[5]]
-    assert select(examples, None, seed=0, limit=None) == examples
-    with pytest.raises(InputError, match="--split val=21: the source has 20"):
-        select(examples, {"train": 5, "val": 21}, seed=0, limit=None)
-    with pytest.raises(InputError, match="left for val"):
-        select(examples[:50], None, seed=0, limit=None)
-
-
 def test_split_flag():
-    assert prepare_celebamask_parser("P.").parse_args(["--split", "train=5,val=2,test=1"]).split["val"] == 2
+    assert preparation_parser("P.").parse_args(["--split", "train=5,val=2,test=1"]).split["val"] == 2
     for wrong in ("train=5", "train=5,val=0", "train=5,val=x", "train=5,val=2,dev=1", "nonsense"):
         with pytest.raises(SystemExit):
-            prepare_celebamask_parser("P.").parse_args(["--split", wrong])
+            preparation_parser("P.").parse_args(["--split", wrong])
 
 
-@pytest.mark.slow
-def test_killed_ten_times_it_still_gives_the_same_files(tmp_path):
-    source, count = tmp_path / "source", 60
-    make_celebamask_download(source, [0, 170000, *range(1, count - 1)], distinct=2)
-
-    def start(output_dir):
-        command = [sys.executable, "-m", "tools.prepare_celebamask", "--source", source, "--output_dir", output_dir]
-        return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True)
-
-    def masks_written():
-        return len(list((tmp_path / "out").glob("*/*_mask/0*.png")))
-
-    assert start(tmp_path / "undisturbed").wait(120) == 0
-    for attempt in range(10):
-        with start(tmp_path / "out") as process:
-            while masks_written() < 5 * attempt and process.poll() is None:
-                time.sleep(0.005)
-            os.killpg(process.pid, signal.SIGKILL)
-        assert masks_written() < count
-    assert start(tmp_path / "out").wait(120) == 0
-    assert bytes_in(tmp_path / "out") == bytes_in(tmp_path / "undisturbed")
-    assert len(bytes_in(tmp_path / "out")) == 2 * count + 1
+def test_selection_draws_within_the_official_splits():
+    counts = (("train", 50), ("val", 20), ("test", 9))
+    examples = [Example(split, f"{split}{index}", None, ()) for split, n in counts for index in range(n)]
+    drawn = select(examples, {"train": 5, "val": 3}, seed=0)
+    assert [example.split for example in drawn] == ["train"] * 5 + ["val"] * 3
+    assert drawn == sorted(drawn, key=examples.index) and len(set(drawn)) == 8
+    assert drawn == select(examples, {"train": 5, "val": 3}, 0) != select(examples, {"train": 5, "val": 3}, 1)
+    assert select(examples, None, seed=0) == examples
+    with pytest.raises(InputError, match="--split val=21: the source has 20"):
+        select(examples, {"train": 5, "val": 21}, seed=0)
+    with pytest.raises(InputError, match="left for val"):
+        select(examples[:50], None, seed=0)
 
 
-def draw_lapa(folder):
-    """Draw a download in LaPa's layout, 2 train, 1 val and 1 test faces of 200 x 150 px; return their masks."""
-    masks = {}
-    for split, count in (("train", 2), ("val", 1), ("test", 1)):
-        for name in ("images", "labels", "landmarks"):
-            (folder / split / name).mkdir(parents=True)
-        for index in range(count):
-            photo, mask = (part[20:170] for part in draw_face(200, 0, split, index))
-            mask = class_ids_in(LAPA)[mask]
-            Image.fromarray(photo).save(folder / split / f"images/{index}_0.jpg", quality=95)
-            Image.fromarray(mask).save(folder / split / f"labels/{index}_0.png")
-            rows, columns = np.nonzero(np.isin(mask, (2, 3, 7, 8, 9)))  # brows and mouth
-            points = np.linspace((columns.min(), rows.min()), (columns.max(), rows.max()), 106)
-            lines = ["106", *(f"{x:.3f} {y:.3f}" for x, y in points)]
-            (folder / split / f"landmarks/{index}_0.txt").write_text("\n".join(lines))
-            masks.setdefault(split, []).append(mask)
-    return masks
-
-
-def prepare_lapa_of(source, output_dir, *flags):
-    prepare(source, output_dir, *flags, script=prepare_lapa, parser=prepare_lapa_parser)
-
-
-def test_lapa_is_cut_to_squares_around_the_face(tmp_path):
+def test_lapa_is_cut_to_squares_around_the_face(tmp_path, capsys):
     masks = draw_lapa(tmp_path / "LaPa")
-    prepare_lapa_of(tmp_path / "LaPa", tmp_path / "out", "--image_size", 96)
+    prepare(tmp_path / "LaPa", tmp_path / "out", "--image_size", 96, script=prepare_lapa)
     assert len(contents(tmp_path / "out")) == 2 * 4 + 1
+    assert "no mask has left and right reversed" in capsys.readouterr().out
     mask = read_mask(tmp_path / "out/train/train_mask/0_0.png", LAPA)
     assert mask.shape == (96, 96) and read_photo(tmp_path / "out/test_image/0_0.jpg").shape == (96, 96, 3)
+    left_brow, right_brow = (np.nonzero(mask == class_id)[1].mean() for class_id in (2, 3))
+    assert left_brow < right_brow  # seen by the viewer
     points = prepare_lapa.read_landmarks(tmp_path / "LaPa/train/landmarks/0_0.txt")
     left, top, side = prepare_lapa.face_square(points)
     for row in range(96):  # each pixel is the one below its middle, 255 outside the photograph
         for column in range(96):
             y, x = top + int((row + 0.5) * side / 96), left + int((column + 0.5) * side / 96)
             inside = 0 <= y < 150 and 0 <= x < 200
-            assert mask[row, column] == (masks["train"][0][y, x] if inside else IGNORE_INDEX)
-
-
-def test_the_square_around_a_face_may_leave_the_picture():
-    assert prepare_lapa.face_square(np.array([[0.0, 0.0], [56.0, 28.0]])) == (-22, -52, 100)
-    grey = Image.fromarray(np.full((2, 3), 7, np.uint8))
-    assert np.asarray(prepare_lapa.cut(grey, (-1, 1, 4), 255)).tolist() == [
-        [255, 7, 7, 7],
-        [255, 255, 255, 255],
-        [255, 255, 255, 255],
-        [255, 255, 255, 255],
-    ]
+            assert mask[row, column] == (masks["train", 0][y, x] if inside else IGNORE_INDEX)
 
 
 def test_all_that_is_wrong_in_lapa_is_named(tmp_path, capsys):
@@ -343,15 +262,15 @@ def test_all_that_is_wrong_in_lapa_is_named(tmp_path, capsys):
     (source / "test/labels/9_9.png").write_bytes(b"")
     (source / "test/images/notes.doc").write_bytes(b"")
     with pytest.raises(InputError, match=r"6 problems.* nothing was written"):
-        prepare_lapa_of(source, tmp_path / "out")
+        prepare(source, tmp_path / "out", script=prepare_lapa)
     printed = capsys.readouterr().out
     for expected in (
         "0_0.txt: does not hold 106 landmarks",
         "1_0.txt: no readable landmarks",
         "val/labels/0_0.png: is (200, 200), and its photograph (200, 150)",
         "test/landmarks/0_0.txt: the face does not lie in the photograph",
-        "9_9.png: belongs to no photograph",
-        "notes.doc: not a .jpg file",
+        "9_9.png: is no part",
+        "notes.doc: is no part",
     ):
         assert expected in printed
     assert not (tmp_path / "out").exists()
@@ -361,12 +280,5 @@ def test_a_label_of_no_class_of_lapa_is_named(tmp_path, capsys):
     draw_lapa(tmp_path / "LaPa")
     Image.new("L", (200, 150), 11).save(tmp_path / "LaPa/val/labels/0_0.png")
     with pytest.raises(InputError, match="1 problem,"):
-        prepare_lapa_of(tmp_path / "LaPa", tmp_path / "out", "--image_size", 64)
+        prepare(tmp_path / "LaPa", tmp_path / "out", *SMALL, script=prepare_lapa)
     assert "holds class id 11" in capsys.readouterr().out
-
-
-def test_flags_are_recorded(download, tmp_path):
-    prepare(download[0], tmp_path / "out", "--image_size", 64, "--split", "train=1,val=1", "--seed", 3)
-    record = json.loads((tmp_path / "out/prepared.json").read_text())
-    assert record["split"] == {"train": 1, "val": 1} and record["seed"] == 3 and record["data_set"] == "CelebAMask-HQ"
-    assert not (tmp_path / "out/test_image").exists()

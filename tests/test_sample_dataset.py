@@ -6,18 +6,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from faceparse.data.classes import CELEBAMASK
+from faceparse.data.classes import CELEBAMASK, LAPA
 from faceparse.errors import InputError
 from tools import make_sample_dataset as sample
+
+KINDS = (("image", ".jpg"), ("mask", ".png"))
 
 
 def files(root):
     """Return {path relative to root: bytes} of all files below root."""
     return {str(path.relative_to(root)): path.read_bytes() for path in sorted(Path(root).rglob("*")) if path.is_file()}
-
-
-def masks(root, split):
-    return [np.array(Image.open(path)) for path in sorted((root / split / f"{split}_mask").iterdir())]
 
 
 @pytest.fixture(scope="module")
@@ -28,27 +26,18 @@ def dataset(tmp_path_factory):
     )
 
 
-def test_layout_holds_pairs_of_the_same_stem_and_nothing_else(dataset):
-    expected = {"test_image/test_0000.jpg"}
-    for split in ("train", "val"):
-        for index in range(2):
-            expected.add(f"{split}/{split}_image/{split}_{index:04d}.jpg")
-            expected.add(f"{split}/{split}_mask/{split}_{index:04d}.png")
-    assert set(files(dataset)) == expected
+def test_pairs_of_the_same_stem_rgb_and_palette_pngs_of_class_ids(dataset):
+    names = [f"{split}/{split}_{{}}/{split}_{index:04d}" for split in ("train", "val") for index in range(2)]
+    photos, paths = ({f"{name.format(kind)}{suffix}" for name in names} for kind, suffix in KINDS)
+    assert set(files(dataset)) == {"test_image/test_0000.jpg"} | photos | paths
     assert [path.name for path in dataset.parent.iterdir()] == ["sample"]  # no temporary folder is left
-
-
-def test_photographs_are_rgb_and_masks_are_palette_pngs_of_class_ids(dataset):
-    for path in dataset.rglob("*.jpg"):
-        with Image.open(path) as photo:
-            assert (photo.format, photo.mode, photo.size) == ("JPEG", "RGB", (64, 64))
-    for path in dataset.rglob("*.png"):
-        with Image.open(path) as mask:
-            assert (mask.format, mask.mode, mask.size) == ("PNG", "P", (64, 64))
-            assert mask.getpalette()[: 3 * len(CELEBAMASK)] == [
-                channel for colour in CELEBAMASK.colours for channel in colour
-            ]
-            assert np.array(mask).max() < len(CELEBAMASK)
+    for name in files(dataset):
+        with Image.open(dataset / name) as image:
+            expected = ("PNG", "P", (64, 64)) if name in paths else ("JPEG", "RGB", (64, 64))
+            assert (image.format, image.mode, image.size) == expected
+            if name in paths:
+                assert image.getpalette()[: 3 * 19] == [channel for colour in CELEBAMASK.colours for channel in colour]
+                assert np.array(image).max() < 19
 
 
 @pytest.mark.parametrize("size", [32, 64, 101])
@@ -59,13 +48,13 @@ def test_two_pictures_hold_all_classes_whatever_the_seed(split, size):
         assert ids == set(range(len(CELEBAMASK))), f"seed {seed}"
 
 
-def test_left_is_the_subjects_own(dataset):
-    for split in ("train", "val"):
-        for left, right in CELEBAMASK.left_right_pairs:
-            means = [
-                np.mean([np.nonzero(m == i)[1].mean() for m in masks(dataset, split) if i in m]) for i in (left, right)
-            ]
-            assert means[0] > means[1], f"{split}: class {left} lies left of class {right}"
+@pytest.mark.parametrize(("class_set", "sign"), [(CELEBAMASK, 1), (LAPA, -1)], ids=["subject's", "viewer's"])
+def test_left_is_that_of_the_class_set(class_set, sign):
+    for index in range(3):
+        mask = sample.class_ids_in(class_set)[sample.draw_face(64, 0, "val", index)[1]]
+        for pair in class_set.left_right_pairs:
+            left, right = (np.nonzero(mask == class_id)[1] for class_id in pair)
+            assert not (left.size and right.size) or sign * (left.mean() - right.mean()) > 0, (index, pair)
 
 
 def test_mask_lies_exactly_over_the_photograph():
@@ -82,16 +71,11 @@ def test_mask_lies_exactly_over_the_photograph():
             assert variation_within_classes(photo, np.roll(mask, shift, axis=(0, 1))) > in_place, (index, shift)
 
 
-def test_same_seed_same_bytes_and_another_seed_other_pictures(dataset, tmp_path):
-    again = sample.make_sample_dataset(tmp_path / "again", train=2, val=2, test=1, image_size=64, seed=0)
-    assert files(again) == files(dataset)
-    other = files(sample.make_sample_dataset(tmp_path / "other", train=2, val=2, test=1, image_size=64, seed=1))
-    assert all(other[name] != content for name, content in files(dataset).items())
-
-
-def test_a_picture_does_not_depend_on_the_counts(dataset, tmp_path):
+def test_a_picture_depends_on_the_seed_alone_not_on_the_counts(dataset, tmp_path):
     more = files(sample.make_sample_dataset(tmp_path / "more", train=3, val=4, test=2, image_size=64, seed=0))
     assert files(dataset).items() < more.items()
+    other = files(sample.make_sample_dataset(tmp_path / "other", train=2, val=2, test=1, image_size=64, seed=1))
+    assert all(other[name] != content for name, content in files(dataset).items())
 
 
 def test_splits_differ():
@@ -100,29 +84,17 @@ def test_splits_differ():
     assert not np.array_equal(faces[1], faces[2])
 
 
-def test_refuses_a_folder_with_something_in_it_and_leaves_it_alone(tmp_path):
-    (tmp_path / "mine.txt").write_text("keep")
-    with pytest.raises(InputError, match=r"--output_dir .* an empty folder"):
-        sample.make_sample_dataset(tmp_path, train=2, val=2, test=1, image_size=64, seed=0)
-    assert files(tmp_path) == {"mine.txt": b"keep"}
-
-
-def test_fills_an_empty_folder(tmp_path):
-    (tmp_path / "empty").mkdir()
-    sample.make_sample_dataset(tmp_path / "empty", train=1, val=1, test=1, image_size=32, seed=0)
-    assert len(files(tmp_path / "empty")) == 5
-
-
-def test_refuses_pictures_too_small_for_all_parts(tmp_path):
-    with pytest.raises(InputError, match="--image_size 31"):
-        sample.make_sample_dataset(tmp_path / "small", train=2, val=2, test=1, image_size=31, seed=0)
-
-
-def test_writes_nothing_when_it_fails_half_way(tmp_path, monkeypatch):
+def test_what_it_cannot_fill_is_refused_and_left_alone(tmp_path, monkeypatch):
     def full_disk(path, mask, palette_of):
         raise OSError(28, "No space left on device")
 
+    (tmp_path / "mine.txt").write_text("keep")
+    counts = {"train": 2, "val": 2, "test": 1, "seed": 0}
+    with pytest.raises(InputError, match=r"--output_dir .* an empty folder"):
+        sample.make_sample_dataset(tmp_path, **counts, image_size=64)
+    with pytest.raises(InputError, match="--image_size 31"):  # too small for all parts
+        sample.make_sample_dataset(tmp_path / "small", **counts, image_size=31)
     monkeypatch.setattr(sample, "write_label_map", full_disk)
-    with pytest.raises(InputError, match="No space left"):
-        sample.make_sample_dataset(tmp_path / "sample", train=2, val=2, test=1, image_size=64, seed=0)
-    assert not list(tmp_path.iterdir())
+    with pytest.raises((InputError, OSError), match="No space left"):
+        sample.make_sample_dataset(tmp_path / "sample", **counts, image_size=64)
+    assert files(tmp_path) == {"mine.txt": b"keep"} and len(list(tmp_path.iterdir())) == 1

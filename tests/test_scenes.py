@@ -11,14 +11,11 @@ from faceparse.faces.face_parser import Face, ParsedPhoto
 from tools.make_sample_dataset import draw_scene, make_sample_dataset
 from tools.scenes import SCENE_SIZE, put_into
 
-NOSE = CELEBAMASK.names.index("nose")
-
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    return make_sample_dataset(
-        tmp_path_factory.mktemp("made") / "sample", train=1, val=1, test=1, image_size=64, seed=0, scenes=3
-    )
+    folder = tmp_path_factory.mktemp("made") / "sample"
+    return make_sample_dataset(folder, train=1, val=1, test=1, image_size=64, seed=0, scenes=3)
 
 
 def test_a_person_is_put_where_it_shall_be():
@@ -71,9 +68,8 @@ class Oracle:
 
 def test_the_benchmark_counts_finds_and_scores_them(dataset):
     photos, masks = (list_images(dataset / f"scenes/scene_{kind}").values() for kind in ("image", "mask"))
-    results, (faces, found, false) = measure(
-        Oracle(masks), dataset / "scenes/scene_image", dataset / "scenes/scene_mask"
-    )
+    folders = (dataset / f"scenes/scene_{kind}" for kind in ("image", "mask"))
+    results, (faces, found, false) = measure(Oracle(masks), *folders)
     assert (faces, found) == (3, 3)
     assert false == sum(bool(read_photo(path)[0, 0, 0]) for path in photos)
     assert results["found"][0] == pytest.approx(1) and results["whole"][0] < 0.1

@@ -4,8 +4,8 @@ python -m tools.check_dataset --dataset_dir dataset --sheet suspects.png
 python -m tools.check_dataset --dataset_dir dataset --fix_left_right dataset/corrected
 python main_deeplab.py --label_dir dataset/corrected/train_mask --truth_dir dataset/corrected/val_mask
 
-The last check is needed because some photographs of CelebAMask-HQ are mirrored while their masks keep the names of the
-unmirrored picture, so that both eyes, brows and ears are interchanged. The corrected copies have the right names.
+A photograph may be mirrored while its mask keeps the names of the unmirrored picture, so that left and right eyes,
+brows and ears are interchanged. In the corrected copies they are not.
 """
 
 import shutil
@@ -14,7 +14,7 @@ from pathlib import Path
 from faceparse.data.checks import advice_on_left_right, check_dataset, swap_left_right
 from faceparse.data.classes import find_class_set
 from faceparse.data.drawing import contact_sheet, render
-from faceparse.data.images import check_picture_name, read_mask, write_label_map, write_picture
+from faceparse.data.images import check_picture_name, read_pair, write_label_map, write_picture
 from faceparse.data.layout import FOLDERS, require_classes_of, split_folders
 from faceparse.data.provenance import check_outputs
 from faceparse.errors import InputError, counted, quoted, run_script
@@ -46,8 +46,9 @@ def write_corrected(splits, out, class_set):
             folder.mkdir()
             for pair in pairs:
                 if pair.is_reversed:
-                    mask = swap_left_right(read_mask(pair.mask_file, class_set), class_set)
-                    write_label_map(folder / f"{pair.stem}.png", mask, palette_of=class_set)
+                    _, mask = read_pair(pair.photo_file, pair.mask_file, class_set)
+                    mask = swap_left_right(mask, class_set)
+                    write_label_map(folder / f"{pair.stem}.png", mask, palette_of=class_set, is_upright=True)
                 else:
                     shutil.copyfile(pair.mask_file, folder / pair.mask_file.name)
 
@@ -57,10 +58,8 @@ def main(args):
     out = Path(args.fix_left_right).resolve() if args.fix_left_right else None
     if out:
         check_out(out, [split_folders(root, split)[1] for split in FOLDERS])
-
     if args.sheet:
         check_sheet(Path(args.sheet), [folder for split in FOLDERS for folder in split_folders(root, split)])
-
     require_classes_of(root, class_set)
     splits = check_dataset(root, class_set)
     if not out:

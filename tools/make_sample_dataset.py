@@ -21,7 +21,7 @@ from tqdm import tqdm
 from faceparse.data import layout as dataset_layout
 from faceparse.data.classes import CELEBAMASK, find_class_set
 from faceparse.data.images import write_label_map
-from faceparse.errors import InputError, counted, run_script
+from faceparse.errors import InputError, run_script
 from faceparse.files import atomic_folder, check_new_folder
 from options import sample_dataset_parser
 from tools.scenes import PERSON_HEIGHTS, compose_scene
@@ -306,7 +306,7 @@ def class_ids_in(class_set):
 
     def find(name):
         names = (name, OTHER_NAMES.get(name), "skin" if name in PARTS_OF_THE_FACE else None)
-        return next((class_set.names.index(each) for each in names if each in class_set.names), 0)
+        return (class_set.subject_ids(*names) or [0])[0]
 
     return np.array([find(name) for name in CELEBAMASK.names], np.uint8)
 
@@ -342,11 +342,9 @@ def draw_scene(seed, index):
 def make_sample_dataset(output_dir, train, val, test, image_size, seed, class_set=CELEBAMASK, scenes=0):
     """Write `train` and `val` pairs and `test` photographs, image_size x image_size, under output_dir: all or nothing.
 
-    `scenes` larger pictures are added as pairs. Pictures are called <split>_<index>; each depends on seed, split, index
-    and image_size only, not on the counts. With two pairs or more a split holds all 19 classes of CelebAMask-HQ; the
-    masks of another class set have those of its classes that have the same names. Returns output_dir as a Path. Raises
-    InputError when output_dir is a file or a folder that is not empty, cannot be created, or when image_size is below
-    32.
+    `scenes` larger pictures are added as pairs. Each depends on seed, split, index and image_size, not on the counts.
+    With two pairs or more a split holds all 19 classes of CelebAMask-HQ, or those of another class set that have the
+    same names. Returns output_dir as a Path. Raises InputError if it is not new or empty, and for a small image_size.
     """
     output_dir = Path(output_dir)
     if image_size < MIN_SIZE:
@@ -355,67 +353,23 @@ def make_sample_dataset(output_dir, train, val, test, image_size, seed, class_se
     counts = {"train": train, "val": val, "test": test, "scene": scenes}
     pictures = [(split, index) for split, count in counts.items() for index in range(count)]
     with atomic_folder(output_dir) as unfinished:
-        for folder in [folder for split, folders in FOLDERS.items() if counts[split] for folder in folders if folder]:
-            (unfinished / folder).mkdir(parents=True)
         for split, index in tqdm(pictures, desc="drawing", unit="picture"):
             photo, mask = draw_scene(seed, index) if split == "scene" else draw_face(image_size, seed, split, index)
             image_dir, mask_dir = FOLDERS[split]
             stem = f"{split}_{index:04d}"
+            (unfinished / image_dir).mkdir(parents=True, exist_ok=True)
             Image.fromarray(photo).save(unfinished / image_dir / f"{stem}.jpg", quality=95)
             if mask_dir:
-                write_label_map(
-                    unfinished / mask_dir / f"{stem}.png", class_ids_in(class_set)[mask], palette_of=class_set
-                )
+                mask = class_ids_in(class_set)[mask]
+                write_label_map(unfinished / mask_dir / f"{stem}.png", mask, palette_of=class_set)
     return output_dir
 
 
-def make_celebamask_download(folder, orig_idx, distinct=None):
-    """Draw what the official download of CelebAMask-HQ holds: pictures 0, 1, ... of these numbers in CelebA.
-
-    Photographs are of 1024 px; the files of the parts, white on black, of 512 px. A part extends some pixels below
-    the parts that are painted after it, so the order of painting matters. Returns the true masks, a list of uint8
-    [512, 512]. Only `distinct` faces are drawn, the others are links to their files.
-    """
-    folder, distinct = Path(folder), distinct or len(orig_idx)
-    (folder / "CelebA-HQ-img").mkdir(parents=True)
-    rows = [f"{idx} {number} {number + 1:06d}.jpg" for idx, number in enumerate(orig_idx)]
-    (folder / "CelebA-HQ-to-CelebA-mapping.txt").write_text("\n".join(["idx orig_idx orig_file", *rows, ""]))
-    masks, part_files = [], []
-    for idx in range(len(orig_idx)):
-        parts_dir = folder / "CelebAMask-HQ-mask-anno" / str(idx // 2000)
-        parts_dir.mkdir(parents=True, exist_ok=True)
-        photo_file = folder / f"CelebA-HQ-img/{idx}.jpg"
-        if idx >= distinct:
-            photo_file.hardlink_to(folder / f"CelebA-HQ-img/{idx % distinct}.jpg")
-            for file in part_files[idx % distinct]:
-                (parts_dir / f"{idx:05d}{file.name[5:]}").hardlink_to(file)
-            continue
-        Image.fromarray(draw_face(1024, 0, "train", idx)[0]).save(photo_file, quality=95)
-        masks.append(draw_face(512, 0, "train", idx)[1])
-        part_files.append([])
-        for class_id in set(np.unique(masks[-1])) - {0}:
-            part = (masks[-1] == class_id).astype(np.uint8)
-            grown = cv2.dilate(part, np.ones((5, 5), np.uint8)) * (masks[-1] > class_id)
-            file = parts_dir / f"{idx:05d}_{CELEBAMASK.names[class_id]}.png"
-            Image.fromarray(255 * (part | grown)).convert("RGB").save(file)
-            part_files[-1].append(file)
-    return masks
-
-
 def main(args):
-    counts = {"train": args.train, "val": args.val, "test": args.test}
+    counts = {name: getattr(args, name) for name in ("train", "val", "test", "scenes")}
     class_set = find_class_set(args.classes)
-    output_dir = make_sample_dataset(
-        args.output_dir,
-        **counts,
-        image_size=args.image_size,
-        seed=args.seed,
-        class_set=class_set,
-        scenes=args.scenes,
-    )
-    scenes = f", {counted(args.scenes, 'scene')}" if args.scenes else ""
-    pairs = f"{args.train} train and {counted(args.val, 'val pair')}{scenes}"
-    print(f"{output_dir}: holds {pairs} and {counted(args.test, 'test photograph')}")
+    make_sample_dataset(args.output_dir, **counts, image_size=args.image_size, seed=args.seed, class_set=class_set)
+    print(f"{args.output_dir}: written, {', '.join(f'{count} {name}' for name, count in counts.items() if count)}")
 
 
 if __name__ == "__main__":

@@ -1,18 +1,14 @@
 """Prepare the official download of CelebAMask-HQ for training: merged masks, photographs at the size of training.
 
 python -m tools.prepare_celebamask --source CelebAMask-HQ --output_dir dataset
-python -m tools.prepare_celebamask --source CelebAMask-HQ --split train=5000,val=1000,test=100
-python -m tools.prepare_celebamask --source CelebAMask-HQ --output_dir dataset_try --limit 50
+python -m tools.prepare_celebamask --source CelebAMask-HQ --output_dir dataset_try --split train=40,val=10
 
-The download has a mask file for each part of a face, white where the part is; a part without a file is not in the
-picture. They are painted in the order of the class ids, later over earlier, as the data set's authors do (g_mask.py in
-https://github.com/switchablenorms/CelebAMask-HQ), and split as they split (g_partition.py): by the number of the
-photograph in CelebA, 24,183 for training, 2,993 for validation, 2,824 for testing.
-
-The same command continues a run that was interrupted.
+The download has a mask file for each part of a face, white where the part is. They are painted in the order of the
+class ids, later over earlier (g_mask.py in https://github.com/switchablenorms/CelebAMask-HQ), and split as there
+(g_partition.py) by the number of the photograph in CelebA: 24,183 for training, 2,993 for validation, 2,824 for
+testing. The same command continues a run that was interrupted.
 """
 
-import re
 from pathlib import Path
 
 import numpy as np
@@ -22,33 +18,25 @@ from faceparse.data.classes import CELEBAMASK
 from faceparse.data.images import open_image
 from faceparse.data.preparation import Example, Recipe, picture_size, prepare, read_reduced, visible
 from faceparse.errors import InputError, run_script
-from options import prepare_celebamask_parser
+from options import preparation_parser
 
 PHOTOS, PARTS, MAPPING = "CelebA-HQ-img", "CelebAMask-HQ-mask-anno", "CelebA-HQ-to-CelebA-mapping.txt"
-PART_FILE = re.compile(r"(\d{5})_(\w+)\.png")
 PART_SIZE = (512, 512)
 PICTURES_A_FOLDER = 2000
-FIRST_OF_VAL, FIRST_OF_TEST = 162771, 182638  # by orig_idx
+FIRST_OF_VAL, FIRST_OF_TEST = 162771, 182638  # numbers in CelebA
 
 
-def split_of(orig_idx):
-    if orig_idx < FIRST_OF_VAL:
-        return "train"
-    return "val" if orig_idx < FIRST_OF_TEST else "test"
+def split_of(number):
+    return "train" if number < FIRST_OF_VAL else "val" if number < FIRST_OF_TEST else "test"
 
 
 def read_mapping(path):
     """Return {idx: split} of the file that says which photograph of CelebA each one is."""
     try:
-        rows = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        _, *rows = (line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+        return {int(idx): split_of(int(orig_idx)) for idx, orig_idx, _ in rows}
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); it is a part of the official download") from None
-    splits = {}
-    for row in rows[1:]:
-        if len(row) != 3 or not (row[0].isdigit() and row[1].isdigit()) or int(row[0]) in splits:
-            raise InputError(f"{path}: {' '.join(row)!r} is not a new idx, orig_idx and orig_file")
-        splits[int(row[0])] = split_of(int(row[1]))
-    return splits
+        raise InputError(f"{path}: is no list of idx, orig_idx and orig_file ({error})") from None
 
 
 def find_examples(source):
@@ -57,44 +45,25 @@ def find_examples(source):
         if not (source / name).exists():
             raise InputError(f"{source / name}: not there; --source is the folder that holds {PHOTOS} and {PARTS}")
     splits = read_mapping(source / MAPPING)
-    wanted = {f"{idx}.jpg" for idx in splits}
-    surprises = [
-        f"{source / PHOTOS / name}: not in {MAPPING}" for name in visible(source / PHOTOS) if name not in wanted
-    ]
-
-    folders = {str(idx // PICTURES_A_FOLDER) for idx in splits}
-    surprises += [f"{source / PARTS / name}: unknown" for name in visible(source / PARTS) if name not in folders]
-    parts = {idx: [] for idx in splits}  # class ids
-    for folder in sorted(folders, key=int):
-        for name in visible(source / PARTS / folder):
-            match = PART_FILE.fullmatch(name)
-            idx, part = (int(match[1]), match[2]) if match else (None, None)
-            if part not in CELEBAMASK.names[1:]:
-                surprises.append(f"{source / PARTS / folder / name}: of no known part")
-            elif idx not in parts or str(idx // PICTURES_A_FOLDER) != folder:
-                surprises.append(f"{source / PARTS / folder / name}: belongs to no photograph, or into another folder")
-            else:
-                parts[idx].append(CELEBAMASK.names.index(part))
-    return [
-        Example(splits[idx], f"{idx:05d}", source / PHOTOS / f"{idx}.jpg", tuple(sorted(parts[idx])))
-        for idx in sorted(splits)
-    ], surprises
-
-
-def parts_folder(example):
-    return example.photo_file.parents[1] / PARTS / str(int(example.stem) // PICTURES_A_FOLDER)
-
-
-def part_file(example, class_id):
-    return parts_folder(example) / f"{example.stem}_{CELEBAMASK.names[class_id]}.png"
+    folders = {idx: source / PARTS / str(idx // PICTURES_A_FOLDER) for idx in splits}
+    there = {folder: set(visible(folder)) for folder in set(folders.values())}
+    surprises = sorted(f"{folder}: no such folder, or empty" for folder, names in there.items() if not names)
+    known = {source / PHOTOS / f"{idx}.jpg" for idx in splits} | there.keys()
+    found = [folder / name for folder in (source / PHOTOS, source / PARTS) for name in visible(folder)]
+    examples = []
+    for idx, folder in sorted(folders.items()):
+        files = {class_id: f"{idx:05d}_{name}.png" for class_id, name in enumerate(CELEBAMASK.names) if class_id}
+        parts = {class_id: folder / name for class_id, name in files.items() if name in there[folder]}
+        examples.append(Example(splits[idx], f"{idx:05d}", source / PHOTOS / f"{idx}.jpg", parts))
+        known.update(parts.values())
+    found += [folder / name for folder, names in there.items() for name in names]
+    surprises += [f"{path}: is no part of this download" for path in sorted(found) if path not in known]
+    return examples, surprises
 
 
 def find_problems(example):
     problems = []
-    if not example.label:
-        problems.append(f"{example.photo_file}: has no mask {parts_folder(example)}/{example.stem}_*.png")
-    parts = [(part_file(example, class_id), "PNG") for class_id in example.label]
-    for path, kind in ((example.photo_file, "JPEG"), *parts):
+    for path, kind in ((example.photo_file, "JPEG"), *((path, "PNG") for path in example.label.values())):
         try:
             width, height = picture_size(path, kind)
         except InputError as error:
@@ -116,14 +85,13 @@ def merge_parts(files):
 
 
 def make_pair(example, image_size):
-    mask = Image.fromarray(merge_parts({class_id: part_file(example, class_id) for class_id in example.label}))
-    mask = mask.resize((image_size, image_size), Image.Resampling.NEAREST)
+    mask = Image.fromarray(merge_parts(example.label)).resize((image_size, image_size), Image.Resampling.NEAREST)
     return np.asarray(read_reduced(example.photo_file, image_size)), np.asarray(mask)
 
 
 def main(args):
-    prepare(args, *find_examples(Path(args.source)), Recipe("CelebAMask-HQ", find_problems, make_pair))
+    prepare(args, *find_examples(Path(args.source)), Recipe("celebamask", find_problems, make_pair))
 
 
 if __name__ == "__main__":
-    run_script(lambda: main(prepare_celebamask_parser(__doc__).parse_args()))
+    run_script(lambda: main(preparation_parser(__doc__, "CelebAMask-HQ").parse_args()))

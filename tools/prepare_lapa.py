@@ -3,14 +3,9 @@
 python -m tools.prepare_lapa --source LaPa --output_dir dataset_lapa
 python main_deeplab.py --dataset_dir dataset_lapa --classes lapa
 
-LaPa's photographs are of many sizes and not square, and the network expects a face in a square. So each is cut to a
-square around its 106 landmarks in which the face has the size and place that faces have in CelebAMask-HQ. What lies
-outside the photograph becomes black, and 255, ignored, in the mask. To score on the whole photographs, as the paper
-does, leave the download as it is:
-
-python validate.py --checkpoint checkpoints/deeplab/best.pt --image_dir LaPa/test/images
-python evaluate.py --truth_dir LaPa/test/labels --classes lapa
-
+Each photograph is cut to a square around its 106 landmarks in which the face has the size and place that faces have in
+CelebAMask-HQ. What lies outside the photograph becomes black, and 255, ignored, in the mask. To score on the whole
+photographs, as the paper does, give LaPa/test/images to validate.py and LaPa/test/labels to evaluate.py.
 The same command continues a run that was interrupted.
 """
 
@@ -20,11 +15,11 @@ import numpy as np
 from PIL import Image
 
 from faceparse.data.classes import IGNORE_INDEX, LAPA
-from faceparse.data.images import read_mask_of, read_photo
+from faceparse.data.images import read_pair
 from faceparse.data.layout import FOLDERS
 from faceparse.data.preparation import Example, Recipe, picture_size, prepare, visible
 from faceparse.errors import InputError, run_script
-from options import prepare_lapa_parser
+from options import preparation_parser
 
 SUFFIXES = {"images": ".jpg", "labels": ".png", "landmarks": ".txt"}
 LANDMARKS = 106
@@ -44,10 +39,8 @@ def find_examples(source):
         files = {name: [folder / each for each in visible(folder)] for name, folder in folders.items()}
         stems = [path.stem for path in files["images"] if path.suffix == SUFFIXES["images"]]
         for name, paths in files.items():
-            surprises += [f"{path}: not a {SUFFIXES[name]} file" for path in paths if path.suffix != SUFFIXES[name]]
             known = {f"{stem}{SUFFIXES[name]}" for stem in stems}
-            of_no_photo = [path for path in paths if path.suffix == SUFFIXES[name] and path.name not in known]
-            surprises += [f"{path}: belongs to no photograph" for path in of_no_photo]
+            surprises += [f"{path}: is no part of this download" for path in paths if path.name not in known]
         for stem in stems:
             photo, label, landmarks = (folder / f"{stem}{SUFFIXES[name]}" for name, folder in folders.items())
             examples.append(Example(split, stem, photo, (label, landmarks)))
@@ -86,43 +79,33 @@ def cut(picture, square, fill):
 
 def find_problems(example):
     label_file, landmark_file = example.label
-    problems, sizes = [], []
-    for path, kind in ((example.photo_file, "JPEG"), (label_file, "PNG")):
-        try:
-            sizes.append(picture_size(path, kind))
-        except InputError as error:
-            problems.append(str(error))
-    if len(set(sizes)) == 2:
-        problems.append(f"{label_file}: is {sizes[1]}, and its photograph {sizes[0]}")
+    problems = []
     try:
+        size, label_size = picture_size(example.photo_file, "JPEG"), picture_size(label_file, "PNG")
+        if label_size != size:
+            problems.append(f"{label_file}: is {label_size}, and its photograph {size}")
         points = read_landmarks(landmark_file)
+        middle = (points.min(axis=0) + points.max(axis=0)) / 2
+        is_inside = (middle >= 0).all() and (middle < size).all()
+        if not is_inside or not 0 < np.ptp(points, axis=0).max() < 2 * max(size):
+            problems.append(f"{landmark_file}: the face does not lie in the photograph")
     except InputError as error:
-        return [*problems, str(error)]
-    if sizes and not is_inside(points, sizes[0]):
-        problems.append(f"{landmark_file}: the face does not lie in the photograph")
+        problems.append(str(error))
     return problems
-
-
-def is_inside(points, size):
-    """Tell whether the middle of landmarks [N, 2] lies in a picture (width, height) that is not far smaller."""
-    low, high = points.min(axis=0), points.max(axis=0)
-    middle = (low + high) / 2
-    return (middle >= 0).all() and (middle < size).all() and 0 < (high - low).max() < 2 * max(size)
 
 
 def make_pair(example, image_size):
     label_file, landmark_file = example.label
-    photo, square = read_photo(example.photo_file), face_square(read_landmarks(landmark_file))
-    mask = read_mask_of(label_file, photo.shape, LAPA)
-    size = (image_size, image_size)
+    photo, mask = read_pair(example.photo_file, label_file, LAPA)
+    square, size = face_square(read_landmarks(landmark_file)), (image_size, image_size)
     photo = cut(Image.fromarray(photo), square, 0).resize(size, Image.Resampling.LANCZOS)
     mask = cut(Image.fromarray(mask), square, IGNORE_INDEX).resize(size, Image.Resampling.NEAREST)
     return np.asarray(photo), np.asarray(mask)
 
 
 def main(args):
-    prepare(args, *find_examples(Path(args.source)), Recipe("LaPa", find_problems, make_pair))
+    prepare(args, *find_examples(Path(args.source)), Recipe("lapa", find_problems, make_pair))
 
 
 if __name__ == "__main__":
-    run_script(lambda: main(prepare_lapa_parser(__doc__).parse_args()))
+    run_script(lambda: main(preparation_parser(__doc__, "LaPa").parse_args()))

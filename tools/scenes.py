@@ -28,10 +28,10 @@ def draw_backdrop(rng, size=SCENE_SIZE):
 
 
 def put_into(scene, truth, photo, mask, height, centre, angle=0.0):
-    """Put a person into a scene and its truth, both in place: where the person's mask is background, the scene stays.
+    """Put a person, without the background, into a scene, uint8 RGB [H, W, 3], and its truth, uint8 [H, W], in place.
 
-    scene: uint8 RGB [H, W, 3]; truth: uint8 ids [H, W]; photo: uint8 RGB [h, w, 3] and its mask [h, w], which become
-    `height` px high, are turned clockwise by `angle` degrees and centred on `centre`, (x, y) in px.
+    The person's photo, uint8 RGB [h, w, 3], and mask, uint8 [h, w], become `height` px high, are turned clockwise by
+    `angle` degrees and centred on `centre`, (x, y) in px.
     """
     scale = height / photo.shape[0]
     if scale < 1:  # the warp below takes single pixels, so what is made smaller must be averaged first
@@ -53,10 +53,7 @@ def put_into(scene, truth, photo, mask, height, centre, angle=0.0):
 
 
 def compose_scene(rng, photo, mask, height, angle=0.0, size=SCENE_SIZE):
-    """Return a scene, uint8 RGB [H, W, 3], and its truth, uint8 ids [H, W]: one person somewhere inside a backdrop.
-
-    `photo` and `mask` are square; see `put_into`.
-    """
+    """Put a square `photo` and `mask` somewhere into a backdrop as `put_into` does; return the scene and its truth."""
     scene, truth = draw_backdrop(rng, size), np.zeros(size[::-1], np.uint8)
     centre = [rng.uniform(height / 2, max(height / 2 + 1, side - height / 2)) for side in size]
     put_into(scene, truth, photo, mask, height, centre, angle)

@@ -9,14 +9,14 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from faceparse.data.classes import CELEBAMASK, CLASS_SETS
-from faceparse.data.images import MASK_MODES, list_images, open_image, read_pair, read_photo
+from faceparse.data.classes import CELEBAMASK, IGNORE_INDEX, find_class_set
+from faceparse.data.images import list_images, read_pair, read_photo
 from faceparse.data.layout import find_splits, is_filled, split_folders
 from faceparse.errors import InputError, counted, quoted
 from faceparse.parallel import in_parallel
 
-# Of 256. In the 1,000 pictures of our share of CelebAMask-HQ the one that occurs twice, cropped and coloured anew,
-# differs from itself by 26 bits; the most alike pictures of two people differ by 39.
+# Of 256. In 1,000 pictures of CelebAMask-HQ the one that occurs twice, cropped and coloured anew, differs from itself
+# by 26 bits; the most alike pictures of two people differ by 39.
 NEAR_DUPLICATE_BITS = 32
 ROWS_AT_A_TIME = 256  # of the table of all distances between two splits
 LISTED = 50  # lines at most of what may be as long as the data set
@@ -35,24 +35,23 @@ class Pair(NamedTuple):
     problem: str = ""
 
 
-def mean_x(mask, class_id):
-    """Return the mean column of a class in a mask [H, W]; None where it is absent."""
-    columns = (mask == class_id).sum(axis=0)
-    return np.average(np.arange(len(columns)), weights=columns) if columns.any() else None
-
-
 def left_right_reversed(mask, class_set=CELEBAMASK):
     """Tell whether left and right are interchanged in a mask, class ids [H, W].
 
-    The subject's left lies in the right half of the picture. Classes of a pair that occur on both sides vote by
-    their mean x; the majority decides, a tie leaves the mask as it is.
+    The subject's left lies in the right half of the picture, the viewer's in the left half. Pairs of classes that are
+    both there vote by their mean x; the majority decides, a tie leaves the mask as it is.
     """
     votes = 0
-    for left, right in class_set.left_right_pairs:
-        x_left, x_right = mean_x(mask, left), mean_x(mask, right)
-        if x_left is not None and x_right is not None:
-            votes += np.sign(x_right - x_left)
-    return bool(votes > 0)
+    for pair in class_set.left_right_pairs:
+        left, right = (np.nonzero(mask == class_id)[1] for class_id in pair)
+        if left.size and right.size:
+            votes += np.sign(right.mean() - left.mean())
+    return bool(votes < 0 if class_set.left == "viewer" else votes > 0)
+
+
+def holds_a_class(mask):
+    """Tell whether a mask [H, W] holds any class but the background; 255 is none."""
+    return bool(((mask > 0) & (mask != IGNORE_INDEX)).any())
 
 
 def swap_left_right(mask, class_set=CELEBAMASK):
@@ -108,36 +107,6 @@ def listing(lines):
     return "".join(f"  {line}\n" for line in shown)
 
 
-def explain_colours(mask_file):
-    """Say which class ids the colours of a mask stand for; nothing where it is not in colour."""
-    try:
-        with open_image(mask_file) as image:
-            if image.mode in MASK_MODES:
-                return ""
-            if len(image.getbands()) == 1:
-                return f"{mask_file.name} has more than 8 bits a pixel: save it with 8 (mode L)"
-            colour_counts = image.convert("RGB").getcolors(256)
-    except InputError:  # the problem is another one
-        return ""
-    if colour_counts is None:
-        return (
-            f"{mask_file.name} has more colours than there are classes: it was saved with loss (JPEG) or smoothed, or "
-            "it is a photograph: are the two folders exchanged?"
-        )
-    colours = {colour for _, colour in colour_counts}
-    if all(red == green == blue for red, green, blue in colours):
-        return f"the three channels of {mask_file.name} are equal: keep one of them (mode L)"
-    for name, class_set in CLASS_SETS.items():
-        if colours <= set(class_set.colours):
-            ids = sorted((class_set.colours.index(colour), colour) for colour in colours)
-            table = ", ".join(f"{colour} is {index} ({class_set.names[index]})" for index, colour in ids)
-            return f"the colours of {mask_file.name} are those of --classes {name}: {table}"
-    return (
-        f"the colours of {mask_file.name} are of no known class set: {', '.join(map(str, sorted(colours)))}; write a "
-        "class set (dataset/README.md), and masks of its ids"
-    )
-
-
 def check_dataset(root, class_set):
     """Read all pairs of a data set, print what it holds, and return {split: [Pair, ...]}.
 
@@ -148,7 +117,6 @@ def check_dataset(root, class_set):
     unusable = [pair for pairs in splits.values() for pair in pairs if pair.problem]
     if unusable:
         print(listing([pair.problem for pair in unusable]), end="")
-        print(next(filter(None, (explain_colours(pair.mask_file) for pair in unusable)), ""))
         raise InputError(f"{root}: {counted(len(unusable), 'pair')} cannot be used, listed above with the reason")
     for split, pairs in splits.items():
         report_split(split, pairs, class_set)
@@ -178,17 +146,14 @@ def advice_on_left_right(splits, root, classes):
     count = sum(pair.is_reversed for pair in pairs)
     if not count:
         return "no mask has left and right reversed"
+    what = f"left and right are reversed in {counted(count, 'mask')} of {len(pairs)}"
     if count > len(pairs) / 2:
+        other = "viewer" if find_class_set(classes).left == "subject" else "subject"
         return (
-            f"left and right are reversed in {count} masks of {len(pairs)}. If the left eye's class is at the left of "
-            "the pictures, write a class set (dataset/README.md) with left and right exchanged in the names, because "
-            "here left is the subject's; if it is at the right, name the left class of each pair first"
+            f'{what}: they seem to mean the {other}\'s left; say "left": "{other}" in a class set (dataset/README.md)'
         )
     flags = f"--dataset_dir {quoted(root)} --classes {quoted(classes)}"
-    return (
-        f"left and right are reversed in {counted(count, 'mask')} of {len(pairs)}: write corrected copies with "
-        f"python -m tools.check_dataset {flags} --fix_left_right OUT"
-    )
+    return f"{what}: write corrected copies with python -m tools.check_dataset {flags} --fix_left_right OUT"
 
 
 def report_split(split, pairs, class_set):
@@ -199,9 +164,13 @@ def report_split(split, pairs, class_set):
     found = (pixels.sum(axis=0) > 0).sum()
     print(f"{split}: {counted(len(pairs), 'pair')}; sizes {sizes}; {found} of {len(class_set)} classes")
     print(format_counts(pixels, class_set))
-    share = f"{len(suspects) / len(pairs):.1%}"
-    print(f"left and right reversed in {counted(len(suspects), 'mask')} of {len(pairs)} ({share})")
-    print(listing(suspects))
+    print(f"left and right reversed in {counted(len(suspects), 'mask')} of {len(pairs)}")
+    print(listing(suspects), end="")
+    empty = [pair.stem for pair in pairs if not pair.pixels[1:].any()]
+    if empty:
+        print(f"no class but the background in {counted(len(empty), 'mask')}: training takes all of it for background")
+        print(listing(empty), end="")
+    print()
 
 
 def report_near_duplicates(hashes):

@@ -6,17 +6,19 @@ CelebAMask-HQ's 19 classes are the default and LaPa's 11 are built in. A JSON fi
       "names": ["background", "skin", "l_eye", "r_eye", "hair"],
       "colours": [[0, 0, 0], [204, 0, 0], [51, 51, 255], [204, 0, 204], [0, 0, 204]],
       "left_right_pairs": [["l_eye", "r_eye"]],
+      "left": "subject",
       "ignored_id": 255
     }
 
 The position of a name is its class id; the first, 0, is the background. Only the names are required: colours are made
-up, no pair is swapped, and pixels of id 255 are ignored.
+up, no pair is swapped, left is the subject's, and pixels of id 255 are ignored.
 """
 
 import colorsys
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from faceparse.errors import InputError, counted
 
@@ -30,26 +32,28 @@ class ClassSet:
 
     names: by class id, which is the value of a mask's pixel.
     colours: RGB from 0 to 255, by class id.
-    left_right_pairs: (id, id) of the classes that a horizontal flip swaps. Left and right are the subject's own, so in
-        CelebAMask-HQ `l_eye` lies in the right half of the picture.
+    left_right_pairs: (id, id) of the classes that a horizontal flip swaps, the left one first.
     ignored_id: the pixel value, in mask files, of pixels that count nowhere. 255 always does.
+    left: whose left the names mean. The subject's left eye lies in the right half of the picture, the viewer's in the
+        left half.
     """
 
     names: tuple[str, ...]
     colours: tuple[tuple[int, int, int], ...]
     left_right_pairs: tuple[tuple[int, int], ...] = ()
     ignored_id: int = IGNORE_INDEX
+    left: str = "subject"
 
     def __len__(self):
         return len(self.names)
 
     def has_classes_of(self, other):
-        """Whether weights trained on one set mean the same in the other: colours and ignored id may differ."""
+        """Tell whether weights trained on one set fit the other: colours, ignored id and `left` may differ."""
         pairs, others = ({frozenset(pair) for pair in each.left_right_pairs} for each in (self, other))
         return self.names == other.names and pairs == others
 
     def id_of(self, name, source=""):
-        """Return the id of a class. Raises InputError, with `source` before it, where there is no such class."""
+        """Return the id of a class. Raises InputError, with `source` before it, if there is no such class."""
         if name not in self.names:
             raise InputError(f"{source} {name}: no class of this network; it has {', '.join(self.names)}".lstrip())
         return self.names.index(name)
@@ -60,6 +64,11 @@ class ClassSet:
         for left, right in self.left_right_pairs:
             ids[left], ids[right] = right, left
         return ids
+
+    def subject_ids(self, *names):
+        """Return the ids of the classes that are there of `names`, in which left is the subject's, as a list."""
+        ids = [self.names.index(name) for name in names if name in self.names]
+        return [self.flipped_ids()[each] for each in ids] if self.left == "viewer" else ids
 
     def to_dict(self):
         """Return the description as plain containers, as checkpoints and ONNX files hold it."""
@@ -81,7 +90,8 @@ CELEBAMASK = ClassSet(
     left_right_pairs=((4, 5), (6, 7), (8, 9)),
 )  # fmt: skip
 
-# LaPa: Liu et al., "A New Dataset and Boundary-Attention Semantic Segmentation for Face Parsing", 2020.
+# LaPa: Liu et al., "A New Dataset and Boundary-Attention Semantic Segmentation for Face Parsing", 2020. The names are
+# as published there; its masks of `l_eye` lie in the left half of the pictures.
 LAPA = ClassSet(
     names=(
         "background", "skin", "l_brow", "r_brow", "l_eye", "r_eye", "nose", "u_lip", "i_mouth", "l_lip", "hair",
@@ -91,9 +101,24 @@ LAPA = ClassSet(
         (255, 255, 0), (102, 204, 0), (0, 0, 153), (0, 0, 204),
     ),
     left_right_pairs=((2, 3), (4, 5)),
+    left="viewer",
 )  # fmt: skip
 
-CLASS_SETS = {"celebamask": CELEBAMASK, "lapa": LAPA}
+
+class DataSet(NamedTuple):
+    """A published data set: name, classes, and a folder by which its download is known."""
+
+    name: str
+    class_set: ClassSet
+    sign: str
+
+
+# By the name that --classes takes. tools/prepare_<name>.py prepares the download.
+DATA_SETS = {
+    "celebamask": DataSet("CelebAMask-HQ", CELEBAMASK, "CelebA-HQ-img"),
+    "lapa": DataSet("LaPa", LAPA, "train/landmarks"),
+}
+CLASS_SETS = {name: data_set.class_set for name, data_set in DATA_SETS.items()}
 
 
 def find_class_set(name):
@@ -123,55 +148,40 @@ def class_set_from_dict(description, source):
         if not condition:
             raise InputError(f"{source}: {problem}")
 
-    require(isinstance(description, dict), "a class set is a JSON object with the field names")
-    unknown = description.keys() - {"names", "colours", "left_right_pairs", "ignored_id"}
-    require(
-        not unknown,
-        f"unknown field {min(unknown, default='')!r}; known are names, colours, left_right_pairs, ignored_id",
-    )
+    fields = ("names", "colours", "left_right_pairs", "left", "ignored_id")
+    is_known = isinstance(description, dict) and description.keys() <= {*fields}
+    require(is_known, f"a class set is a JSON object with no other fields than {', '.join(fields)}")
 
     names = description.get("names")
-    require(
-        isinstance(names, list) and all(isinstance(name, str) and name and not {*"/\\"} & {*name} for name in names),
-        "names is no list of names without slashes",
-    )
-    require(
-        2 <= len(names) <= 255, f"names has {counted(len(names), 'class')}; 2 to 255 fit a mask, and 255 is ignored"
-    )
+    are_names = isinstance(names, list) and all(isinstance(name, str) and name for name in names)
+    require(are_names and not {*"/\\"} & {*"".join(names)}, "names is no list of names without slashes")
+    require(2 <= len(names) <= 255, f"names has {counted(len(names), 'class')}; 2 to 255 fit, because 255 is ignored")
     require(len(set(names)) == len(names), f"names holds {max(names, key=names.count)!r} twice")
 
     colours = description.get("colours", distinct_colours(len(names)))
-    require(
-        isinstance(colours, list) and len(colours) == len(names), f"colours must be a list of {len(names)}, one a class"
-    )
-    for name, colour in zip(names, colours, strict=True):
-        is_rgb = isinstance(colour, list) and len(colour) == 3
-        require(
-            is_rgb and all(type(channel) is int and 0 <= channel <= 255 for channel in colour),
-            f"the colour of {name!r} is {colour}; it must be three whole numbers from 0 to 255",
-        )
+    are_colours = isinstance(colours, list) and len(colours) == len(names) and all(map(is_colour, colours))
+    require(are_colours, f"colours must be a list of {len(names)} times three whole numbers from 0 to 255")
 
     pairs = description.get("left_right_pairs", [])
-    require(
-        isinstance(pairs, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in pairs),
-        "left_right_pairs must be a list of pairs of names",
-    )
+    are_pairs = isinstance(pairs, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in pairs)
+    require(are_pairs, "left_right_pairs must be a list of pairs of names")
     paired = [name for pair in pairs for name in pair]
     for name in paired:
-        require(name in names, f"left_right_pairs holds {name!r}, which is not among the names")
-        require(paired.count(name) == 1, f"left_right_pairs holds {name!r} twice")
+        require(name in names and paired.count(name) == 1, f"left_right_pairs holds {name!r}, no name or twice")
 
-    ignored_id = description.get("ignored_id", IGNORE_INDEX)
-    require(
-        type(ignored_id) is int and len(names) <= ignored_id <= 255,
-        f"ignored_id is {ignored_id}; it must lie between {len(names)}, the first id after the classes, and 255",
-    )
-    return ClassSet(
-        names=tuple(names),
-        colours=tuple(map(tuple, colours)),
-        left_right_pairs=tuple((names.index(left), names.index(right)) for left, right in pairs),
-        ignored_id=ignored_id,
-    )
+    # Checkpoints of LaPa that were saved before this field existed lack it.
+    left = description.get("left", "viewer" if tuple(names) == LAPA.names else "subject")
+    require(left in ("subject", "viewer"), f"left is {left!r}; it must be 'subject' or 'viewer'")
+    ignored_id, last = description.get("ignored_id", IGNORE_INDEX), len(names) - 1
+    is_free = type(ignored_id) is int and last < ignored_id <= 255
+    require(is_free, f"ignored_id is {ignored_id}; it must lie after {last}, the id of the last class, and up to 255")
+    pairs = tuple((names.index(first), names.index(second)) for first, second in pairs)
+    return ClassSet(tuple(names), tuple(map(tuple, colours)), pairs, ignored_id, left)
+
+
+def is_colour(channels):
+    is_rgb = isinstance(channels, list) and len(channels) == 3
+    return is_rgb and all(type(channel) is int and 0 <= channel <= 255 for channel in channels)
 
 
 def distinct_colours(count):
@@ -182,9 +192,9 @@ def distinct_colours(count):
 
 
 def agreed_class_set(class_set, wanted, source):
-    """Return the class set to use, of that of a file, `source`, and a `wanted` one, which takes its place if given.
+    """Return the class set to use: the `wanted` one if given, else that of a file, `source`.
 
-    Raises InputError where their classes differ.
+    Raises InputError if their classes differ.
     """
     if wanted is None:
         return class_set

@@ -12,10 +12,8 @@ from faceparse.errors import InputError
 from faceparse.files import atomic_path
 
 LUMA = (0.299, 0.587, 0.114)  # of red, green and blue, ITU-R BT.601
-
-LEAST_OPAQUE = 0.2
-
-# Sizes on the contact sheet are in px.
+MIN_OPAQUE = 0.2  # probability, below which a cut-out is transparent
+# Sizes on the contact sheet, px.
 SHEET_WIDTH, MARGIN, GAP, CAPTION = 1250, 16, 12, 20
 LEGEND_WIDTH, LEGEND_HEIGHT, SWATCH = 130, 22, 14
 
@@ -43,12 +41,12 @@ def overlay(photo, label_map, alpha=0.5, class_set=CELEBAMASK):
 
 
 def cut_out(photo, probability):
-    """Return a photograph, uint8 RGB [H, W, 3], as RGBA [H, W, 4], of which the `probability`, float [H, W], stays.
+    """Cut a part out of a photograph, uint8 RGB [H, W, 3], by its probability, float [H, W]: uint8 RGBA [H, W, 4].
 
-    What is less probable than LEAST_OPAQUE is transparent, or a veil would lie over the rest; what is as far from 1 is
-    opaque. What is transparent is black, so that the cut-out does not hold the rest of the photograph.
+    What is as near to 0 or 1 as MIN_OPAQUE is transparent or opaque, or a veil would lie over the rest. Transparent
+    pixels are black, so that the cut-out does not hold the rest of the photograph.
     """
-    opacity = np.clip((probability - LEAST_OPAQUE) / (1 - 2 * LEAST_OPAQUE), 0, 1)
+    opacity = np.clip((probability - MIN_OPAQUE) / (1 - 2 * MIN_OPAQUE), 0, 1)
     alpha = np.rint(255 * opacity).astype(np.uint8)
     return np.dstack([photo * (alpha > 0)[..., None], alpha])
 
@@ -56,8 +54,8 @@ def cut_out(photo, probability):
 def recolour(photo, colour, opacity):
     """Give a photograph, uint8 RGB [H, W, 3], another colour (RGB, 0 to 255) where `opacity`, float [H, W], is 1.
 
-    The shading stays, as on the page (web/worker.js): a pixel whose luma (ITU-R BT.601) is the part's mean gets the
-    colour itself, a darker one is as much darker, and a brighter one nearer to white.
+    The shading stays: a pixel whose luma is the part's mean gets the colour itself, a darker one is as much darker, a
+    brighter one nearer to white. web/worker.js does the same.
     """
     part = opacity > 0.5
     if not part.any():
@@ -69,10 +67,9 @@ def recolour(photo, colour, opacity):
 
 
 def contact_sheet(items, tile=192, class_set=CELEBAMASK):
-    """Draw items in rows, with their captions, above a legend of the classes: uint8 RGB [H, W, 3].
+    """Draw items, (caption, [picture, ...]), in rows above a legend of the classes: uint8 RGB [H, W, 3].
 
-    An item is (caption, [picture, ...]); pictures are uint8 RGB [H, W, 3] of any size, side by side in tiles of
-    `tile` px, and as many in each item.
+    Pictures are uint8 RGB [H, W, 3] of any size, as many in each item, side by side in tiles of `tile` px.
     """
     font = ImageFont.load_default(size=13)
     item_width = tile * len(items[0][1])
@@ -117,13 +114,10 @@ def save_overlay(path, photo_path, labels, class_set=CELEBAMASK):
     write_picture(path, overlay(read_photo(photo_path), labels, class_set=class_set))
 
 
-SUFFIXES = (".png", ".svg", ".pdf")
-
-
 def check_plot_name(flag, path):
-    """Raise InputError, which names `flag`, for a name that tells no format of plots."""
-    if Path(path).suffix not in SUFFIXES:
-        raise InputError(f"{flag} {path}: must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
+    """Raise InputError, which names `flag`, if a path's suffix is no format of plots."""
+    if Path(path).suffix not in (".png", ".svg", ".pdf"):
+        raise InputError(f"{flag} {path}: must end in .png, .svg or .pdf")
 
 
 @contextmanager

@@ -18,6 +18,8 @@ WRITTEN_SUFFIXES = IMAGE_SUFFIXES - {".bmp"}  # BMP files have no EXIF data
 HEIF_SUFFIXES = {".heic", ".heif"}  # iPhones' photographs
 READ_SUFFIXES = IMAGE_SUFFIXES | HEIF_SUFFIXES
 MASK_MODES = ("P", "L", "1")  # of Pillow: one channel of ids
+ORIENTATION = ExifTags.Base.Orientation
+FIRST_SIDEWAYS = 5  # of the orientations 1 to 8; from here on width and height are exchanged
 MADE_BY = "Made by"  # the text in a label map's PNG that says what made it
 DRAWN_BY = "faceparse"  # the software that EXIF data of drawn pictures name
 
@@ -25,7 +27,7 @@ DRAWN_BY = "faceparse"  # the software that EXIF data of drawn pictures name
 def list_images(*paths):
     """Return {stem: path} of the images in folders (not their subfolders), and of single files, sorted by stem.
 
-    Raises InputError where a path holds nothing, and where two files share a stem.
+    Raises InputError if a path holds nothing or two files share a stem.
     """
     images = {}
     for file in (file for path in paths for file in images_of(Path(path))):
@@ -36,7 +38,7 @@ def list_images(*paths):
 
 
 def images_of(path):
-    """Return the images in a folder as a list, or the file itself; InputError where there is none."""
+    """Return the images in a folder as a list, or the file itself; InputError if there is none."""
     if path.is_file():
         return [path]
     if not path.is_dir():
@@ -51,8 +53,8 @@ def images_of(path):
 def match_pairs(image_dir, mask_dir, more_image_dirs=()):
     """Pair the files of two folders by stem, never by position: a list of (stem, image path, mask path).
 
-    The images may lie in further folders, the masks of all are in one. Raises InputError where an image has no mask or
-    a mask no image.
+    The images may lie in further folders, the masks of all are in one. Raises InputError if an image has no mask or a
+    mask no image.
     """
     images, masks = list_images(image_dir, *more_image_dirs), list_images(mask_dir)
     require_partners(images, masks, "mask", mask_dir)
@@ -61,7 +63,7 @@ def match_pairs(image_dir, mask_dir, more_image_dirs=()):
 
 
 def require_partners(files, partners, kind, folder):
-    """Raise InputError where a partner of that `kind`, of one of `files`, {stem: path}, is missing in `folder`."""
+    """Raise InputError if `folder` lacks a partner, of that `kind`, of one of `files`, {stem: path}."""
     alone = [stem for stem in files if stem not in partners]
     if alone:
         more = f" (the first of {len(alone)})" if len(alone) > 1 else ""
@@ -80,7 +82,10 @@ def open_image(path):
     if Path(path).suffix.lower() in HEIF_SUFFIXES:
         teach_pillow_heif(path)
     try:
-        with Image.open(path) as image:
+        with warnings.catch_warnings():  # of half as many pixels as Pillow refuses: phones take such photographs
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(path)
+        with image:
             yield image
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
@@ -105,9 +110,14 @@ def read_photo(path):
         return to_rgb(image)
 
 
+def upright(image):
+    """Return a PIL image turned as its EXIF data say; the image itself if they say nothing, which saves a copy."""
+    return ImageOps.exif_transpose(image) if orientation(image) > 1 else image
+
+
 def to_rgb(image):
     """Return a PIL image of any mode as uint8 sRGB [H, W, 3], upright (EXIF), before white where it is transparent."""
-    image = ImageOps.exif_transpose(image)
+    image = upright(image)
     profile = image.info.get("icc_profile") if image.mode in ("RGB", "RGBA") else None
     if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion would clip instead of scale
         image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
@@ -135,15 +145,17 @@ def resize_mask(mask, width, height):
     return np.array(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
 
 
-def read_mask(path, class_set=CELEBAMASK):
+def read_mask(path, class_set=CELEBAMASK, turn=upright):
     """Return a mask as uint8 class ids [H, W]; ignored pixels are 255, whatever id the class set has for them.
 
-    Raises InputError for a mask that is not single-channel (mode P, L or 1) or that holds an id that is no class.
+    `turn` takes the PIL image and returns it upright, by default as its EXIF data say. Raises InputError for a mask
+    that is not single-channel (mode P, L or 1) or that holds an id that is no class.
     """
     with open_image(path) as image:
         if image.mode not in MASK_MODES:
-            raise InputError(f"{path}: a mask has one channel of class ids (PNG mode P or L); this one is {image.mode}")
-        mask = np.array(image).astype(np.uint8, copy=False)
+            how = "dataset/README.md turns colours into ids"
+            raise InputError(f"{path}: a mask has one channel of class ids (PNG mode P or L), not {image.mode}; {how}")
+        mask = np.array(turn(image)).astype(np.uint8, copy=False)
     num_classes, ignored_id = len(class_set), class_set.ignored_id
     if mask.max() >= num_classes:  # a histogram tells ignored pixels from wrong ids; it takes time, so only here
         if ignored_id != IGNORE_INDEX:
@@ -166,11 +178,36 @@ def read_partial_mask(path, shape):
     return mask
 
 
-def read_mask_of(path, shape, class_set=CELEBAMASK, owner="photograph"):
-    """Read a mask as `read_mask` does. Raises InputError if it has not its owner's height and width, `shape`."""
-    mask = read_mask(path, class_set)
+def read_mask_of(path, shape, class_set=CELEBAMASK, owner="photograph", photo_turn=1):
+    """Read a mask as `read_mask` does. Raises InputError if it has not its owner's height and width, `shape`.
+
+    A mask without an EXIF orientation may lie as its photograph's file does or as that is shown; `photo_turn` is the
+    photograph's `orientation`. The sizes decide. Raises InputError if they do not tell.
+    """
+    height, width = shape[:2]
+
+    def turn(image):
+        is_known = photo_turn == 1 or ORIENTATION in image.getexif() or MADE_BY in image.info  # ours are upright
+        sizes_tell = photo_turn >= FIRST_SIDEWAYS and width != height
+        if not is_known and sizes_tell and image.size == (height, width):
+            image.getexif()[ORIENTATION] = photo_turn
+        elif not is_known and not sizes_tell and image.size == (width, height):
+            problem = "its photograph is turned by EXIF data, and the sizes do not tell whether the mask is"
+            raise InputError(f"{path}: {problem}; save the photograph as it is shown, or leave both out")
+        return upright(image)
+
+    mask = read_mask(path, class_set, turn)
     require_size(path, mask, shape, owner)
     return mask
+
+
+def orientation(photo):
+    """Return the EXIF orientation, 1 to 8, of a PIL image or of a photograph's path; 1 is upright."""
+    if not isinstance(photo, Image.Image):
+        with open_image(photo) as image:
+            return orientation(image)
+    turn = photo.getexif().get(ORIENTATION)
+    return turn if turn in range(1, 9) else 1
 
 
 def require_size(path, mask, shape, owner):
@@ -182,23 +219,24 @@ def require_size(path, mask, shape, owner):
 
 
 def read_pair(photo_path, mask_path, class_set=CELEBAMASK):
-    """Return photograph [H, W, 3] and mask [H, W]; InputError where their sizes differ."""
-    photo = read_photo(photo_path)
-    return photo, read_mask_of(mask_path, photo.shape, class_set)
+    """Return photograph [H, W, 3] and mask [H, W], both upright; InputError if their sizes differ."""
+    with open_image(photo_path) as image:
+        photo, turn = to_rgb(image), orientation(image)
+    return photo, read_mask_of(mask_path, photo.shape, class_set, photo_turn=turn)
 
 
 def read_maker(path):
-    """Return the text that says what made a label map; "" where the file has none, as a data set's masks."""
+    """Return the text that says what made a label map; "" if the file has none, as a data set's masks."""
     with open_image(path) as image:
         return str(image.info.get(MADE_BY, ""))
 
 
-def write_label_map(path, label_map, palette_of=None, made_by=""):
+def write_label_map(path, label_map, palette_of=None, made_by="", is_upright=False):
     """Write uint8 class ids [H, W] as a single-channel PNG, atomically.
 
     The mode is L by default, which every reader returns as class ids. With the ClassSet `palette_of` it is P in the
     colours of that set, as in the data set's own masks; OpenCV turns such files into colours. The text `made_by` is
-    kept in the file, for `read_maker`.
+    kept in the file, for `read_maker`. With `is_upright` EXIF data say so, for `read_mask_of`.
     """
     image = Image.fromarray(label_map)
     if palette_of:
@@ -209,8 +247,11 @@ def write_label_map(path, label_map, palette_of=None, made_by=""):
     text = PngImagePlugin.PngInfo()
     if made_by:
         text.add_text(MADE_BY, made_by)
+    exif = Image.Exif()
+    if is_upright:
+        exif[ORIENTATION] = 1
     with atomic_path(path) as temporary:
-        image.save(temporary, compress_level=1, pnginfo=text)
+        image.save(temporary, compress_level=1, pnginfo=text, exif=exif)
 
 
 def check_picture_name(path):

@@ -1,7 +1,6 @@
 """From a downloaded data set to the layout that trains: check all files first, then write what is not there yet."""
 
 import json
-from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,46 +9,45 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from faceparse.data.checks import advice_on_left_right, check_dataset, listing
-from faceparse.data.classes import find_class_set
+from faceparse.data.checks import advice_on_left_right, check_dataset, holds_a_class, listing
+from faceparse.data.classes import DATA_SETS
 from faceparse.data.images import open_image, write_label_map, write_picture
-from faceparse.data.layout import CLASSES_OF, FOLDERS, RECORD, read_record, split_folders
+from faceparse.data.layout import FOLDERS, RECORD, read_record, split_folders
 from faceparse.errors import InputError, counted
 from faceparse.files import atomic_path
 from faceparse.parallel import in_parallel
 
 LEFT_BY_WINDOWS = ("thumbs.db", "desktop.ini")
+PHOTO_FORMAT = "jpg"
 END_OF_JPEG = b"\xff\xd9"  # a download that broke off lacks it
 
 
 class Example(NamedTuple):
-    """A photograph of the download, and where it goes; `label` tells its recipe what the mask is made of."""
+    """A photograph of the download, and where it goes; what its mask is made of is `label`."""
 
     split: str
     stem: str
     photo_file: Path
-    label: tuple
+    label: object
 
 
 class Recipe(NamedTuple):
     """What differs between data sets; both functions can be sent to other processes.
 
-    name: of the data set, a key of CLASSES_OF.
+    classes: a key of DATA_SETS.
     find_problems: Example to a list of lines, which name each file that is missing, damaged or surprising.
     make_pair: Example and image size S to a photograph, uint8 RGB [S, S, 3], and its mask, uint8 class ids [S, S].
         Raises InputError that names the file that cannot be read.
     """
 
-    name: str
+    classes: str
     find_problems: Callable
     make_pair: Callable
 
 
 def visible(folder):
-    """Return the names in a folder but for those that operating systems leave; none where there is no such folder."""
-    if not folder.is_dir():
-        return []
-    names = (path.name for path in folder.iterdir())
+    """Return the names in a folder but for those that operating systems leave; none if there is no such folder."""
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     return sorted(name for name in names if not name.startswith(".") and name.lower() not in LEFT_BY_WINDOWS)
 
 
@@ -84,11 +82,11 @@ def read_reduced(path, size):
         return image.convert("RGB").resize((size, size), Image.Resampling.LANCZOS)
 
 
-def select(examples, counts, seed, limit):
-    """Choose from a list of Examples, in their order: `counts` a split, drawn by a seed, or the first `limit` of each.
+def select(examples, counts, seed):
+    """Draw from a list of Examples so many of each split as `counts`, {split: count}, says; keep their order.
 
-    `counts` is {split: count}, and None takes all; a split that it does not name is left out. They are drawn from
-    the same split of the source, so that nobody is in two splits who was in one.
+    None takes all; a split that `counts` does not name is left out. They are drawn from the same split of the source,
+    so that nobody is in two splits who was in one.
     """
     selected = []
     for split in FOLDERS:
@@ -101,31 +99,25 @@ def select(examples, counts, seed, limit):
             here = [here[index] for index in sorted(drawn)]
         if split != "test" and not here:
             raise InputError(f"no photograph is left for {split}, and training needs both train and val")
-        selected += here[:limit]
+        selected += here
     return selected
 
 
-def all_folders(output_dir):
-    return [folder for split in FOLDERS for folder in split_folders(output_dir, split)]
-
-
-def refuse_mixing(output_dir, flags):
-    """Raise InputError where a folder holds another data set, or was prepared with other flags."""
+def refuse_mixing(output_dir, folders, flags):
+    """Raise InputError if a folder holds another data set, or was prepared with other flags."""
     known = read_record(output_dir)
-    if not known:
-        for folder in all_folders(output_dir):
-            if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-                raise InputError(f"--output_dir {output_dir}: {folder} is of another data set; choose another folder")
-        return
+    for folder in folders if not known else []:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise InputError(f"--output_dir {output_dir}: {folder} is of another data set; choose another folder")
     changed = [f"{name} {known.get(name)}, now {flags[name]}" for name in flags if known.get(name) != flags[name]]
-    if changed:
+    if known and changed:
         raise InputError(f"--output_dir {output_dir}: was prepared with {'; '.join(changed)}; choose another folder")
 
 
-def output_files(example, output_dir, photo_suffix):
+def output_files(example, output_dir):
     """Return the paths of an example's photograph and mask in our layout."""
     photo_dir, mask_dir = split_folders(output_dir, example.split)
-    return photo_dir / f"{example.stem}{photo_suffix}", mask_dir / f"{example.stem}.png"
+    return photo_dir / f"{example.stem}.{PHOTO_FORMAT}", mask_dir / f"{example.stem}.png"
 
 
 def is_there(path):
@@ -133,22 +125,24 @@ def is_there(path):
     return path.is_file() and path.stat().st_size > 0
 
 
-def write_pair(example, recipe, output_dir, image_size, photo_suffix):
-    """Write what is missing of an example; return what is wrong with its files, else an empty string."""
+def write_pair(example, recipe, output_dir, image_size):
+    """Write what is missing of an example. Return (damage, emptiness), lines that name its files, else ""."""
     try:
         photo, mask = recipe.make_pair(example, image_size)
     except InputError as error:
-        return str(error)
-    photo_file, mask_file = output_files(example, output_dir, photo_suffix)
+        return str(error), ""
+    if not holds_a_class(mask):
+        return "", f"{example.photo_file}: its mask holds no class"
+    photo_file, mask_file = output_files(example, output_dir)
     if not is_there(photo_file):
         write_picture(photo_file, photo, photograph=True)
     if not is_there(mask_file):
-        write_label_map(mask_file, mask, palette_of=find_class_set(CLASSES_OF[recipe.name]))
-    return ""
+        write_label_map(mask_file, mask, palette_of=DATA_SETS[recipe.classes].class_set)
+    return "", ""
 
 
 def refuse(problems, source, what_to_do):
-    """Print a list of problems, cut to a bounded length, and raise InputError; do nothing where it is empty."""
+    """Print a list of problems, cut to a bounded length, and raise InputError; do nothing if it is empty."""
     if problems:
         print(listing(problems), end="")
         raise InputError(f"{source}: {counted(len(problems), 'problem')}, listed above; {what_to_do}")
@@ -157,33 +151,33 @@ def refuse(problems, source, what_to_do):
 def prepare(args, examples, surprises, recipe):
     """Write the selected Examples to args.output_dir in our layout; print counts and the checks of the result.
 
-    `args` are the flags of the preparation parsers in options.py. `surprises` are lines about files that are neither
-    of an example nor of a kind that belongs in the download.
-    Files that are there stay as they are. Raises InputError before anything is written where a file is missing,
-    damaged or surprising, and at the end where one turned out to be damaged when it was decoded.
+    `args` are the flags of `preparation_parser` in options.py. `surprises` are lines about files that are neither of
+    an example nor of a kind that belongs in the download. Files that are there stay as they are. Pairs without any
+    class are named and left out. Raises InputError before anything is written if a file is missing, damaged or
+    surprising, and at the end if one turned out to be damaged when it was decoded.
     """
-    output_dir = Path(args.output_dir)
-    names = ("image_size", "photo_format", "split", "seed", "limit")
-    flags = {"data_set": recipe.name, **{name: getattr(args, name) for name in names}}
-    refuse_mixing(output_dir, flags)
-    selected = select(examples, args.split, args.seed, args.limit)
-    place = {"output_dir": output_dir, "photo_suffix": f".{args.photo_format}"}
-    todo = [example for example in selected if not all(map(is_there, output_files(example, **place)))]
+    output_dir, data_set = Path(args.output_dir), DATA_SETS[recipe.classes]
+    folders = [folder for split in FOLDERS for folder in split_folders(output_dir, split)]
+    flags = {"data_set": data_set.name, "photo_format": PHOTO_FORMAT}
+    flags |= {name: getattr(args, name) for name in ("image_size", "split", "seed")}
+    refuse_mixing(output_dir, folders, flags)
+    selected = select(examples, args.split, args.seed)
+    todo = [example for example in selected if not all(map(is_there, output_files(example, output_dir)))]
     found = in_parallel(recipe.find_problems, todo, "checking", chunk=64)
     refuse([*surprises, *(line for lines in found for line in lines)], args.source, "nothing was written")
 
     if not (output_dir / RECORD).exists():
         with atomic_path(output_dir / RECORD) as temporary:
             temporary.write_text(json.dumps(flags, indent=1) + "\n", encoding="utf-8")
-    for folder in (output_dir, *all_folders(output_dir)):
-        for left_over in folder.glob(".*.tmp.*"):  # of a run that was killed
-            left_over.unlink(missing_ok=True)
-    write = partial(write_pair, recipe=recipe, image_size=args.image_size, **place)
-    damaged = [problem for problem in in_parallel(write, todo, "preparing") if problem]
+    for left_over in (path for folder in (output_dir, *folders) for path in folder.glob(".*.tmp.*")):  # by a kill
+        left_over.unlink(missing_ok=True)
+    write = partial(write_pair, recipe=recipe, output_dir=output_dir, image_size=args.image_size)
+    results = list(in_parallel(write, todo, "preparing"))
+    damaged, empty = ([line for line in lines if line] for lines in zip(("", ""), *results, strict=True))
     refuse(damaged, args.source, "replace these and run the same command again; the others are done")
 
-    counts = Counter(example.split for example in selected)
-    print(f"{output_dir}: {', '.join(f'{counts[split]:,} {split}' for split in FOLDERS)}; {len(todo):,} written now")
-    classes = CLASSES_OF[recipe.name]
-    splits = check_dataset(output_dir, find_class_set(classes))
-    print(advice_on_left_right(splits, output_dir, classes))
+    if empty:
+        print(f"left out {counted(len(empty), 'photograph')}:\n{listing(empty)}", end="")
+    print(f"{output_dir}: {len(selected) - len(empty):,} pairs, {len(todo) - len(empty):,} of them written now")
+    splits = check_dataset(output_dir, data_set.class_set)
+    print(advice_on_left_right(splits, output_dir, recipe.classes))

@@ -110,7 +110,7 @@ def part_centres(probabilities, class_set, min_share=3e-4):
     h, w = probabilities.shape[1:]
     centres = {}
     for part in MEAN_PARTS:
-        ids = [class_set.names.index(name) for name in CLASSES_OF_PARTS.get(part, (part,)) if name in class_set.names]
+        ids = class_set.subject_ids(*CLASSES_OF_PARTS.get(part, (part,)))
         weights = probabilities[ids].sum(axis=0)
         weights = np.where(weights > 0.5, weights, 0)
         total = weights.sum()

@@ -8,6 +8,7 @@ from faceparse.data.classes import CELEBAMASK, IGNORE_INDEX
 from faceparse.data.drawing import colorize
 from faceparse.data.images import (
     list_images,
+    orientation,
     read_mask_of,
     read_pair,
     read_partial_mask,
@@ -132,8 +133,8 @@ def write_labels(
 
     def label(prediction):
         index, logits, size = prediction
-        stem, _, mask_path = pairs[index]
-        mask = read_mask_of(mask_path, size, class_set) if mask_path else None
+        stem, photo_path, mask_path = pairs[index]
+        mask = read_mask_of(mask_path, size, class_set, photo_turn=orientation(photo_path)) if mask_path else None
         partial = [] if mask_path else [(masks.class_id, masks.read(stem, size)) for masks in partial_masks]
 
         def label_rows(rows):

@@ -85,8 +85,8 @@ SCRIPTS = {  # name: (script, parser, flags that work)
         "--train 1 --val 1 --test 1 --image_size 32 --output_dir sample",
     ),
     "plot": (plot_runs, options.plot_runs_parser, "checkpoints/deeplab --output runs.png"),
-    "celebamask": (prepare_celebamask, options.prepare_celebamask_parser, "--source nowhere --output_dir prepared"),
-    "lapa": (prepare_lapa, options.prepare_lapa_parser, "--source nowhere --output_dir prepared"),
+    "celebamask": (prepare_celebamask, options.preparation_parser, "--source nowhere --output_dir prepared"),
+    "lapa": (prepare_lapa, options.preparation_parser, "--source nowhere --output_dir prepared"),
 }
 NUMBERS = ("0", "-1", "nan", "inf", "-inf", "1e308", "99999999999999999999", "", "1.5", "0x10", "abc")
 

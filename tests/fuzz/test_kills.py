@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from downloads import make_celebamask_download
 from hostile import model_content
 from sandbox import run, start, tree
 from test_training import FULL, assert_same_run
@@ -24,7 +25,6 @@ import options
 import validate
 from faceparse.training.state import STATES
 from tools import prepare_celebamask
-from tools.make_sample_dataset import make_celebamask_download
 
 pytestmark = [pytest.mark.fuzz, pytest.mark.slow]  # so that -m "not slow" leaves them out too
 SEED = int(os.environ.get("FUZZ_SEED", "0"))
@@ -93,7 +93,7 @@ def test_killed_predictions_relabellings_and_preparations(sample_dataset, tmp_pa
     commands = (
         (validate, options.validate_parser, [*PREDICT, "--image_dir", photos]),
         (generate_labels, options.generate_labels_parser, [*PREDICT, *merge]),
-        (prepare_celebamask, options.prepare_celebamask_parser, ["--source", download, "--image_size", 64]),
+        (prepare_celebamask, options.preparation_parser, ["--source", download, "--image_size", 64]),
     )
     expected, seconds = [], []
     for number, command in enumerate(commands):

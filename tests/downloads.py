@@ -1,0 +1,60 @@
+"""Drawn faces in the layouts of the official downloads."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from faceparse.data.classes import CELEBAMASK, LAPA
+from tools.make_sample_dataset import class_ids_in, draw_face
+
+
+def make_celebamask_download(folder, orig_idx, distinct=None):
+    """Draw what the official download of CelebAMask-HQ holds: pictures 0, 1, ... of these numbers in CelebA.
+
+    Photographs are of 1024 px; the files of the parts, white on black, of 512 px. A part extends some pixels below
+    the parts that are painted after it, so the order of painting matters. Returns the true masks, a list of uint8
+    [512, 512]. Only `distinct` faces are drawn, the others are links to their files.
+    """
+    folder, distinct = Path(folder), distinct or len(orig_idx)
+    (folder / "CelebA-HQ-img").mkdir(parents=True)
+    rows = [f"{idx} {number} {number + 1:06d}.jpg" for idx, number in enumerate(orig_idx)]
+    (folder / "CelebA-HQ-to-CelebA-mapping.txt").write_text("\n".join(["idx orig_idx orig_file", *rows, ""]))
+    masks, part_files = [], []
+    for idx in range(len(orig_idx)):
+        parts_dir = folder / "CelebAMask-HQ-mask-anno" / str(idx // 2000)
+        parts_dir.mkdir(parents=True, exist_ok=True)
+        photo_file = folder / f"CelebA-HQ-img/{idx}.jpg"
+        if idx >= distinct:
+            photo_file.hardlink_to(folder / f"CelebA-HQ-img/{idx % distinct}.jpg")
+            for file in part_files[idx % distinct]:
+                (parts_dir / f"{idx:05d}{file.name[5:]}").hardlink_to(file)
+            continue
+        Image.fromarray(draw_face(1024, 0, "train", idx)[0]).save(photo_file, quality=95)
+        masks.append(draw_face(512, 0, "train", idx)[1])
+        part_files.append([])
+        for class_id in set(np.unique(masks[-1])) - {0}:
+            part = (masks[-1] == class_id).astype(np.uint8)
+            grown = cv2.dilate(part, np.ones((5, 5), np.uint8)) * (masks[-1] > class_id)
+            file = parts_dir / f"{idx:05d}_{CELEBAMASK.names[class_id]}.png"
+            Image.fromarray(255 * (part | grown)).convert("RGB").save(file)
+            part_files[-1].append(file)
+    return masks
+
+
+def draw_lapa(folder):
+    """Draw a download in LaPa's layout, 2 train, 1 val and 1 test faces of 200 x 150 px; return their masks."""
+    masks = {}
+    for split, index in (("train", 0), ("train", 1), ("val", 0), ("test", 0)):
+        for name in ("images", "labels", "landmarks"):
+            (folder / split / name).mkdir(parents=True, exist_ok=True)
+        photo, mask = (part[20:170] for part in draw_face(200, 0, split, index))
+        mask = masks[split, index] = class_ids_in(LAPA)[mask]
+        Image.fromarray(photo).save(folder / split / f"images/{index}_0.jpg", quality=95)
+        Image.fromarray(mask).save(folder / split / f"labels/{index}_0.png")
+        rows, columns = np.nonzero(np.isin(mask, (2, 3, 7, 8, 9)))  # brows and mouth
+        points = np.linspace((columns.min(), rows.min()), (columns.max(), rows.max()), 106)
+        lines = ["106", *(f"{x:.3f} {y:.3f}" for x, y in points)]
+        (folder / split / f"landmarks/{index}_0.txt").write_text("\n".join(lines))
+    return masks
