@@ -82,9 +82,7 @@ def open_image(path):
     if Path(path).suffix.lower() in HEIF_SUFFIXES:
         teach_pillow_heif(path)
     try:
-        with warnings.catch_warnings():  # of half as many pixels as Pillow refuses: phones take such photographs
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(path)
+        image = Image.open(path)
         with image:
             yield image
     except FileNotFoundError:
