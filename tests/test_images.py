@@ -1,7 +1,6 @@
 """Reading and writing photographs and masks in every form that users have."""
 
 import sys
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -125,19 +124,6 @@ def test_sizes_that_do_not_tell_are_refused(tmp_path, side, number):
     for told in ({"made_by": "a network"}, {"is_upright": True}):
         write_label_map(tmp_path / "mask.png", mask, **told)
         np.testing.assert_array_equal(read_pair(tmp_path / "photo.jpg", tmp_path / "mask.png")[1], mask)
-
-
-def test_reading_leaves_the_warnings_of_the_process_alone(tmp_path, photo, monkeypatch):
-    """Pillow warns of photographs as large as phones take, and refuses those of twice as many pixels."""
-    Image.fromarray(photo).save(tmp_path / "photo.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 30)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        before = list(warnings.filters)
-        read_photo(tmp_path / "photo.png")
-        assert not caught and warnings.filters == before
-        Image.open(tmp_path / "photo.png").close()
-        assert len(caught) == 1
 
 
 def test_photographs_of_phones_are_read_upright(tmp_path):
