@@ -98,7 +98,7 @@ def test_photographs_are_not_replaced(folders):
     photograph.parent.mkdir()
     Image.new("RGB", (7, 3), "red").save(photograph)
     before = photograph.read_bytes()
-    with pytest.raises(InputError, match=f"{name} was not drawn by this program; choose another folder"):
+    with pytest.raises(InputError, match=f"{name} does not say that this program made it; choose another"):
         colour("--label_dir", folders / "labels", "--output_dir", photograph.parent)
     assert photograph.read_bytes() == before
 

@@ -202,9 +202,8 @@ def test_match_pairs_by_stem_in_both_directions(tmp_path):
         match_pairs(images, masks)
 
 
-def test_a_new_folder_is_missing_or_empty_but_for_what_a_kill_left(tmp_path):
+def test_a_new_folder_is_missing_or_empty(tmp_path):
     check_new_folder("--output_dir", tmp_path / "new")
-    (tmp_path / ".unfinished_x7").mkdir()
     check_new_folder("--output_dir", tmp_path)
     (tmp_path / "a.png").touch()
     with pytest.raises(InputError, match=r"--output_dir .*: exists already"):

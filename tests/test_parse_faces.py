@@ -86,7 +86,7 @@ def test_a_second_run_replaces_what_the_first_wrote_but_no_mask(run, tmp_path):
         assert run("me.jpg", "--whole")[0] == 0
     Image.new("L", (448, 448)).save("parsed/me.png")  # a mask that somebody drew
     status, message = run("me.jpg", "--whole")
-    assert status == 2 and "me.png is a data set's mask, or does not say what made it" in message
+    assert status == 2 and "me.png does not say that this program made it" in message
 
 
 @pytest.mark.parametrize("name", ["me_overlay.jpg", "me_colored.jpg", "me_hair.png", "me.json"])
@@ -100,7 +100,7 @@ def test_pictures_and_annotations_of_others_stay(run, name):
         Image.new("RGB", (8, 8)).save(theirs)
     before = theirs.read_bytes()
     status, message = run("me.jpg", "--whole", "--cutout", "hair", "--colors", "hair=#a02020")
-    assert status == 2 and f"{name} was not" in message
+    assert status == 2 and f"{name} does not say that this program made it" in message
     assert names("parsed") == [name] and theirs.read_bytes() == before
 
 
@@ -167,7 +167,7 @@ def test_the_webcam_is_opened(run):
         (("a/me.jpg", "b/me.png"), "would write me.png"),
         (("a/me.jpg", "a/me_hair.jpg", "--cutout", "hair"), "would write me_hair.png"),
         (("a/me.jpg", "--output_dir", "a"), "holds the files to read"),
-        (("a/me.jpg", "--output_dir", "masks"), "is a data set's mask"),
+        (("a/me.jpg", "--output_dir", "masks"), "me.png does not say that this program made it"),
         (("a/me.jpg", "--cutout", "beard"), "--cutout beard: no class"),
         (("a/me.jpg", "--colors", "beard=#000000"), "--colors beard: no class"),
     ],

@@ -123,6 +123,6 @@ def test_writes_nothing_when_it_fails_half_way(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(sample, "write_label_map", full_disk)
-    with pytest.raises(InputError, match="No space left"):
+    with pytest.raises(OSError, match="No space left"):
         sample.make_sample_dataset(tmp_path / "sample", train=2, val=2, test=1, image_size=64, seed=0)
     assert not list(tmp_path.iterdir())

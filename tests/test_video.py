@@ -181,7 +181,7 @@ def test_the_webcam_is_shown_until_q(monkeypatch):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_ends_the_webcam_as_usual_and_sigterm_does_not(monkeypatch, number):
     def stop(_):
-        raise Stopped(number)
+        raise Stopped if number == signal.SIGTERM else KeyboardInterrupt
 
     monkeypatch.setattr(video, "open_video", lambda _: FakeCapture([np.zeros((40, 200, 3), np.uint8)]))
     monkeypatch.setattr(video, "find_faces", stop)
