@@ -83,13 +83,6 @@ def test_masks_are_never_overwritten_and_own_label_maps_are(place):
         call(generate_labels, *MERGE, "--output_dir", "merged")
 
 
-def test_a_named_pipe_where_an_output_will_lie(place):
-    Path("predictions").mkdir()
-    os.mkfifo("predictions/val_0000.png")
-    with pytest.raises(InputError, match=r"val_0000\.png: not a regular file"):
-        call(validate, *PREDICT)
-
-
 def test_scores_tell_what_made_the_label_maps_and_warn_of_a_mixture(place, capsys):
     def score():
         capsys.readouterr()
@@ -317,11 +310,10 @@ def test_a_bomb_is_refused(place, monkeypatch):
         call(validate, *PREDICT)
 
 
-@pytest.mark.parametrize("damage", [lambda text: "", lambda text: text[: len(text) // 3], lambda text: "\0" + text[1:]])
-def test_a_damaged_log_is_refused_and_no_line_of_it_lost(place, damage):
+def test_a_damaged_log_is_refused_and_no_line_of_it_lost(place):
     call(main_deeplab, *TRAIN, "--epochs", 2)
     log = RUN / "log.jsonl"
-    log.write_text(damage(log.read_text()))
+    log.write_text("\0" + log.read_text()[1:])
     before = log.read_bytes()
     with pytest.raises(InputError, match=r"log\.jsonl: .*put back the file, or resume without it"):
         call(main_deeplab, *TRAIN, "--epochs", 3, "--resume")
@@ -335,10 +327,6 @@ def test_a_run_killed_before_its_first_state_starts_again(place):
     call(main_deeplab, *TRAIN, "--epochs", 1)
     after = torch.load(RUN / "best.pt", weights_only=True)["state_dict"]
     assert all(torch.equal(value, after[key]) for key, value in before.items())
-    (RUN / "last.pt").unlink()
-    (RUN / "best.pt").rename(RUN / "Deeplab_checkpoint_epoch_28.pt")  # not of such a run
-    with pytest.raises(InputError, match="holds a run"):
-        call(main_deeplab, *TRAIN, "--epochs", 1)
 
 
 def test_a_reader_that_ends_early_is_no_error():
