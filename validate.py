@@ -22,7 +22,7 @@ from options import validate_parser
 
 
 def write_predictions(network, photos, output_dir, *, made_by="", save_visualizations=False, **prediction_options):
-    """Predict on {stem: path} and write OUTPUT_DIR/<stem>.png, all or none.
+    """Predict on {stem: path} and write OUTPUT_DIR/<stem>.png; a new folder appears whole or not at all.
 
     `made_by` is the text of write_label_map; `prediction_options` go to `predict`.
     """
