@@ -12,6 +12,7 @@ from faceparse.data.checks import class_pixels, format_counts, largest_first
 from faceparse.data.classes import find_class_set
 from faceparse.data.drawing import plot
 from faceparse.data.images import list_images, read_mask
+from faceparse.data.provenance import check_outputs
 from faceparse.errors import InputError, counted, run_script
 from faceparse.parallel import in_parallel
 from options import class_imbalance_parser
@@ -40,6 +41,7 @@ def draw_shares(totals, paths, class_set, log=False):
 def main(args):
     class_set = find_class_set(args.classes)
     files = list_images(args.label_dir).values()
+    check_outputs("--output_dir", args.output_dir, [args.label_dir])
     pixels = np.array(list(in_parallel(partial(class_pixels_of_file, class_set=class_set), files, "counting")))
     if not pixels.any():
         raise InputError(f"{args.label_dir}: every pixel is 255, ignored; there is nothing to count")

@@ -47,18 +47,16 @@ def main(args):
     class_set = find_class_set(args.classes)
     pairs = match_photos(args.label_dir, args.image_dir)
     require_makers_class_set(args.label_dir, [read_maker(pairs[0][0])], class_set)
+    read_files = [file for file in pairs[0] if file]
     if args.sheet:
         sheet = Path(args.sheet)
         check_picture_name(sheet)
-        check_outputs("--sheet", sheet.parent, [], pictures=[sheet.name])
-        if any(file and sheet.resolve() == file.resolve() for pair in pairs for file in pair):
-            raise InputError(f"--sheet {args.sheet}: is one of the files to read; choose another name")
+        check_outputs("--sheet", sheet.parent, read_files, [sheet.name])
         items = [(pair[0].stem, render(pair, args.alpha, class_set)) for pair in pairs[:SHEET_COUNT]]
         write_picture(args.sheet, contact_sheet(items, class_set=class_set))
         print(f"{args.sheet}: written, {len(items)} of {counted(len(pairs), 'label map')}")
         return
-    pictures = [f"{label.stem}.png" for label, _ in pairs]
-    check_outputs("--output_dir", args.output_dir, [file for file in pairs[0] if file], pictures=pictures)
+    check_outputs("--output_dir", args.output_dir, read_files, [f"{label.stem}.png" for label, _ in pairs])
     with atomic_folder(args.output_dir) as unfinished:
         write = partial(write_rendered, alpha=args.alpha, output_dir=unfinished, class_set=class_set)
         for _ in in_parallel(write, pairs, "colouring"):

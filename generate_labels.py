@@ -39,10 +39,9 @@ def main(args):
     pairs = match_pairs(args.image_dir, args.label_dir)
     pairs += find_unlabelled(args.unlabelled_dir, pairs)
     read_dirs = [args.image_dir, args.label_dir, *args.unlabelled_dir]
-    stems = [stem for stem, _, _ in pairs]
-    check_outputs("--output_dir", args.output_dir, read_dirs, label_maps=stems)
-    colored = [f"{stem}.png" for stem in stems]
-    check_outputs("--colored_dir", args.colored_dir, [*read_dirs, args.output_dir], pictures=colored)
+    names = [f"{stem}.png" for stem, _, _ in pairs]
+    check_outputs("--output_dir", args.output_dir, read_dirs, names)
+    check_outputs("--colored_dir", args.colored_dir, [*read_dirs, args.output_dir], names)
     network = load_network(args.checkpoint, args.gpu_id, args.classes and find_class_set(args.classes))
     say_device(network)
     for root in Path(args.label_dir).resolve().parents[:2]:  # the data set of train/train_mask or corrected/train_mask

@@ -27,8 +27,8 @@ from faceparse.data.classes import find_class_set
 from faceparse.data.drawing import save_overlay
 from faceparse.data.images import orientation, read_mask_of, resize_mask
 from faceparse.data.layout import is_within, require_classes_of
-from faceparse.errors import InputError, counted, run_script, unbroken
-from faceparse.files import atomic_folder, only_writer, rename
+from faceparse.errors import InputError, counted, run_script
+from faceparse.files import atomic_folder, only_writer
 from faceparse.inference import checkpoints
 from faceparse.inference.device import is_launched, keep_freed_memory, say_device, select_device
 from faceparse.inference.image_size import fitted_size
@@ -246,7 +246,9 @@ def build_training(args, device, class_set):
     if args.pretrained and not args.resume:
         checkpoints.load_imagenet(model, args.model_type)
     if args.load_model_path and not args.resume:
-        checkpoints.load_start(model, args.load_model_path, strict=not args.load_not_strict)
+        left_out = checkpoints.load_start(model, args.load_model_path, strict=not args.load_not_strict)
+        if distributed.rank() == 0:
+            print(*left_out, sep="\n", end="\n" * bool(left_out))
     ema = AveragedModel(model, args.ema) if args.ema else None
     teachers = Teachers(args.teacher, class_set, args.image_size, device) if args.teacher else None
     return TrainingState(args, model, ema, build_optimizer(args, model), Precision(device, args.float32), teachers)
@@ -372,7 +374,7 @@ def train(args, device, run_dir):
     if distributed.rank() == 0:
         remove_temporary_files(run_dir)
         if args.resume and state_path.name != STATES[0]:
-            rename(state_path, run_dir / STATES[0])  # it takes the place of the damaged one
+            state_path.replace(run_dir / STATES[0])  # it takes the place of the damaged one
         print(
             f"{args.model_type}: {count_parameters(state.model):,} parameters; "
             f"{len(train_pairs)} training and {counted(len(val_pairs), 'validation pair')}; "
@@ -404,8 +406,7 @@ def train(args, device, run_dir):
         resume_at = {}
         log.append(line | {"seconds": round(time.perf_counter() - start, 2)})
         if distributed.rank() == 0:
-            with unbroken():
-                save_epoch(state, run_dir, log)
+            save_epoch(state, run_dir, log)
             send_to_logger(log[-1])
     if distributed.rank() == 0:
         print(format_table(scores, class_set))

@@ -61,12 +61,8 @@ def output_names(file, is_video, cutouts, recoloured):
     """Return the names of the files that an input leads to."""
     if is_video:
         return [f"{file.stem}_overlay.mp4"]
-    return [f"{file.stem}.png", f"{file.stem}.json", *picture_names(file, cutouts, recoloured)]
-
-
-def picture_names(file, cutouts, recoloured):
-    names = [f"{file.stem}_overlay.jpg", *(f"{file.stem}_{suffix}.png" for suffix in cutouts)]
-    return names + [f"{file.stem}_colored.jpg"] * bool(recoloured)
+    endings = [".png", ".json", "_overlay.jpg", *(f"_{suffix}.png" for suffix in cutouts)]
+    return [f"{file.stem}{ending}" for ending in endings + ["_colored.jpg"] * bool(recoloured)]
 
 
 def refuse_same_outputs(names_of):
@@ -155,15 +151,9 @@ def main(args):
         raise InputError("; ".join(problems))
     videos = {file for file in files if file.suffix.lower() in VIDEO_SUFFIXES}
     photos = [file for file in files if file not in videos]
-    refuse_same_outputs({file: output_names(file, file in videos, suffixes, args.colors) for file in files})
-    check_outputs(
-        "--output_dir",
-        args.output_dir,
-        files,
-        label_maps=[file.stem for file in photos],
-        pictures=[name for file in photos for name in picture_names(file, suffixes, args.colors)],
-        descriptions=[f"{file.stem}.json" for file in photos],
-    )
+    names_of = {file: output_names(file, file in videos, suffixes, args.colors) for file in files}
+    refuse_same_outputs(names_of)
+    check_outputs("--output_dir", args.output_dir, files, [name for file in photos for name in names_of[file]])
     class_set = args.classes and find_class_set(args.classes)
     parser = FaceParser(args.checkpoint, gpu_id=args.gpu_id, image_size=args.image_size, class_set=class_set)
     say_device(parser.network)

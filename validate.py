@@ -23,7 +23,7 @@ from options import validate_parser
 
 
 def write_predictions(network, photos, output_dir, *, made_by="", save_visualizations=False, **prediction_options):
-    """Predict on {stem: path} and write OUTPUT_DIR/<stem>.png, all or none.
+    """Predict on {stem: path} and write OUTPUT_DIR/<stem>.png; a new folder appears whole or not at all.
 
     `made_by` is the text of write_label_map; `prediction_options` go to `predict`.
     """
@@ -43,10 +43,10 @@ def write_predictions(network, photos, output_dir, *, made_by="", save_visualiza
 
 def main(args):
     photos = list_images(args.image_dir)
-    check_outputs("--output_dir", args.output_dir, [args.image_dir], label_maps=photos)
+    names = [f"{stem}.png" for stem in photos]
+    check_outputs("--output_dir", args.output_dir, [args.image_dir], names)
     if args.save_visualizations:
-        overlays = [f"{stem}.png" for stem in photos]
-        check_outputs("--output_dir", Path(args.output_dir) / "overlays", [args.image_dir], pictures=overlays)
+        check_outputs("--output_dir", Path(args.output_dir) / "overlays", [args.image_dir], names)
     network = load_network(args.checkpoint, args.gpu_id, args.classes and find_class_set(args.classes))
     say_device(network)
     image_size = args.image_size or network.image_size

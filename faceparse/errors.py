@@ -9,17 +9,9 @@ import sys
 import threading
 import traceback
 import warnings
-from contextlib import contextmanager
 
-# What reading or writing a user's paths meets. An OSError of another kind is a bug and shows its traceback.
-OF_A_PATH = {
-    getattr(errno, name)
-    for name in (
-        *("ENOENT", "EACCES", "EPERM", "EISDIR", "ENOTDIR", "EEXIST", "ENOTEMPTY", "EROFS", "ENOSPC", "EDQUOT"),
-        *("EFBIG", "EIO", "ENAMETOOLONG", "ELOOP", "ENXIO", "ENODEV", "ESTALE", "EXDEV", "EINVAL", "EMFILE", "EPIPE"),
-    )
-    if hasattr(errno, name)
-}
+# What a disk refuses without the name of a file. An OSError of another kind without a name is a bug.
+OF_A_DISK = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EIO") if hasattr(errno, name)}
 READER_GONE = 128 + 13  # the exit status of a program that SIGPIPE ends
 LITTLE_MEMORY = "there is too little memory; lower --batch_size, --image_size or --workers, or shrink large photographs"
 TOO_LITTLE_MEMORY = {  # by name or text, because not every script imports torch
@@ -38,64 +30,22 @@ class InputError(Exception):
 
 
 class Stopped(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM; `number` is the signal's."""
+    """SIGTERM, which batch systems send before they kill."""
 
-    def __init__(self, number):
-        super().__init__(number)
-        self.number = number
+    number = signal.SIGTERM
 
 
-class _Stops:
-    """The handler of both signals. Within `unbroken` the first one waits for the end of the block."""
-
-    depth, pending = 0, None
-
-    def handle(self, number, _frame):
-        if self.depth and self.pending is None:
-            self.pending = number
-        else:
-            self.pending = None
-            raise Stopped(number)
-
-
-_stops = _Stops()
-
-
-@contextmanager
-def unbroken():
-    """Let the block finish before Ctrl-C or SIGTERM takes effect. A second signal does not wait."""
-    _stops.depth += 1
-    try:
-        yield
-    finally:
-        _stops.depth -= 1
-        if not _stops.depth and _stops.pending is not None:
-            number, _stops.pending = _stops.pending, None
-            raise Stopped(number)
-
-
-@contextmanager
-def _signals_caught():
-    """Turn Ctrl-C and SIGTERM into Stopped. Under torchrun SIGTERM kills at once: a process may wait for a dead one."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    numbers = [signal.SIGINT, *([] if "LOCAL_RANK" in os.environ else [signal.SIGTERM])]
-    before = {number: signal.signal(number, _stops.handle) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _stop(_number, _frame):
+    raise Stopped
 
 
 def is_of_a_path(error):
-    """Tell whether an OSError comes from a path, a disk or a device that the user gave, and not from a bug."""
-    return error.errno in OF_A_PATH
+    """Tell whether an OSError comes from a path or a disk that the user gave, and not from a bug."""
+    return error.filename is not None or error.errno in OF_A_DISK
 
 
 def first_line(error):
-    """Return the first line of an exception's text; its type where it has no text."""
+    """Return the first line of an exception's text; its type if it has no text."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
@@ -113,13 +63,6 @@ def end(status, line):
     sys.exit(status)
 
 
-def stdout_is_a_pipe():
-    try:
-        return stat.S_ISFIFO(os.fstat(sys.stdout.fileno()).st_mode)
-    except (AttributeError, OSError):  # it is closed, or no file
-        return False
-
-
 def run_script(main):
     """Call `main()`; turn bad input into one line on stderr and exit status 2, Ctrl-C into 130, SIGTERM into 143.
 
@@ -130,10 +73,12 @@ def run_script(main):
         sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be UTF-8
     # Pillow warns of half as many pixels as it refuses, and phones take such photographs.
     warnings.filterwarnings("ignore", "Image size .* exceeds limit")
+    # Under torchrun SIGTERM kills at once, because a process may wait for a dead one.
+    if "LOCAL_RANK" not in os.environ and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _stop)
     try:
-        with _signals_caught():
-            main()
-        if sys.stdout:  # None where it is closed
+        main()
+        if sys.stdout:  # None if it is closed
             sys.stdout.flush()
     except InputError as error:
         end(2, f"error: {error}")
@@ -142,8 +87,8 @@ def run_script(main):
             raise
         end(2, f"error: needs a package that is not installed ({error}); pip install -r requirements.txt")
     except OSError as error:
-        if isinstance(error, BrokenPipeError) and stdout_is_a_pipe():  # as in `f1score.py | head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain at the exit
+        if isinstance(error, BrokenPipeError) and stat.S_ISFIFO(os.fstat(1).st_mode):  # as in `f1score.py | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would complain at the exit
             sys.exit(READER_GONE)
         if not is_of_a_path(error):
             raise
@@ -154,12 +99,9 @@ def run_script(main):
             raise
         end(2, f"error: {line}")
     except KeyboardInterrupt as error:
-        number = getattr(error, "number", signal.SIGINT)
-        word = "terminated" if number == signal.SIGTERM else "interrupted"
-        end(
-            128 + number,
-            f"{word}: files are whole; run the same command again, a training that has saved a state with --resume",
-        )
+        status, word = (143, "terminated") if isinstance(error, Stopped) else (130, "interrupted")
+        way_on = "run the same command again, a training that has saved a state with --resume"
+        end(status, f"{word}: files are whole; {way_on}")
 
 
 def counted(number, noun):

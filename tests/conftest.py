@@ -5,6 +5,8 @@ bits. Their pictures are so small that more threads would only wait for each oth
 """
 
 import os
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +15,10 @@ os.environ.setdefault("TEST_GPUS", os.environ.get("CUDA_VISIBLE_DEVICES", "0")) 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import torch
+from helpers import call, checkpoint_content, contents, the_error
+
+from faceparse.errors import run_script
 from tools.make_sample_dataset import make_sample_dataset
 
 
@@ -22,3 +28,30 @@ def sample_dataset(tmp_path_factory):
     return make_sample_dataset(
         tmp_path_factory.mktemp("sample") / "dataset", train=8, val=5, test=2, image_size=64, seed=0
     )
+
+
+@pytest.fixture
+def place(sample_dataset, tmp_path, monkeypatch):
+    """A working directory with dataset/, which a test may damage, and the checkpoint model.pt."""
+    shutil.copytree(sample_dataset, tmp_path / "dataset")
+    torch.save(checkpoint_content(), tmp_path / "model.pt")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def refusal(capsys):
+    def refused(script, *flags):
+        """Run a script's main as its command line does; return the line of its error, whose exit status is 2.
+
+        `script` may be any function without arguments. No file of the working directory may appear or change.
+        """
+        before = contents(Path.cwd())
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            run_script(script if callable(script) else lambda: call(script, *flags))
+        assert ended.value.code == 2
+        assert contents(Path.cwd()) == before
+        return the_error(capsys.readouterr().err)
+
+    return refused

@@ -42,11 +42,12 @@ def test_a_run_waits_for_another_that_decodes_the_same(pairs, tmp_path, monkeypa
     first = training_set(pairs, tmp_path)
     (path,) = (tmp_path / "decoded").iterdir()
     path.rename(tmp_path / "elsewhere")
-    handle = locking.hold(tmp_path / "decoded")
+    lock = locking.locked(tmp_path / "decoded")
+    assert lock.__enter__()
 
     def other_run_ends(_seconds):
         (tmp_path / "elsewhere").rename(path)
-        locking.release(handle)
+        lock.__exit__(None, None, None)
 
     monkeypatch.setattr(decoded_file.time, "sleep", other_run_ends)
     monkeypatch.setattr(dataset_utils, "read_pair", lambda *_: pytest.fail("reads a picture"))

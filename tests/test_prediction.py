@@ -212,7 +212,7 @@ def test_photographs_are_never_overwritten(checkpoint_path, photos, tmp_path):
 def test_a_data_set_s_masks_are_never_overwritten(checkpoint_path, sample_dataset, tmp_path):
     masks = Path(shutil.copytree(sample_dataset / "val/val_mask", tmp_path / "val_mask"))
     before = {path.name: path.read_bytes() for path in masks.iterdir()}
-    with pytest.raises(InputError, match=r"--output_dir .*val_0000\.png is a data set's mask"):
+    with pytest.raises(InputError, match=r"--output_dir .*val_0000\.png does not say that this program made it"):
         predict(checkpoint_path, sample_dataset / "val/val_image", masks)
     assert {path.name: path.read_bytes() for path in masks.iterdir()} == before
     for _ in range(2):  # predictions may be replaced
@@ -497,7 +497,7 @@ def test_given_masks_are_never_overwritten(checkpoint_path, pairs, tmp_path):
     copies = tmp_path / "copies"
     shutil.copytree(pairs[1], copies)
     flags += ["--output_dir", tmp_path / "merged", "--colored_dir", copies]
-    with pytest.raises(InputError, match=r"--colored_dir .* was not drawn by this program"):
+    with pytest.raises(InputError, match=r"--colored_dir .* does not say that this program made it"):
         generate_labels.main(parse(generate_labels_parser, *flags))
     for folder in (pairs[1], copies):
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

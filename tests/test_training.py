@@ -897,11 +897,8 @@ def test_best_is_the_checkpoint_of_the_highest_score_and_the_first_of_equals(tmp
 def test_a_second_run_in_the_same_folder_is_refused(sample_dataset, tmp_path, capsys):
     run_dir = tmp_path / "checkpoints/deeplab"
     run_dir.mkdir(parents=True)
-    handle = locking.hold(run_dir)  # as a run does
-    try:
+    with locking.locked(run_dir):  # as a run does
         message = refusal(capsys, tmp_path, "--dataset_dir", sample_dataset, *SMALL, "--epochs", 1)
-    finally:
-        locking.release(handle)
     assert (
         "checkpoints/deeplab: another run is writing there; wait for its end, or give another --save_prefix" in message
     )

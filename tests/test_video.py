@@ -244,7 +244,7 @@ def test_the_webcam_is_shown_until_q_and_outlives_a_broken_frame(monkeypatch, ca
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_ends_the_webcam_as_usual_and_sigterm_does_not(monkeypatch, camera, number):
     def stop(*_):
-        raise Stopped(number)
+        raise Stopped if number == signal.SIGTERM else KeyboardInterrupt
 
     camera([BLANK])
     monkeypatch.setattr(NoisyParser, "detector", stop)

@@ -35,7 +35,7 @@ def check_out(out, mask_dirs):
 def check_sheet(path, folders):
     """Raise InputError if `path` is no picture's name, lies in the data set, or holds what was not drawn here."""
     check_picture_name(path)
-    check_outputs("--sheet", path.parent, folders, pictures=[path.name])
+    check_outputs("--sheet", path.parent, folders, [path.name])
 
 
 def write_corrected(splits, out, class_set):

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from faceparse.errors import InputError
-from faceparse.files import hold, release, rename, sync
+from faceparse.files import locked, sync
 from faceparse.training import distributed
 
 
@@ -56,7 +56,7 @@ def make(path, size, fill):
         distributed.barrier()
         if distributed.rank() == 0:
             sync(unfinished)
-            rename(unfinished, path)
+            unfinished.replace(path)
             sync(path.parent)
         distributed.barrier()
     except BaseException:
@@ -68,16 +68,13 @@ def make(path, size, fill):
 def alone_in(folder):
     """Hold a folder for this process alone; wait where another one holds it."""
     folder.mkdir(parents=True, exist_ok=True)
-    handle = hold(folder)
-    if handle is None:
+    while True:
+        with locked(folder) as free:
+            if free is not False:
+                yield
+                return
         print(f"{folder}: another run is decoding; waiting for it")
-    while handle is None:
         time.sleep(1)
-        handle = hold(folder)
-    try:
-        yield
-    finally:
-        release(handle)
 
 
 def map_file(path, size, shared):

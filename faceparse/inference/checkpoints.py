@@ -10,18 +10,17 @@ from faceparse.data.classes import CELEBAMASK, agreed_class_set, class_set_from_
 from faceparse.errors import InputError, first_line
 from faceparse.files import atomic_path
 from faceparse.inference.image_size import checked_image_size
-from faceparse.training import distributed
 from models import MODELS, build_model
 
 CHALLENGE_MODEL_TYPE = "deeplabv3plus_mobilenet"
 CHALLENGE_IMAGE_SIZE = 512
-LISTED = 20  # number of misfits that an error names; a wrong network has hundreds
+MAX_LISTED = 20  # misfits that an error names; a wrong network has hundreds
 
 
 def save(path, content, keep=None):
     """Write `content` by torch.save, whole or not at all, and so that a power cut right after does not undo it.
 
-    With the path `keep` the file that it replaces stays under that name. Raises InputError where it cannot be written.
+    With the path `keep` the file that it replaces stays under that name. Raises InputError if it cannot be written.
     """
     with atomic_path(path, durable=True, keep=keep) as temporary:
         try:
@@ -59,144 +58,102 @@ def unpickle(path):
         raise InputError(f"{path}: not a readable checkpoint, perhaps truncated ({first_line(error)})") from None
 
 
+def weights_in(content, path):
+    """Return {name: tensor} of what `unpickle` gave, a checkpoint or a bare state_dict; InputError if it has none."""
+    weights = content.get("state_dict", content) if isinstance(content, dict) else None
+    if not (isinstance(weights, dict) and weights and all(isinstance(each, torch.Tensor) for each in weights.values())):
+        raise InputError(f"{path}: holds neither a checkpoint of this project nor a state_dict")
+    # DataParallel and DistributedDataParallel prefix the names.
+    return {str(name).removeprefix("module."): tensor for name, tensor in weights.items()}
+
+
 def read_checkpoint(path, class_set=None, content=None):
     """Read a file of `save`, or a bare state_dict of the challenge's network: what `describe` returns, and more.
 
     Its "class_set" is the ClassSet of the weights. `class_set` is the one that is wanted, None for any; `content` is
-    what `unpickle` gave, where that was called already.
+    what `unpickle` gave, if that was called already.
     Raises InputError as `unpickle` does, for what describes no model of this project, and for another class set.
     """
     content = content or unpickle(path)
-    if is_state_dict(content):
-        content = describe_bare(path, without_module_prefix(content))
-    fields = {"model_type": str, "num_classes": int, "state_dict": dict}
-    if not isinstance(content, dict) or any(not isinstance(content.get(key), kind) for key, kind in fields.items()):
-        raise InputError(f"{path}: holds neither a checkpoint of this project nor a state_dict")
-    if not is_state_dict(content["state_dict"]):
-        raise InputError(f"{path}: its state_dict holds something else than tensors")
-    if content["model_type"] not in MODELS:
-        raise InputError(f"{path}: holds model {content['model_type']!r}; known are {', '.join(MODELS)}")
+    weights = weights_in(content, path)
+    if "state_dict" not in content:
+        head = weights.get("classifier.classifier.3.bias")
+        if head is None:
+            raise InputError(f"{path}: a bare state_dict, but not of {CHALLENGE_MODEL_TYPE}")
+        content = {"model_type": CHALLENGE_MODEL_TYPE, "num_classes": head.numel()}
+    if str(content.get("model_type")) not in MODELS:
+        raise InputError(f"{path}: holds model {content.get('model_type')!r}; known are {', '.join(MODELS)}")
     checked_image_size(content.get("image_size", CHALLENGE_IMAGE_SIZE), path)
-    return content | {"class_set": class_set_of(content, path, class_set)}
+    return content | {"state_dict": weights, "class_set": class_set_of(content, path, class_set)}
 
 
 def class_set_of(content, path, wanted):
     """Return the ClassSet of a checkpoint's content; files without a description are CelebAMask-HQ's if they have 19.
 
-    Raises InputError as `agreed_class_set` does, and where nothing tells what the classes are.
+    Raises InputError as `agreed_class_set` does, and if nothing tells what the classes are.
     """
-    num_classes = content["num_classes"]
+    count = content.get("num_classes")
     if "classes" in content:
         class_set = class_set_from_dict(content["classes"], path)
-    elif num_classes == len(CELEBAMASK):
-        class_set = CELEBAMASK
-    elif wanted is None:
-        raise InputError(f"{path}: does not say what its {num_classes} classes are; name them by --classes")
     else:
-        class_set = wanted
-    if len(class_set) != num_classes:
-        raise InputError(f"{path}: has {num_classes} classes, but the class set has {len(class_set)}")
+        class_set = CELEBAMASK if count == len(CELEBAMASK) else wanted
+    if class_set is None:
+        raise InputError(f"{path}: does not say what its {count} classes are; name them by --classes")
+    if len(class_set) != count:
+        raise InputError(f"{path}: has {count} classes, but the class set has {len(class_set)}")
     return agreed_class_set(class_set, wanted, path)
 
 
-def is_state_dict(content):
-    return (
-        isinstance(content, dict)
-        and bool(content)
-        and all(isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in content.items())
-    )
+def load_weights(model, weights, path, strict=True):
+    """Copy {name: tensor} into a model; return lines about what was left out, which happens without `strict` alone.
 
-
-def describe_bare(path, state_dict):
-    """Describe a bare state_dict, which must be of the challenge's network. It does not say what its classes are."""
-    head = state_dict.get("classifier.classifier.3.bias")
-    if "backbone.low_level_features.0.0.weight" not in state_dict or head is None or head.dim() != 1:
-        raise InputError(f"{path}: a bare state_dict, but not of {CHALLENGE_MODEL_TYPE}")
-    return {"model_type": CHALLENGE_MODEL_TYPE, "num_classes": len(head), "state_dict": state_dict}
-
-
-def without_module_prefix(state_dict):
-    """Undo the renaming by DataParallel and DistributedDataParallel."""
-    return {key.removeprefix("module."): value for key, value in state_dict.items()}
-
-
-def require_sound(state_dict, like, path):
-    """Raise InputError that names the first tensor which is not dense, not finite, or of another kind than `like`'s."""
-    for key, value in state_dict.items():
-        problem = None
-        if value.layout != torch.strided or value.is_meta or value.is_quantized:
-            problem = "is not dense: sparse, quantised or without values"
-        elif key in like and (
-            value.is_complex()
-            or value.is_floating_point() != like[key].is_floating_point()
-            or value.dtype == torch.bool
-        ):
-            problem = f"is {value.dtype}, the model's is {like[key].dtype}"
-        elif value.is_floating_point() and not value.float().isfinite().all():
-            problem = "holds NaN or infinite values; the training diverged, or the file is damaged"
-        if problem:
-            raise InputError(f"{path}: its tensor {key} {problem}; give another checkpoint")
-
-
-def load_weights(model, state_dict, path, strict=True):
-    """Copy weights into a model. Raises InputError as `require_sound` does.
-
-    With `strict` raises an InputError that lists what differs; otherwise copies what fits and prints what was left out.
+    Raises InputError for weights that are not finite, if nothing fits, and, with `strict`, one that lists what differs.
     """
-    state_dict, own = without_module_prefix(state_dict), model.state_dict()
-    require_sound(state_dict, own, path)
-    misfits = [f"{key} is missing" for key in own if key not in state_dict]
-    misfits += [f"{key} is not in the model" for key in state_dict if key not in own]
-    fitting = {key: value for key, value in state_dict.items() if key in own and value.shape == own[key].shape}
-    misfits += [
-        f"{key} is {list(value.shape)} here, {list(own[key].shape)} in the model"
-        for key, value in state_dict.items()
-        if key in own and key not in fitting
+    here, own = ({key: list(value.shape) for key, value in each.items()} for each in (weights, model.state_dict()))
+    misfits = [
+        f"{key} is {here.get(key, 'missing')} here, {own.get(key, 'missing')} in the model"
+        for key in own | here
+        if here.get(key) != own.get(key)
     ]
     if misfits and strict:
-        listed = "; ".join(misfits[:LISTED]) + (f"; and {len(misfits) - LISTED} more" if misfits[LISTED:] else "")
-        raise InputError(f"{path}: does not fit the model (--load_not_strict loads what does): {listed}")
+        listed = [*misfits[:MAX_LISTED], *[f"and {len(misfits) - MAX_LISTED} more"] * (len(misfits) > MAX_LISTED)]
+        raise InputError(f"{path}: does not fit the model (--load_not_strict loads what does): {'; '.join(listed)}")
+    fitting = {key: weights[key] for key in own if here.get(key) == own[key]}
     if not fitting:
         raise InputError(f"{path}: nothing in it fits the model")
-    if misfits and distributed.rank() == 0:
-        print(f"{path}: loaded {len(fitting)} of {len(own)} tensors; left out:")
-        print("\n".join(f"  {misfit}" for misfit in misfits))
-    model.load_state_dict(fitting, strict=False)
+    try:
+        model.load_state_dict(fitting, strict=False)
+    except RuntimeError as error:  # sparse tensors, for example
+        raise InputError(f"{path}: its weights cannot be copied ({error}); give another checkpoint") from None
+    if not all(value.isfinite().all() for value in model.state_dict().values()):
+        raise InputError(f"{path}: holds NaN or infinite weights, after a training that diverged; give another")
+    header = f"{path}: loaded {len(fitting)} of {len(own)} tensors; left out:"
+    return [header, *(f"  {each}" for each in misfits)] if misfits else []
 
 
 def load_optimizer(optimizer, state, path):
-    """Load an optimiser's state; InputError where it does not fit or is damaged."""
+    """Load an optimiser's state; InputError if it does not fit."""
     try:
         optimizer.load_state_dict(state)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise InputError(
-            f"{path}: its optimiser's state does not fit ({error}); give another state to resume"
-        ) from None
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            kept = optimizer.state.get(parameter, {})
-            shaped = [kept.get(name) for name in ("exp_avg", "exp_avg_sq")]
-            if any(not isinstance(each, torch.Tensor) or each.shape != parameter.shape for each in shaped):
-                raise InputError(f"{path}: its optimiser's state is damaged; give another state to resume")
+        raise InputError(f"{path}: its optimiser's state does not fit ({error}); give another to resume") from None
 
 
 def load_start(model, path, strict):
     """Load the weights that a training starts from, of a file of `save` or a bare state_dict of any network.
 
-    Raises InputError as `load_weights` does. With `strict` it is also raised where the file has other classes than the
-    model: if they are equal in number, the weights would fit but mean something else.
+    Returns and raises what `load_weights` does. With `strict` InputError is also raised if the file has other classes
+    than the model: if they are equal in number, the weights would fit but mean something else.
     """
     content = unpickle(path)
-    state_dict = content.get("state_dict", content) if isinstance(content, dict) else content
-    if not is_state_dict(state_dict):
-        raise InputError(f"{path}: holds neither a checkpoint of this project nor a state_dict")
-    if strict and isinstance(content.get("classes"), dict):
+    weights = weights_in(content, path)
+    if strict and "state_dict" in content and "classes" in content:
         class_set = class_set_from_dict(content["classes"], path)
         if not class_set.has_classes_of(model.class_set):
             raise InputError(
                 f"{path}: its {len(class_set)} classes are not those of --classes (--load_not_strict loads what fits)"
             )
-    load_weights(model, state_dict, path, strict)
+    return load_weights(model, weights, path, strict)
 
 
 def load_imagenet(model, model_type):

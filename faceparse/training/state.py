@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from faceparse.data.layout import is_within, split_folders
-from faceparse.errors import InputError, counted, unbroken
+from faceparse.errors import InputError, counted
 from faceparse.inference import checkpoints
 from faceparse.training import distributed
 from faceparse.training.optimisation import AveragedModel, Precision
@@ -104,8 +104,7 @@ class TrainingState:
             own[name] = {key: buffer.cpu() for key, buffer in network.named_buffers()}
         processes = distributed.from_all(own)
         if distributed.rank() == 0:
-            with unbroken():
-                self.save(run_dir, epoch - 1, step=step, processes=processes)
+            self.save(run_dir, epoch - 1, step=step, processes=processes)
 
     def load(self, path, saved):
         """Continue from what `read_newest` returned."""

@@ -1,19 +1,18 @@
 """Hostile files, each made by a function of (path, random generator); the same seed makes the same files."""
 
 import io
+import json
 import os
 import struct
 import zlib
 
 import numpy as np
+import onnx
 import torch
-from PIL import Image
+from helpers import checkpoint_content
+from PIL import Image, PngImagePlugin
 
-from faceparse.data.classes import CELEBAMASK
-from faceparse.inference import checkpoints
-from models import build_model
-
-SLIM = "deeplabv3plus_mobilenet_slim"
+from faceparse.data.classes import LAPA
 
 
 def picture(width=64, height=64, mode="RGB"):
@@ -54,8 +53,6 @@ def bomb(path, _):
 
 
 def text_bomb(path, _):
-    from PIL import PngImagePlugin
-
     text = PngImagePlugin.PngInfo()
     text.add_text("Made by", "x" * 10**8, zip=True)
     path.write_bytes(encoded(picture(), "PNG", pnginfo=text))
@@ -70,33 +67,28 @@ def pages(path, _):
     path.write_bytes(encoded(picture(), "TIFF", save_all=True, append_images=[picture(9, 70)] * 20))
 
 
-def pipe(path, _):
-    path.unlink()
-    os.mkfifo(path)
+def in_place_of(make):
+    """Return a function that makes something else of a file's name."""
+
+    def replace(path, _):
+        path.unlink()
+        make(path)
+
+    return replace
 
 
-def loop(path, _):
-    path.unlink()
-    path.symlink_to(path.name)
-
-
-def dangling(path, _):
-    path.unlink()
-    path.symlink_to("nowhere.png")
-
-
-def device(path, _):
-    path.unlink()
-    path.symlink_to("/dev/zero")
-
-
-def folder(path, _):
-    path.unlink()
-    path.mkdir()
-
-
-def empty(path, _):
-    path.write_bytes(b"")
+pipe, folder = in_place_of(os.mkfifo), in_place_of(os.mkdir)
+loop = in_place_of(lambda path: path.symlink_to(path.name))
+dangling = in_place_of(lambda path: path.symlink_to("nowhere.png"))
+device = in_place_of(lambda path: path.symlink_to("/dev/zero"))
+empty = in_place_of(lambda path: path.touch())
+SPECIAL = {"pipe": pipe, "loop": loop, "dangling": dangling, "device": device, "folder": folder, "empty": empty}
+DAMAGE = {
+    **{f"cut {n}": cut for n in range(6)},
+    **{f"bits {n}": flip_bits for n in range(8)},
+    **{f"noise {n}": noise for n in range(2)},
+    **SPECIAL,
+}
 
 
 def of_size(width, height):
@@ -108,40 +100,22 @@ def of_mode(mode, kind="TIFF"):
 
 
 IMAGES = {
-    **{f"cut {n}": cut for n in range(6)},
-    **{f"bits {n}": flip_bits for n in range(8)},
-    **{f"noise {n}": noise for n in range(2)},
+    **DAMAGE,
     **{f"{width} x {height}": of_size(width, height) for width, height in ((1, 1), (1, 5000), (5000, 1), (2, 3))},
     **{f"mode {mode}": of_mode(mode) for mode in ("1", "L", "LA", "P", "RGBA", "CMYK", "I", "F", "I;16", "LAB")},
     "wrong suffix": of_mode("RGB", "BMP"),
-    **{each.__name__: each for each in (bomb, text_bomb, animated, pages, pipe, loop, dangling, device, folder, empty)},
+    **{each.__name__: each for each in (bomb, text_bomb, animated, pages)},
 }
-
-
-def model_content():
-    torch.manual_seed(0)
-    content = checkpoints.describe(SLIM, CELEBAMASK, build_model(SLIM).state_dict())
-    return content | {"image_size": 32, "epoch": 1}
-
-
-WRONG_VALUES = {
-    "None": None,
-    "text": "abc",
-    "negative": -1,
-    "huge": 10**12,
-    "list": [1],
-    "dict": {"a": 1},
-    "float": 0.5,
-}
+WRONG_VALUES = (None, "abc", -1, 10**12, [1], {"a": 1}, 0.5)
 
 
 def wrong_field(key, value):
-    return lambda path, _: torch.save(model_content() | {key: value}, path)
+    return lambda path, _: torch.save(checkpoint_content() | {key: value}, path)
 
 
 def wrong_tensor(change):
     def make(path, chance):
-        content = model_content()
+        content = checkpoint_content()
         key = chance.choice([key for key, value in content["state_dict"].items() if value.is_floating_point()])
         content["state_dict"] = content["state_dict"] | {key: change(content["state_dict"][key])}
         torch.save(content, path)
@@ -150,13 +124,11 @@ def wrong_tensor(change):
 
 
 CHECKPOINTS = {
-    **{f"cut {n}": cut for n in range(6)},
-    **{f"bits {n}": flip_bits for n in range(8)},
-    **{f"noise {n}": noise for n in range(2)},
+    **DAMAGE,
     **{
-        f"{key} {name}": wrong_field(key, value)
+        f"{key} {value}": wrong_field(key, value)
         for key in ("model_type", "num_classes", "classes", "state_dict", "image_size")
-        for name, value in WRONG_VALUES.items()
+        for value in WRONG_VALUES
     },
     "nan": wrong_tensor(lambda tensor: tensor * float("nan")),
     "sparse": wrong_tensor(lambda tensor: tensor.to_sparse()),
@@ -167,54 +139,41 @@ CHECKPOINTS = {
     "shape": wrong_tensor(lambda tensor: tensor[..., None]),
     "huge expanded": wrong_tensor(lambda _: torch.zeros(1).expand(10**10)),
     "text for tensor": wrong_tensor(lambda _: "abc"),
-    **{each.__name__: each for each in (pipe, loop, dangling, device, folder, empty)},
 }
 
 
-def onnx_bytes(*, metadata=None, external=None, classes=19):
-    """Return a tiny network in the form of export_onnx.py; with `external` its weights lie in the file of that name."""
-    import json
+def onnx_file(**metadata):
+    """Change the metadata of a network by export_onnx.py."""
 
-    import onnx
-    from onnx import helper, numpy_helper
+    def make(path, _):
+        model = onnx.load(path)
+        entries = {entry.key: entry.value for entry in model.metadata_props}
+        del model.metadata_props[:]
+        onnx.helper.set_model_props(model, entries | metadata)
+        path.write_bytes(model.SerializeToString())
 
-    weights = numpy_helper.from_array(np.zeros((classes, 3, 1, 1), np.float32), "w")
-    if external:
+    return make
+
+
+def external(name):
+    """Let the weights of a network lie in the file of that name."""
+
+    def make(path, _):
+        model = onnx.load(path)
+        weights = model.graph.initializer[0]
         weights.ClearField("raw_data")
         weights.data_location = onnx.TensorProto.EXTERNAL
-        weights.external_data.add(key="location", value=external)
-    sides = ["n", 3, "h", "w"]
-    graph = helper.make_graph(
-        [helper.make_node("Conv", ["photos", "w"], ["logits"], strides=[4, 4])],
-        "network",
-        [helper.make_tensor_value_info("photos", onnx.TensorProto.FLOAT, sides)],
-        [helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["n", classes, "a", "b"])],
-        [weights],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    helper.set_model_props(model, {"image_size": "32", "classes": json.dumps(CELEBAMASK.to_dict())} | (metadata or {}))
-    return model.SerializeToString()
-
-
-def onnx_file(change=None, **options):
-    def make(path, chance):
-        path.write_bytes(onnx_bytes(**options))
-        if change:
-            change(path, chance)
+        weights.external_data.add(key="location", value=name)
+        path.write_bytes(model.SerializeToString())
 
     return make
 
 
 ONNX = {
     "whole": onnx_file(),
-    **{f"cut {n}": onnx_file(cut) for n in range(4)},
-    **{f"bits {n}": onnx_file(flip_bits) for n in range(8)},
-    "noise": noise,
-    "empty": empty,
-    **{f"image_size {value!r}": onnx_file(metadata={"image_size": value}) for value in ("abc", "0", "1000000", "-1")},
-    **{f"classes {value!r}": onnx_file(metadata={"classes": value}) for value in ("{", "[]", "{}", "[" * 10_000)},
-    "7 classes": onnx_file(classes=7),
-    **{
-        f"external {name}": onnx_file(external=name) for name in ("../model.pt", "/etc/passwd", "model.pt", "/dev/zero")
-    },
+    **DAMAGE,
+    **{f"image_size {value!r}": onnx_file(image_size=value) for value in ("abc", "0", "1000000", "-1")},
+    **{f"classes {value[:9]!r}": onnx_file(classes=value) for value in ("{", "[]", "{}", "[" * 10_000)},
+    "11 classes": onnx_file(classes=json.dumps(LAPA.to_dict())),
+    **{f"external {name}": external(name) for name in ("../model.pt", "/etc/passwd", "model.pt", "/dev/zero")},
 }

@@ -1,0 +1,60 @@
+"""What several test files share beside the fixtures of conftest.py."""
+
+import re
+
+import torch
+
+import options
+from faceparse.data.classes import CELEBAMASK
+from faceparse.inference import checkpoints
+from models import build_model
+
+SLIM, CHALLENGE = "deeplabv3plus_mobilenet_slim", "deeplabv3plus_mobilenet"
+SMALL = ("--image_size", 32, "--workers", 0)
+PARSERS = {  # module of a script: its parser
+    "main_deeplab": options.train_parser,
+    "validate": options.validate_parser,
+    "generate_labels": options.generate_labels_parser,
+    "parse_faces": options.parse_faces_parser,
+    "export_onnx": options.export_parser,
+    "evaluate": options.score_parser,
+    "iouclass": options.score_parser,
+    "f1score": options.f1score_parser,
+    "color_visualization": options.color_parser,
+    "class_imbalance_fig": options.class_imbalance_parser,
+    "tools.check_dataset": options.check_dataset_parser,
+    "tools.make_sample_dataset": options.sample_dataset_parser,
+    "tools.plot_runs": options.plot_runs_parser,
+    "tools.prepare_celebamask": options.preparation_parser,
+    "tools.prepare_lapa": options.preparation_parser,
+}
+
+
+def parse(script, *flags):
+    """Return what a script's parser makes of flags, which may be numbers and paths."""
+    return PARSERS[script.__name__]("Run.").parse_args([str(flag) for flag in flags])
+
+
+def call(script, *flags):
+    """Run a script's main in this process; InputError stays one."""
+    script.main(parse(script, *flags))
+
+
+def contents(folder):
+    """Return {path within the folder: bytes} of all its files."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def the_error(stderr):
+    """Return the only error line of what a script printed; progress bars return to the start of a line or go up one."""
+    assert "Traceback" not in stderr
+    lines = [line for line in re.split(r"[\r\n]|\x1b\[A", stderr) if "error:" in line]
+    assert len(lines) == 1 and lines[0].startswith("error: "), lines
+    return lines[0]
+
+
+def checkpoint_content(seed=0, **changes):
+    """Return the content of a checkpoint of the slim network with random weights, for photographs of 32 px."""
+    torch.manual_seed(seed)
+    content = checkpoints.describe(SLIM, CELEBAMASK, build_model(SLIM).state_dict())
+    return content | {"image_size": 32, "epoch": 1} | changes
