@@ -8,6 +8,7 @@ import sys
 import time
 from itertools import cycle, islice
 from pathlib import Path
+from shlex import split
 from unittest.mock import patch
 
 import torch
@@ -31,6 +32,10 @@ from options import train_parser
 DEFAULT = next(iter(MODELS))
 TRAINING_PASSES = 3  # a step costs three forward passes: the backward pass has two products for each one
 TRAINING_BATCH = {"cpu": 8, "cuda": 32}
+CHALLENGE = split(
+    "--augment color --repeat_rare 0 --optimizer adam --weight_decay 1e-5 --ema 0 --focal_weight 0.1 --dice_weight 0.6 "
+    "--dice_all_classes"
+)
 
 
 def timed(function):
@@ -82,7 +87,7 @@ def train_ours(model_type, work_dir, image_size, count):
     device = select_device(0)
     torch.backends.cudnn.benchmark = True
     batch_size = TRAINING_BATCH[device.type]
-    flags = ["--model_type", model_type, "--image_size", image_size, "--batch_size", batch_size]
+    flags = ["--model_type", model_type, "--image_size", image_size, "--batch_size", batch_size, *CHALLENGE]
     args = train_parser("Train.").parse_args([str(flag) for flag in flags])
     state = build_training(args, device, CELEBAMASK)
     pairs = list(islice(cycle(find_pairs(work_dir / "dataset", "train")), count))

@@ -9,7 +9,6 @@ graphs too. The photographs are random numbers, and the masks are random squares
 import argparse
 import time
 from contextlib import contextmanager
-from shlex import split
 
 import torch
 
@@ -17,13 +16,12 @@ from faceparse.data.augmentation import augment
 from faceparse.data.classes import CELEBAMASK
 from faceparse.errors import run_script
 from faceparse.inference.device import keep_freed_memory, select_device
-from faceparse.training.acceleration import use_cuda_graphs
+from faceparse.training.cuda_graphs import use_cuda_graphs
 from loss import loss_at_epoch
 from main_deeplab import build_training
 from models import MODELS
 from options import network_input_size, positive_int, train_parser
 
-FLAGS = "--optimizer adamw --ema 0.998 --focal_weight 0 --dice_weight 0.5 --dice_present_only --dice_from_epoch 1"
 WARM_UP = 4  # steps, in which cuDNN tries its algorithms
 SQUARE = 32  # px, the side of the masks' squares
 
@@ -58,7 +56,7 @@ def measure(args, device, graphs):
     """Return the seconds of a step, the host's seconds by part, and the seconds until the first steps are done."""
     start = time.perf_counter()
     finish = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    flags = train_parser("Train.").parse_args([*split(FLAGS), "--model_type", args.model_type])
+    flags = train_parser("Train.").parse_args(["--model_type", args.model_type])
     state = build_training(flags, device, CELEBAMASK)
     shape = (args.batch_size, 3, args.image_size, args.image_size)
     photos = torch.randint(256, shape, dtype=torch.uint8, device=device)
