@@ -135,7 +135,7 @@ def _add_classes(parser, default="celebamask", help="classes: celebamask, lapa, 
 
 
 def _add_classes_of_checkpoint(parser):
-    _add_classes(parser, default=None, help="classes that the checkpoint must have; needed where it does not tell them")
+    _add_classes(parser, default=None, help="classes that the checkpoint must have; needed if it does not tell them")
 
 
 def _add_unlabelled(parser):

@@ -89,7 +89,7 @@ def autocast_dtype(device, float32=False):
 
 
 class Precision:
-    """Runs the forward pass under autocast, and steps with a loss that is scaled where fp16 needs it.
+    """Runs the forward pass under autocast, and steps with a loss that is scaled if fp16 needs it.
 
     Small gradients round to 0 in fp16, so the loss is multiplied by a scale and the gradients are divided by it. A step
     whose gradients overflow is left out, and the scale is halved (https://arxiv.org/abs/1710.03740).
@@ -110,7 +110,7 @@ class Precision:
         self.scaler.update()
 
     def state_dict(self):
-        return self.scaler.state_dict()  # {} where no loss is scaled
+        return self.scaler.state_dict()  # {} if no loss is scaled
 
     def load_state_dict(self, state):
         if state:  # a run that began on another GPU has none

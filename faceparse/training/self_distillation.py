@@ -25,7 +25,7 @@ def merge(logits, mask, threshold):
 
 
 def pseudo_label(logits, threshold):
-    """Return the predicted ids, uint8 [H, W], of logits [C, H, W]; 255 where no probability exceeds `threshold`."""
+    """Return the predicted ids, uint8 [H, W], of logits [C, H, W]; 255 if no probability exceeds `threshold`."""
     sure = softmax(logits).max(axis=0) > threshold
     return np.where(sure, logits.argmax(axis=0), IGNORE_INDEX).astype(np.uint8)
 
