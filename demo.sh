@@ -6,10 +6,8 @@ rm -rf demo checkpoints/demo
 
 python -m tools.make_sample_dataset --output_dir demo/dataset --train 96 --val 24 --image_size 128
 
-python main_deeplab.py --dataset_dir demo/dataset --image_size 128 --batch_size 8 --epochs 40 \
-    --optimizer adamw --learning_rate 0.003 --schedule cosine \
-    --warmup_epochs 1 --ema 0.99 --augment full --augment_from_epoch 1 --dice_from_epoch 3 --dice_present_only \
-    --self_distill_epoch 24 --save_prefix demo
+python main_deeplab.py --dataset_dir demo/dataset --image_size 128 --batch_size 8 --epochs 40 --learning_rate 0.003 \
+    --ema 0.99 --self_distill_epoch 24 --save_prefix demo
 
 python validate.py --checkpoint checkpoints/demo/best.pt --image_dir demo/dataset/val/val_image --image_size 128 \
     --output_dir demo/predictions

@@ -2,16 +2,11 @@
 
     python main_deeplab.py --epochs 30
     python generate_labels.py --checkpoint checkpoints/deeplab/Deeplab_checkpoint_epoch_30.pt
-    python main_deeplab.py --epochs 400 --resume --label_dir dataset/train/merged_labels
+    python main_deeplab.py --save_prefix merged --label_dir dataset/train/merged_labels
 
-Where the largest softmax probability exceeds the threshold the prediction replaces the label, elsewhere the label
-stays. `python main_deeplab.py --self_distill_epoch 30` does both in one run.
-
-    python generate_labels.py --unlabelled_dir dataset/test_image more_photographs --tta
-    python main_deeplab.py --save_prefix all --label_dir dataset/train/merged_labels \\
-        --unlabelled_dir dataset/test_image more_photographs
-
-Photographs of --unlabelled_dir have no masks; they get the predictions, and 255 (ignored) where the model is unsure.
+If the largest softmax probability of a pixel exceeds the threshold, the prediction replaces the label; else the label
+stays. `python main_deeplab.py --self_distill_epoch 30` does it in one run. Photographs of --unlabelled_dir, which the
+training takes too, have no masks: they get the predictions, and 255 (ignored) if the model is unsure.
 """
 
 from pathlib import Path
@@ -24,18 +19,11 @@ from faceparse.data.provenance import check_outputs, provenance
 from faceparse.errors import counted, run_script
 from faceparse.files import atomic_folder
 from faceparse.inference.networks import load_network, say_device
-from faceparse.training.self_distillation import (
-    PartialMasks,
-    doubtful_classes,
-    format_changes,
-    require_unlabelled,
-    write_labels,
-)
+from faceparse.training.self_distillation import format_changes, write_labels
 from options import generate_labels_parser
 
 
 def main(args):
-    require_unlabelled(args, "unlabelled_dir")
     pairs = match_pairs(args.image_dir, args.label_dir)
     pairs += find_unlabelled(args.unlabelled_dir, pairs)
     read_dirs = [args.image_dir, args.label_dir, *args.unlabelled_dir]
@@ -46,16 +34,10 @@ def main(args):
     say_device(network)
     for root in Path(args.label_dir).resolve().parents[:2]:  # the data set of train/train_mask or corrected/train_mask
         require_classes_of(root, network.class_set)
-    doubtful = doubtful_classes(args.doubtful, network.class_set)
-    partial_masks = [PartialMasks(each, network.class_set) for each in args.partial_masks]
     image_size = args.image_size or network.image_size
     rules = {"relabelling": f"{args.label_dir} above {args.threshold:g}"}
     if args.unlabelled_dir:
         rules["unlabelled"] = f"above {args.unlabelled_threshold:g}"
-    if args.doubtful:
-        rules["doubtful"] = " ".join(f"{name}={probability:g}" for name, probability in args.doubtful)
-    if args.partial_masks:
-        rules["partial masks"] = " ".join(args.partial_masks)
     with atomic_folder(args.output_dir) as labels_dir, atomic_folder(args.colored_dir) as colored_dir:
         changes = write_labels(
             network,
@@ -63,8 +45,6 @@ def main(args):
             labels_dir,
             threshold=args.threshold,
             unlabelled_threshold=args.unlabelled_threshold,
-            doubtful=doubtful,
-            partial_masks=partial_masks,
             colored_dir=colored_dir,
             made_by=provenance(args.checkpoint, image_size, args.tta, network.class_set, **rules),
             image_size=image_size,

@@ -127,7 +127,7 @@ def loss_at_epoch(args, epoch, single_photographs=False):
         focal_weight=args.focal_weight,
         focal_gamma=args.focal_gamma,
         dice_weight=args.dice_weight if epoch >= args.dice_from_epoch else 0.0,
-        dice_present_only=single_photographs or args.dice_present_only,
+        dice_present_only=single_photographs or not args.dice_all_classes,
         teacher_weight=args.teacher_weight,
         total=only_here if single_photographs else distributed.sum_with_gradient,
     )

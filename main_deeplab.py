@@ -1,6 +1,6 @@
 """Train a face parser and validate it.
 
-    python main_deeplab.py --batch_size 32 --epochs 400 --learning_rate 0.001
+    python main_deeplab.py                               # the recommended recipe; all flags: --help
     torchrun --nproc_per_node 4 main_deeplab.py ...      # several GPUs; on CPUs too
     python main_deeplab.py ... --resume                  # continue a stopped run
     python main_deeplab.py ... --self_distill_epoch 30   # self-distillation in one run
@@ -8,7 +8,7 @@
 
 Writes under checkpoints/<save_prefix>/: Deeplab_checkpoint_epoch_<N>.pt, best.pt (by validation mIoU), last.pt (all
 that resuming needs), previous.pt (the last.pt before it), log.jsonl (a line an epoch) and training_loss_plot.png;
-merged_labels/, visualizations/ and tensorboard/ where the flags ask for them.
+merged_labels/, visualizations/ and tensorboard/ if the flags ask for them.
 """
 
 import math
@@ -38,16 +38,10 @@ from faceparse.inference.prediction import predict
 from faceparse.inference.upsampling import label_map
 from faceparse.parallel import in_threads
 from faceparse.training import distributed
-from faceparse.training.acceleration import compile_if_possible, use_cuda_graphs
+from faceparse.training.cuda_graphs import use_cuda_graphs
 from faceparse.training.log import draw_runs, import_logger, open_logger, read_log, write_log
-from faceparse.training.optimisation import AveragedModel, Precision, build_optimizer, learning_rate
-from faceparse.training.self_distillation import (
-    PartialMasks,
-    doubtful_classes,
-    format_changes,
-    require_unlabelled,
-    write_labels,
-)
+from faceparse.training.optimisation import AveragedModel, Precision, build_optimizer, learning_rate, set_learning_rate
+from faceparse.training.self_distillation import format_changes, write_labels
 from faceparse.training.state import STATES, TrainingState, read_newest, unchanged_buffers
 from faceparse.training.teachers import Teachers
 from loss import loss_at_epoch
@@ -57,119 +51,112 @@ from options import train_parser
 
 
 class TimedBatches:
-    """Yields the batches and sums, in `waited`, the seconds spent on waiting for them."""
+    """Yields the batches and sums, in `wait_seconds`, how long it waited for them."""
 
     def __init__(self, batches):
-        self.batches, self.waited = batches, 0.0
+        self.batches, self.wait_seconds = batches, 0.0
 
     def __iter__(self):
         start = time.perf_counter()
         for batch in self.batches:
-            self.waited += time.perf_counter() - start
+            self.wait_seconds += time.perf_counter() - start
             yield batch
             start = time.perf_counter()
 
 
-def train_one_epoch(state, epoch, trained, training_set, device, *, first_step=0, loss_sum=0.0, run_dir=None):
-    """Train one epoch of a TrainingState, `trained` its network or what wraps it; return the entries for the log.
+def train_one_epoch(state, epoch, model, training_set, device):
+    """Train an epoch of a TrainingState, `model` its network or what wraps it; return the entries for the log.
 
-    train_loss is the mean over steps and processes, with the teachers' share where there are any; images_per_second
-    counts all processes; data_wait is this process's share of time spent waiting for data, and peak_gib the most memory
-    of the GPU that PyTorch held. Only the progress bar waits for the GPU, every 20 steps. An interrupted epoch
-    continues after `first_step` steps, whose losses had the sum `loss_sum`; the states of --save_steps go to `run_dir`.
+    train_loss is the mean over steps and processes, with the teachers' share if there are any; images_per_second counts
+    all processes; data_wait is this process's share of time spent waiting for data, and peak_gib the most memory of the
+    GPU that PyTorch held. Only the progress bar waits for the GPU, every 20 steps.
     """
-    args = state.args
+    args, steps = state.args, training_set.steps(state.args.batch_size)
     start, images = time.perf_counter(), 0
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    for group in state.optimizer.param_groups:
-        group["lr"] = learning_rate(args, epoch)
+    set_learning_rate(state.optimizer, learning_rate(args, epoch))
     loss_function = loss_at_epoch(args, epoch)
     augmentation = args.augment if epoch >= args.augment_from_epoch else "none"
-    steps = training_set.steps(args.batch_size)
-    total = torch.tensor(loss_sum, device=device)
-    trained.train()
-    batches = TimedBatches(training_set.batches(epoch, args.batch_size, first_step))
-    hidden = distributed.rank() > 0 or None
-    progress = tqdm(batches, f"epoch {epoch}", steps, initial=first_step, leave=False, disable=hidden)
-    for step, (photos, masks) in enumerate(progress, first_step + 1):
-        # Every step has a seed of its own, so that a run can be resumed at any of them.
+    loss_sum = torch.zeros((), device=device)
+    model.train()
+    batches = TimedBatches(training_set.batches(epoch, args.batch_size))
+    progress = tqdm(batches, f"epoch {epoch}", steps, leave=False, disable=distributed.rank() > 0 or None)
+    for step, (photos, masks) in enumerate(progress, start=1):
+        # A seed for every step, so that its random numbers are the same whatever came before it.
         seed = epoch_seed(args.seed, epoch, "augmentation", distributed.rank(), step)
         torch.manual_seed(seed)  # for dropout
         generator = torch.Generator().manual_seed(seed)
         images += len(photos) * distributed.world_size()
         photos, masks = augment(photos, masks, augmentation, generator, state.model.class_set)
-        loss = training_loss(state, trained, photos, masks, loss_function)
+        loss = training_loss(state, model, photos, masks, loss_function)
         state.precision.step(loss, state.optimizer)
-        total += loss.detach()
+        loss_sum += loss.detach()
         if state.ema is not None:
             state.ema.update()
-        if not progress.disable and (step - first_step) % 20 == 1:
-            elapsed, steps_left = time.perf_counter() - start, (args.epochs - epoch + 1) * steps - step
+        if not progress.disable and step % 20 == 1:
+            seconds, steps_left = time.perf_counter() - start, (args.epochs - epoch + 1) * steps - step
             progress.set_postfix_str(
-                f"loss {total.item() / step:.4f}, {images / elapsed:.1f} images/s, "
-                f"{tqdm.format_interval(elapsed / (step - first_step) * steps_left)} left for all epochs"
+                f"loss {loss_sum.item() / step:.4f}, {images / seconds:.1f} images/s, "
+                f"{tqdm.format_interval(seconds / step * steps_left)} left for all epochs"
             )
-        if args.save_steps and step % args.save_steps == 0:
-            require_finite(state, total, epoch, step)
-            state.save_within_epoch(run_dir, epoch, step, total.item())
-    mean_loss = distributed.sum_over_processes(total).item() / (steps * distributed.world_size())
-    require_finite(state, mean_loss, epoch, steps)
+    mean_loss = distributed.sum_over_processes(loss_sum).item() / (steps * distributed.world_size())
+    require_finite(state, mean_loss, epoch)
     seconds = time.perf_counter() - start
-    speed = {"images_per_second": round(images / seconds, 2), "data_wait": batches.waited / seconds}
+    speed = {"images_per_second": round(images / seconds, 2), "data_wait": batches.wait_seconds / seconds}
     if device.type == "cuda":
         speed["peak_gib"] = torch.cuda.max_memory_reserved(device) / 2**30
-    return {"learning_rate": state.optimizer.param_groups[0]["lr"], "train_loss": mean_loss, **speed}
+    return {"learning_rate": learning_rate(args, epoch), "train_loss": mean_loss, **speed}
 
 
-def training_loss(state, trained, photos, masks, loss_function):
+def training_loss(state, model, photos, masks, loss_function):
     """Return the loss of a batch, the teachers' share included."""
     with state.precision.autocast():
         taught = state.teachers and state.teachers.probabilities(photos)  # first, while no activations are kept
-        logits = trained(photos)
+        logits = model(photos)
     return loss_function(logits, masks, taught)
 
 
-def require_finite(state, loss, epoch, step):
-    """Raise InputError where the loss or a weight is not finite, before a state without use is saved."""
+def require_finite(state, loss, epoch):
+    """Raise InputError if the loss or a weight is not finite, before a state without use is saved."""
     weights = (each for each in state.model.state_dict().values() if each.is_floating_point())
     if not (math.isfinite(loss) and all(each.isfinite().all() for each in weights)):
-        kept = "; last.pt holds the state before" if epoch > 1 or 0 < state.args.save_steps < step else ""
+        kept = "; last.pt holds the state before" if epoch > 1 else ""
         raise InputError(f"epoch {epoch}: the training diverged; lower --learning_rate{kept}")
 
 
-def try_largest_step(state, trained, pairs, device):
+def try_largest_step(state, model, pairs, device):
     """Go forward and backward on a full batch with every loss term, so that too little memory shows before epoch 1.
 
     `pairs` is their number, without repeats. Weights, BatchNorm statistics and random numbers stay as they are. What
     memory the step took is in PyTorch's statistics, by which `choose_cache` leaves it free.
     """
-    args, model = state.args, state.model
+    args = state.args
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     images = min(args.batch_size, pairs)
     shape = (-(-images // distributed.world_size()), args.image_size, args.image_size)
     masks = torch.zeros(shape, dtype=torch.uint8, device=device)
     photos = masks[:, None].expand(-1, 3, -1, -1)
-    trained.train()
-    with unchanged_buffers(model), torch.random.fork_rng([device] if device.type == "cuda" else []):
-        photos, masks = augment(photos, masks, args.augment, torch.Generator(), model.class_set)
-        training_loss(state, trained, photos, masks, loss_at_epoch(args, args.dice_from_epoch)).backward()
-    trained.zero_grad(set_to_none=True)
+    model.train()
+    with unchanged_buffers(state.model), torch.random.fork_rng([device] if device.type == "cuda" else []):
+        photos, masks = augment(photos, masks, args.augment, torch.Generator(), state.model.class_set)
+        training_loss(state, model, photos, masks, loss_at_epoch(args, args.dice_from_epoch)).backward()
+    model.zero_grad(set_to_none=True)
 
 
 def validate_epoch(args, epoch, model, pairs, device, visualization_dir=None):
     """Validate on (stem, photograph, mask) at each mask's own size; return loss and Scores of the whole set.
 
-    Every process takes its share, none twice, and all get the same result. The loss is a mean over photographs, with
-    Dice over the classes that occur in each; a photograph larger than the network's input counts at that size, because
-    its probabilities would take gigabytes.
+    Every process takes its share, none twice, and all get the same result. The loss is a mean over the photographs that
+    have any labels, with Dice over the classes that occur in each; a photograph larger than the network's input counts
+    at that size, because its probabilities would take gigabytes.
     """
     mine = pairs[distributed.rank() :: distributed.world_size()]
     loss_function = loss_at_epoch(args, epoch, single_photographs=True)
     class_set = model.class_set
     matrix = np.zeros((len(class_set), len(class_set)), dtype=np.int64)
-    loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+    sums = torch.zeros(2, dtype=torch.float64, device=device)  # of the losses, and of the photographs that have one
     network, options = TorchNetwork(model.eval(), device), prediction_options(args, "validating")
 
     def score(prediction):
@@ -184,12 +171,16 @@ def validate_epoch(args, epoch, model, pairs, device, visualization_dir=None):
     predictions = predict(network, [photo for _, photo, _ in mine], **options)
     for logits, mask, counts in in_threads(score, predictions, threads=2):  # else a GPU would wait for this
         matrix += counts
+        if not counts.any():  # all of the mask is ignored
+            continue
         if max(mask.shape) > args.image_size:
             mask = resize_mask(mask, *fitted_size(mask.shape, args.image_size))
         logits = F.interpolate(torch.from_numpy(logits)[None].to(device), size=mask.shape, mode="bilinear")
-        loss_sum += loss_function(logits, torch.from_numpy(mask)[None].to(device))
+        sums[0] += loss_function(logits, torch.from_numpy(mask)[None].to(device))
+        sums[1] += 1
     matrix = distributed.sum_over_processes(torch.from_numpy(matrix).to(device)).cpu().numpy()
-    return distributed.sum_over_processes(loss_sum).item() / len(pairs), Scores(matrix)
+    loss_sum, photographs = distributed.sum_over_processes(sums).tolist()
+    return loss_sum / max(1, photographs), Scores(matrix)
 
 
 def prediction_options(args, progress):
@@ -201,29 +192,23 @@ def prediction_options(args, progress):
     }
 
 
-def self_distil(state, epoch, run_dir, pairs, doubtful, partial_masks, device):
+def self_distil(state, epoch, run_dir, pairs, device):
     """Merge confident predictions of a TrainingState into the training masks; return the pairs with the merged masks.
 
-    Photographs whose mask is None get the predictions alone.
-
-    This is done once, before the `epoch` that first trains on them. The folder appears whole: if it exists it was made
-    by this model, so a resumed run uses it.
+    Photographs whose mask is None get the predictions alone. This is done once, before the `epoch` that first trains on
+    them. The folder appears whole: if it exists it was made by this model, so a resumed run uses it.
     """
-    args, model = state.args, state.evaluated
-    merged_dir = run_dir / "merged_labels"
+    args, model, merged_dir = state.args, state.evaluated, run_dir / "merged_labels"
     if not merged_dir.is_dir():
         if epoch > args.self_distill_epoch + 1:
             raise InputError(f"{merged_dir}: missing, and the model that made it is gone; put it back to --resume")
-        mine = pairs[distributed.rank() :: distributed.world_size()]
         with atomic_folder(merged_dir, durable=True) if distributed.rank() == 0 else nullcontext() as unfinished:
             changes = write_labels(
                 TorchNetwork(model.eval(), device),
-                mine,
+                pairs[distributed.rank() :: distributed.world_size()],
                 distributed.from_first(unfinished),
                 threshold=args.distill_threshold,
                 unlabelled_threshold=args.unlabelled_threshold,
-                doubtful=doubtful,
-                partial_masks=partial_masks,
                 made_by=f"self-distillation after epoch {args.self_distill_epoch}",
                 **prediction_options(args, "relabelling"),
             )
@@ -239,8 +224,6 @@ def build_training(args, device, class_set):
     """Return the TrainingState of a new run."""
     torch.manual_seed(args.seed)
     model = build_model(args.model_type, num_classes=len(class_set))
-    if args.sync_batchnorm:
-        model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
     model.class_set, model.image_size = class_set, args.image_size
     model.to(device, memory_format=torch.channels_last)
     if args.pretrained and not args.resume:
@@ -255,67 +238,38 @@ def build_training(args, device, class_set):
 
 
 def read_training_set(args, pairs, class_set, device):
-    return TrainingSet(
-        pairs,
-        image_size=args.image_size,
-        class_set=class_set,
-        cache=args.cache,
-        cache_dir=Path(args.dataset_dir) / "decoded",
-        repeat_rare=args.repeat_rare,
-        device=device,
-        workers=args.workers,
-        seed=args.seed,
-    )
+    names = ("image_size", "cache", "repeat_rare", "workers", "seed")
+    return TrainingSet(pairs, class_set=class_set, device=device, **{name: getattr(args, name) for name in names})
 
 
-def holds_a_run(run_dir):
-    """Tell whether a folder holds what a new run would overwrite.
-
-    One that was killed in its first epoch, before its first state, can only start again and does not count.
-    """
-    if (run_dir / "merged_labels").exists():
-        return True
-    files, log = {path.name for path in run_dir.glob("[!.]*.pt")}, run_dir / "log.jsonl"
+def holds_a_run(run_dir, states):
+    """Tell whether a folder holds what a new run would overwrite; `states` are those that it can be resumed from."""
+    log = run_dir / "log.jsonl"
     epochs = len(log.read_bytes().splitlines()) if log.exists() else 0
-    if epochs == 1 and files <= {"Deeplab_checkpoint_epoch_1.pt", "best.pt"}:
+    if epochs == 1 and not states:  # killed before its first state, it can only start again
         return False
-    return bool(files or epochs)
+    return epochs > 0 or any(run_dir.glob("[!.]*.pt")) or (run_dir / "merged_labels").exists()
 
 
 def check_start(args, run_dir, train_pairs, class_set, device):
     """Raise InputError for flags that would lose an earlier run or fail later."""
     if args.logger:
         import_logger(args.logger)
-    require_unlabelled(args, "unlabelled_dir", "self_distill_epoch")
     if args.out_channels not in (None, len(class_set)):
-        raise InputError(
-            f"--out_channels {args.out_channels}: the class set has {len(class_set)} classes; --classes names another"
-        )
+        raise InputError(f"--out_channels {args.out_channels}: --classes {args.classes} has {len(class_set)} classes")
     states = [run_dir / name for name in STATES if (run_dir / name).exists()]
     if args.resume and not states:
         raise InputError(f"{run_dir / STATES[0]}: nothing to resume; start without --resume")
-    if not args.resume and holds_a_run(run_dir):
+    if not args.resume and holds_a_run(run_dir, states):
         way_on = "--resume continues it, another" if states else "another"
         raise InputError(f"{run_dir}: holds a run; {way_on} --save_prefix starts a new run")
-    if args.sync_batchnorm and device.type != "cuda":
-        raise InputError("--sync_batchnorm: PyTorch has this for GPUs alone; leave it out on the CPU")
     if args.cuda_graphs and (device.type != "cuda" or is_launched()):
         raise InputError("--cuda_graphs: for one process on a GPU; leave it out on the CPU and under torchrun")
     if args.self_distill_epoch >= args.epochs:
-        raise InputError(
-            f"--self_distill_epoch {args.self_distill_epoch}: leaves none of {args.epochs} epochs to train"
-        )
+        raise InputError(f"--self_distill_epoch {args.self_distill_epoch}: leaves no epoch of --epochs {args.epochs}")
     if min(args.batch_size, len(train_pairs)) < 2 * distributed.world_size():
-        raise InputError(
-            f"--batch_size {args.batch_size} and {counted(len(train_pairs), 'training pair')}: BatchNorm needs 2 of "
-            "each for every process"
-        )
-
-
-def remove_temporary_files(run_dir):
-    """Remove the unfinished files of a killed run."""
-    for unfinished in (*run_dir.glob(".*.tmp.*"), *run_dir.glob("visualizations/.*.tmp.*")):
-        unfinished.unlink()
+        pairs = counted(len(train_pairs), "training pair")
+        raise InputError(f"--batch_size {args.batch_size} and {pairs}: BatchNorm needs 2 of each for every process")
 
 
 def main(args):
@@ -329,105 +283,94 @@ def main(args):
             train(args, device, run_dir)
 
 
-def find_data(args):
+def find_data(args, class_set):
     """Return the training pairs, [(stem, photograph, None)] of those that self-distillation adds, and validation pairs.
 
     Without self-distillation, the label folder holds masks for the unlabelled photographs too, by generate_labels.py.
     """
+    if any(is_within(folder, args.dataset_dir) for folder in (args.label_dir, args.truth_dir)):
+        require_classes_of(args.dataset_dir, class_set)
+    if args.unlabelled_dir and not (args.self_distill_epoch or args.label_dir):
+        raise InputError("--unlabelled_dir: needs --self_distill_epoch, or a --label_dir that generate_labels.py made")
     have_labels = [] if args.self_distill_epoch else args.unlabelled_dir
-    try:
-        train_pairs = find_pairs(args.dataset_dir, "train", args.label_dir, have_labels)
-    except InputError as error:
-        if not have_labels or args.label_dir:
-            raise
-        hint = "--unlabelled_dir needs --self_distill_epoch, or the labels of generate_labels.py as --label_dir"
-        raise InputError(f"{error}; {hint}") from None
+    train_pairs = find_pairs(args.dataset_dir, "train", args.label_dir, have_labels)
     unlabelled = find_unlabelled(args.unlabelled_dir, train_pairs) if args.self_distill_epoch else []
     return train_pairs, unlabelled, find_pairs(args.dataset_dir, "val", args.truth_dir)
 
 
-def read_run_log(run_dir, last_epoch):
-    """Return the log of a run that is resumed; InputError, which says what to do, where it is damaged."""
-    try:
-        return read_log(run_dir / "log.jsonl", last_epoch)
-    except InputError as error:
-        raise InputError(f"{error}; put back the file, or resume without it") from None
-
-
 def train(args, device, run_dir):
     class_set = find_class_set(args.classes)
-    if any(is_within(folder, args.dataset_dir) for folder in (args.label_dir, args.truth_dir)):
-        require_classes_of(args.dataset_dir, class_set)
-    train_pairs, unlabelled, val_pairs = find_data(args)
-    doubtful = doubtful_classes(args.doubtful, class_set)
-    partial_masks = [PartialMasks(each, class_set) for each in args.partial_masks]
+    data = train_pairs, _, val_pairs = find_data(args, class_set)
     check_start(args, run_dir, train_pairs, class_set, device)
     state = build_training(args, device, class_set)
-
-    first_epoch, log, saved = 1, [], {}
-    if args.resume:
-        state_path, saved = read_newest(args, run_dir, class_set)
-        state.load(state_path, saved)
-        first_epoch, log = saved["epoch"] + 1, read_run_log(run_dir, saved["epoch"])
-
+    first_epoch, log = resume(state, run_dir) if args.resume else (1, [])
     distributed.barrier()  # all have checked before the first one writes
-    if distributed.rank() == 0:
-        remove_temporary_files(run_dir)
-        if args.resume and state_path.name != STATES[0]:
-            state_path.replace(run_dir / STATES[0])  # it takes the place of the damaged one
+    is_first = distributed.rank() == 0
+    if is_first:
+        for unfinished in (*run_dir.glob(".*.tmp.*"), *run_dir.glob("visualizations/.*.tmp.*")):
+            unfinished.unlink()  # of a killed run
         print(
             f"{args.model_type}: {count_parameters(state.model):,} parameters; "
             f"{len(train_pairs)} training and {counted(len(val_pairs), 'validation pair')}; "
             f"epochs {first_epoch} to {args.epochs}"
         )
-        send_to_logger = open_logger(args.logger, run_dir, log, first_epoch, vars(args), class_set)
-    if args.compile:
-        compile_if_possible(state.model, device)
+    send = open_logger(args.logger if is_first else None, run_dir, log, first_epoch, vars(args), class_set)
+    table = None  # of the last validation
+    for line, scores in run_epochs(state, wrap(state, device), data, run_dir, first_epoch):
+        log.append(line)
+        table = format_table(scores, class_set) if scores else table
+        if is_first:
+            save_epoch(state, run_dir, log)
+            send(line)
+        # Early stopping is a `break` here; losses and scores are the same in all processes.
+    if is_first and table:
+        print(table)
+
+
+def resume(state, run_dir):
+    """Continue from the newest whole state of a run; return the next epoch and the log of those before it."""
+    path, saved = read_newest(state.args, run_dir, state.model.class_set)
+    state.load(path, saved)
+    log = read_log(run_dir / "log.jsonl", saved["epoch"])
+    distributed.barrier()  # all have read it
+    if distributed.rank() == 0 and path.name != STATES[0]:
+        path.replace(run_dir / STATES[0])  # it takes the place of the damaged one
+    return saved["epoch"] + 1, log
+
+
+def wrap(state, device):
+    """Return the network as its steps call it: replayed by CUDA graphs, or one of several processes'."""
+    args = state.args
     if args.cuda_graphs:
         use_cuda_graphs(state.model, state.precision, (args.batch_size, 3, args.image_size, args.image_size))
-    trained = distributed.data_parallel(state.model, device)  # BatchNorm statistics are averaged once an epoch
+    return distributed.data_parallel(state.model, device)  # BatchNorm statistics are averaged once an epoch
 
-    # After the line above, which may give all processes the statistics of the first.
-    resume_at = state.enter_epoch(state_path, saved) if "step" in saved else {}
-    training_set = None
+
+def run_epochs(state, model, data, run_dir, first_epoch):
+    """Train epoch by epoch on the `data` of `find_data`; yield the line of the log, and the Scores if it validates."""
+    args, device, training_set = state.args, state.precision.device, None
+    train_pairs, unlabelled, val_pairs = data
     for epoch in range(first_epoch, args.epochs + 1):
-        start = time.perf_counter()
-        if training_set is None or epoch == args.self_distill_epoch + 1:
+        start, scores = time.perf_counter(), None
+        if epoch in (first_epoch, args.self_distill_epoch + 1):
             training_set = None  # frees its memory before the next one is read
             if 0 < args.self_distill_epoch < epoch:
-                pairs = train_pairs + unlabelled
-                train_pairs = self_distil(state, epoch, run_dir, pairs, doubtful, partial_masks, device)
+                train_pairs = self_distil(state, epoch, run_dir, train_pairs + unlabelled, device)
             if device.type == "cuda":
-                try_largest_step(state, trained, len(train_pairs), device)
-            training_set = read_training_set(args, train_pairs, class_set, device)
-            if training_set.cache == "gpu":
-                try_largest_step(state, trained, len(train_pairs), device)  # beside the set
-        line, scores = run_epoch(state, epoch, trained, training_set, val_pairs, device, run_dir, resume_at)
-        resume_at = {}
-        log.append(line | {"seconds": round(time.perf_counter() - start, 2)})
-        if distributed.rank() == 0:
-            save_epoch(state, run_dir, log)
-            send_to_logger(log[-1])
-    if distributed.rank() == 0:
-        print(format_table(scores, class_set))
-
-
-def run_epoch(state, epoch, trained, training_set, val_pairs, device, run_dir, resume_at):
-    """Train an epoch and validate where that is due; return the line of the log, and the Scores or None."""
-    args, scores = state.args, None
-    # Trying algorithms pays where all batches have one size. Photographs are validated and labelled at their own.
-    torch.backends.cudnn.benchmark = True
-    trained_line = train_one_epoch(state, epoch, trained, training_set, device, run_dir=run_dir, **resume_at)
-    torch.backends.cudnn.benchmark = False
-    distributed.average_buffers(state.model)
-    if state.ema is not None:
-        distributed.average_buffers(state.evaluated)
-    line = {"epoch": epoch, **trained_line}
-    if epoch % args.save_every == 0 or epoch == args.epochs:
-        visualization_dir = run_dir / "visualizations" if args.save_visualizations else None
-        val_loss, scores = validate_epoch(args, epoch, state.evaluated, val_pairs, device, visualization_dir)
-        line |= {"val_loss": val_loss, "mIoU": scores.miou, "macro_F1": scores.macro_f1, "IoU": scores.iou.tolist()}
-    return line, scores
+                try_largest_step(state, model, len(train_pairs), device)
+            training_set = read_training_set(args, train_pairs, state.model.class_set, device)
+        # Trying algorithms pays if all batches have one size. Photographs are validated and labelled at their own.
+        torch.backends.cudnn.benchmark = True
+        line = {"epoch": epoch, **train_one_epoch(state, epoch, model, training_set, device)}
+        torch.backends.cudnn.benchmark = False
+        distributed.average_buffers(state.model)
+        if state.ema is not None:
+            distributed.average_buffers(state.evaluated)
+        if epoch % args.save_every == 0 or epoch == args.epochs:
+            visualization_dir = run_dir / "visualizations" if args.save_visualizations else None
+            val_loss, scores = validate_epoch(args, epoch, state.evaluated, val_pairs, device, visualization_dir)
+            line |= {"val_loss": val_loss, "mIoU": scores.miou, "macro_F1": scores.macro_f1, "IoU": scores.iou.tolist()}
+        yield line | {"seconds": round(time.perf_counter() - start, 2)}, scores
 
 
 def save_epoch(state, run_dir, log):

@@ -6,9 +6,9 @@ import re
 from faceparse import SHIPPED_CHECKPOINT
 from faceparse.inference.image_size import MAX_SIDE, MIN_SIDE
 
-LARGEST_NUMBER = 2**31 - 1  # of what counts; what is larger overflows in one library or another
+MAX_NUMBER = 2**31 - 1  # of what counts; what is larger overflows in one library or another
 TOO_LARGE = "the memory that it takes grows with its square"
-MOST_WORKERS = 256  # more processes or threads read no faster, and thousands stop the machine
+MAX_WORKERS = 256  # more processes or threads read no faster, and thousands stop the machine
 
 
 def number(text, kind=float):
@@ -29,15 +29,15 @@ def whole_number(text, least, most, reason):
 
 
 def positive_int(text):
-    return whole_number(text, 1, LARGEST_NUMBER, "a typing error?")
+    return whole_number(text, 1, MAX_NUMBER, "a typing error?")
 
 
 def non_negative_int(text):
-    return whole_number(text, 0, LARGEST_NUMBER, "a typing error?")
+    return whole_number(text, 0, MAX_NUMBER, "a typing error?")
 
 
 def worker_count(text):
-    return whole_number(text, 0, MOST_WORKERS, "more read no faster")
+    return whole_number(text, 0, MAX_WORKERS, "more read no faster")
 
 
 def port_number(text):
@@ -60,16 +60,6 @@ def fraction(text):
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{value} is not between 0 and 1")
     return value
-
-
-def class_probability(text):
-    """Turn NAME=0.1 into (name, 0.1)."""
-    name, separator, probability = text.rpartition("=")
-    if not separator:
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form hat=0.1")
-    if fraction(probability) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r}: at probability 0 every pixel is doubtful")
-    return name, fraction(probability)
 
 
 def recolouring(text):
@@ -144,7 +134,7 @@ def _add_classes(parser, default="celebamask", help="classes: celebamask, lapa, 
 
 
 def _add_classes_of_checkpoint(parser):
-    _add_classes(parser, default=None, help="classes that the checkpoint must have; needed where it does not tell them")
+    _add_classes(parser, default=None, help="classes that the checkpoint must have; needed if it does not tell them")
 
 
 def _add_unlabelled(parser):
@@ -161,22 +151,6 @@ def _add_unlabelled(parser):
         default=0.6,
         help="probability above which a pixel of such a photograph is labelled; the others are ignored",
     )
-    parser.add_argument(
-        "--doubtful",
-        nargs="+",
-        type=class_probability,
-        default=[],
-        metavar="CLASS=PROBABILITY",
-        help="ignore a pixel of such a photograph also where this class has at least this probability, but is not the "
-        "predicted one; for rare classes, of which a model finds too little",
-    )
-    parser.add_argument(
-        "--partial_masks",
-        nargs="+",
-        default=[],
-        metavar="CLASS=DIR",
-        help="true masks of one class for such photographs: not 0 where the class is",
-    )
 
 
 def train_parser(description):
@@ -191,26 +165,23 @@ def train_parser(description):
     _add_classes(group)
     group.add_argument("--image_size", type=network_input_size, default=512, help="side of the network's input, px")
     group.add_argument(
-        "--cache",
-        choices=("auto", "ram", "gpu", "disk", "off"),
-        default="auto",
-        help="where the decoded training set is kept; disk: a file in DATASET_DIR/decoded, made once",
+        "--cache", choices=("auto", "ram", "gpu", "off"), default="auto", help="where the decoded training set is kept"
     )
     group.add_argument(
         "--repeat_rare",
         type=fraction,
-        default=0.0,
+        default=0.1,
         metavar="SHARE",
         help="show images of classes that fewer than this share of the images hold more often; 0 is off",
     )
     group.add_argument(
         "--augment",
         choices=("none", "color", "full", "wide", "strong"),
-        default="color",
+        default="full",
         help="full adds flip, geometry, blur, noise; wide adds faces off-centre, tilted, half and twice as large, and "
         "people before other photographs; strong is full with stronger changes of colour and CutMix",
     )
-    group.add_argument("--augment_from_epoch", type=positive_int, default=15, help="first epoch that is augmented")
+    group.add_argument("--augment_from_epoch", type=positive_int, default=1, help="first epoch that is augmented")
 
     group = parser.add_argument_group("model")
     group.add_argument("--model_type", choices=tuple(MODELS), default=next(iter(MODELS)), help="network")
@@ -221,27 +192,34 @@ def train_parser(description):
     group.add_argument("--load_not_strict", action="store_true", help="load what fits and list what was left out")
 
     group = parser.add_argument_group("optimisation")
-    group.add_argument("--batch_size", type=positive_int, default=32, help="images a step, all processes together")
-    group.add_argument("--epochs", type=positive_int, default=400, help="epochs in all")
+    group.add_argument("--batch_size", type=positive_int, default=16, help="images a step, all processes together")
+    group.add_argument("--epochs", type=positive_int, default=60, help="epochs in all")
     group.add_argument("--learning_rate", type=non_negative_float, default=0.001, help="peak learning rate")
-    group.add_argument("--optimizer", choices=("adam", "adamw"), default="adam", help="adamw decouples weight decay")
-    group.add_argument("--weight_decay", type=non_negative_float, default=1e-5, help="L2 penalty, or decay with adamw")
+    group.add_argument(
+        "--optimizer",
+        choices=("adamw", "adam"),
+        default="adamw",
+        help="adamw decays no BatchNorm parameter and no bias; adam has its L2 penalty on all",
+    )
+    group.add_argument("--weight_decay", type=non_negative_float, default=0.01, help="decay, or L2 penalty with adam")
     group.add_argument(
         "--schedule",
-        choices=("warm_restarts", "cosine", "constant"),
-        default="warm_restarts",
+        choices=("cosine", "warm_restarts", "constant"),
+        default="cosine",
         help="per epoch; restarts after 10, 30, 70, 150, ... epochs",
     )
-    group.add_argument("--warmup_epochs", type=non_negative_int, default=0, help="epochs of linear warm-up")
-    group.add_argument("--ema", type=fraction, default=0.0, metavar="DECAY", help="average the weights; 0 is off")
+    group.add_argument("--warmup_epochs", type=non_negative_int, default=1, help="epochs of linear warm-up")
+    group.add_argument("--ema", type=fraction, default=0.998, metavar="DECAY", help="average the weights; 0 is off")
     group.add_argument("--seed", type=non_negative_int, default=0, help="seed of weights, order and augmentation")
 
     group = parser.add_argument_group("loss")
-    group.add_argument("--focal_weight", type=fraction, default=0.1, help="focal share of the pixel loss, CE the rest")
+    group.add_argument("--focal_weight", type=fraction, default=0.0, help="focal share of the pixel loss, CE the rest")
     group.add_argument("--focal_gamma", type=non_negative_float, default=2.0, help="focusing exponent")
-    group.add_argument("--dice_weight", type=fraction, default=0.6, help="Dice share of the loss")
-    group.add_argument("--dice_from_epoch", type=positive_int, default=21, help="first epoch with Dice")
-    group.add_argument("--dice_present_only", action="store_true", help="Dice over classes present in the batch only")
+    group.add_argument("--dice_weight", type=fraction, default=0.5, help="Dice share of the loss")
+    group.add_argument("--dice_from_epoch", type=positive_int, default=1, help="first epoch with Dice")
+    group.add_argument(
+        "--dice_all_classes", action="store_true", help="Dice over all classes, not those of the batch alone"
+    )
 
     group = parser.add_argument_group("teachers")
     group.add_argument(
@@ -262,13 +240,6 @@ def train_parser(description):
     group = parser.add_argument_group("output")
     group.add_argument("--save_prefix", type=folder_name, default="deeplab", help="the run's folder under checkpoints/")
     group.add_argument("--save_every", type=positive_int, default=5, help="epochs between validations and checkpoints")
-    group.add_argument(
-        "--save_steps",
-        type=non_negative_int,
-        default=0,
-        metavar="N",
-        help="write last.pt every N steps of an epoch too; 0 is off",
-    )
     group.add_argument("--save_visualizations", action="store_true", help="colour the last validation's predictions")
     group.add_argument("--resume", action="store_true", help="continue from checkpoints/SAVE_PREFIX/last.pt")
     group.add_argument("--logger", choices=("tensorboard", "wandb"), help="send the log's lines there too")
@@ -276,11 +247,6 @@ def train_parser(description):
     group = _add_hardware(parser)
     group.add_argument("--float32", action="store_true", help="no bf16 or fp16 autocast on CUDA; TF32 stays")
     group.add_argument(
-        "--sync_batchnorm", action="store_true", help="BatchNorm over all processes' images; several GPUs only"
-    )
-    faster = group.add_mutually_exclusive_group()
-    faster.add_argument("--compile", action="store_true", help="torch.compile the network; its first step is slow")
-    faster.add_argument(
         "--cuda_graphs", action="store_true", help="start a GPU's whole forward or backward pass at once; one process"
     )
     return parser

@@ -34,7 +34,7 @@ TRAINING_BATCH = {"cpu": 8, "cuda": 32}
 # The losses and the augmentation of `plain_network.train`.
 CHALLENGE_FLAGS = """--epochs 400 --optimizer adam --weight_decay 1e-5 --schedule warm_restarts --warmup_epochs 0
     --ema 0 --repeat_rare 0 --augment color --augment_from_epoch 15 --focal_weight 0.1 --dice_weight 0.6
-    --dice_from_epoch 21"""
+    --dice_from_epoch 21 --dice_all_classes"""
 
 
 def timed(function):

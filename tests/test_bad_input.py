@@ -137,7 +137,7 @@ def test_more_classes_in_the_masks_than_in_the_class_set(place, refusal):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--out_channels 5", "--out_channels 5: the class set has 19 classes"),
+        ("--out_channels 5", "--out_channels 5: --classes celebamask has 19 classes"),
         ("--label_dir elsewhere", "elsewhere: no such file or folder"),
         ("--truth_dir elsewhere", "elsewhere: no such file or folder"),
         ("--batch_size 1", "--batch_size 1 and 8 training pairs: BatchNorm needs 2"),
@@ -205,6 +205,13 @@ def test_gpu_that_this_build_has_no_kernels_for(place, refusal, monkeypatch):
     monkeypatch.setattr(torch, "zeros", zeros)
     message = "error: GPU 0: PyTorch cannot compute on it (CUDA error: no kernel image is available for execution on "
     assert refusal(main_deeplab, *TRAIN).startswith(message + "the device); choose another --gpu_id, install a build")
+
+
+def test_teachers_that_cannot_teach(place, refusal):
+    message = refusal(main_deeplab, *TRAIN, "--teacher", "missing.pt")
+    assert message.startswith("error: missing.pt: no such checkpoint")
+    message = refusal(main_deeplab, *TRAIN, "--image_size", 64, "--teacher", SHIPPED_CHECKPOINT)
+    assert message.endswith("needs --image_size 512, at which it was trained")
 
 
 @pytest.mark.parametrize(

@@ -37,8 +37,7 @@ def train(sample_dataset, folder, *flags, launcher=(), gpus=GPUS):
     """Train two epochs, the second resumed; return the lines of the log."""
     folder.mkdir()
     command = [*launcher, ROOT / "main_deeplab.py", "--dataset_dir", sample_dataset, *flags]
-    command += split("--image_size 64 --batch_size 4 --workers 1 --save_every 1 --augment full --augment_from_epoch 1")
-    command += split("--ema 0.9 --repeat_rare 0.25 --dice_from_epoch 1")
+    command += split("--image_size 64 --batch_size 4 --workers 1 --save_every 1 --ema 0.9 --repeat_rare 0.25")
     run(folder, *command, "--epochs", 1, gpus=gpus)
     run(folder, *command, "--epochs", 2, "--resume", gpus=gpus)
     return [json.loads(line) for line in (folder / "checkpoints/deeplab/log.jsonl").read_text().splitlines()]
@@ -49,7 +48,6 @@ RUNS = {  # name: flags and what launches the script
     "ram": (["--cache", "ram"], ()),
     "off": (["--cache", "off"], ()),
     "float32": (["--float32"], ()),
-    "compile": (["--compile"], ()),
     "graphs": (["--cuda_graphs"], ()),
     "torchrun": ([], ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "1")),
 }

@@ -1,15 +1,14 @@
 """The lines that run on CUDA, without a GPU: PyTorch's fake tensors have shape, type and device, but no values.
 
-They show where tensors of two devices meet, where types or shapes do not fit, and where the host would wait for a value
-from the GPU, which fake tensors do not have. What they cannot show is for tests/test_cuda.py, on a GPU: what the
-kernels compute, how long it takes, what memory it needs, the backward pass (autograd asks the driver for streams),
-pinned memory, random numbers, prediction, torch.compile and DistributedDataParallel.
+They show if tensors of two devices meet, if types or shapes do not fit, and if the host would wait for a value from the
+GPU, which fake tensors do not have. All else is for tests/test_cuda.py, on a GPU.
 """
+
+from shlex import split
 
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
-from torch.utils._pytree import tree_map
 
 import main_deeplab
 from dataset_utils import TrainingSet, find_pairs
@@ -23,8 +22,7 @@ from models import MODELS, build_model
 from options import train_parser
 
 CUDA = torch.device("cuda", 0)
-FLAGS = ["--image_size", "64", "--batch_size", "4", "--augment", "full", "--augment_from_epoch", "1"]
-FLAGS += ["--dice_from_epoch", "1", "--ema", "0.9", "--cache", "ram", "--workers", "0"]
+FLAGS = split("--image_size 64 --batch_size 4 --cache ram --workers 0 --focal_weight 0.5")
 
 
 def with_values(function):
@@ -116,33 +114,28 @@ def test_augmentation_and_losses_stay_on_the_gpu(fake_cuda):
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         logits = torch.zeros(4, 19, 64, 64, device=CUDA, dtype=dtype)
         for single in (False, True):
-            loss = loss_at_epoch(parse("--focal_weight", 0.5), 1, single)(logits, labels)
+            loss = loss_at_epoch(parse(), 1, single)(logits, labels)
             assert loss.device == CUDA and loss.dtype == torch.float32 and loss.shape == ()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model_type", MODELS)
-@pytest.mark.parametrize("cache", ["ram", "gpu"])
-def test_an_epoch_of_training(fake_cuda, sample_dataset, monkeypatch, model_type, cache):
-    args = parse("--model_type", model_type, "--focal_weight", 0.5)
+def test_an_epoch_of_training(fake_cuda, sample_dataset, monkeypatch, model_type):
+    args = parse("--model_type", model_type)
     state = training(args)
     model = state.model
     assert state.precision.scaler.is_enabled() == (fake_cuda == "fp16")
-    options = {"image_size": 64, "class_set": CELEBAMASK, "repeat_rare": 0.0, "workers": 0, "seed": 0}
     with unset_fake_temporarily():
         pairs = find_pairs(sample_dataset, "train")
-        training_set = TrainingSet(pairs, cache="ram", device=torch.device("cpu"), **options)
+        training_set = main_deeplab.read_training_set(args, pairs, CELEBAMASK, torch.device("cpu"))
     training_set.device = CUDA
-    if cache == "gpu":
-        training_set.cache, training_set.photos = cache, training_set.photos.to(CUDA)
-        training_set.masks = training_set.masks.to(CUDA)
     for photos, masks in training_set.batches(1, 4):
         assert photos.device == masks.device == CUDA
     monkeypatch.setattr(torch.Tensor, "backward", fill_gradients(model))
     main_deeplab.try_largest_step(state, model, len(pairs), CUDA)
 
     class Sum(Exception):
-        """Raised where the epoch reads its loss, the one value it takes from the GPU."""
+        """Raised when the epoch reads its loss, the one value it takes from the GPU."""
 
     with pytest.MonkeyPatch.context() as patch:
 
@@ -161,23 +154,3 @@ def test_an_epoch_of_training(fake_cuda, sample_dataset, monkeypatch, model_type
     for parameter, moments in state.optimizer.state.items():
         assert parameter.grad.dtype == torch.float32
         assert moments["exp_avg"].device == CUDA and moments["exp_avg"].shape == parameter.shape
-
-
-@pytest.mark.slow
-def test_resume_from_a_file_that_was_read_to_the_cpu(fake_cuda, monkeypatch):
-    args = parse("--optimizer", "adamw")
-    state, loss = training(args), torch.zeros((), device=CUDA)
-    monkeypatch.setattr(torch.Tensor, "backward", fill_gradients(state.model))
-    state.precision.step(loss, state.optimizer)
-    kept = [each.state_dict() for each in (state.model, state.evaluated, state.optimizer)]
-    scale = {"scale": 1024.0, "growth_factor": 2.0, "backoff_factor": 0.5, "growth_interval": 2000}
-    state = training(args)
-    for each, content in zip((state.model, state.evaluated, state.optimizer), kept, strict=True):
-        each.load_state_dict(tree_map(lambda leaf: leaf.cpu() if isinstance(leaf, torch.Tensor) else leaf, content))
-    state.precision.load_state_dict({**scale, "_growth_tracker": 3} if fake_cuda == "fp16" else {})
-    monkeypatch.setattr(torch.Tensor, "backward", fill_gradients(state.model))
-    state.precision.step(loss, state.optimizer)
-    state.ema.update()
-    tensors = [*state.model.state_dict().values(), *state.evaluated.state_dict().values()]
-    tensors += [tensor for moments in state.optimizer.state.values() for tensor in moments.values()]
-    assert all(tensor.device == CUDA for tensor in tensors)

@@ -163,18 +163,19 @@ def test_mixed_is_the_weighted_sum(batch, focal_weight, dice_weight, present_onl
 
 
 @pytest.mark.parametrize(("epoch", "dice_weight"), [(1, 0), (20, 0), (21, 0.6), (400, 0.6)])
-def test_default_flags_follow_the_challenges_schedule(batch, epoch, dice_weight):
+def test_flags_follow_the_challenges_schedule(batch, epoch, dice_weight):
     """0.1 focal (gamma 2) + 0.9 cross-entropy to epoch 20; from 21 on 0.4 of that + 0.6 Dice over all classes."""
     cross_entropy = F.cross_entropy(*batch, ignore_index=255).item()
     pixel = 0.1 * naive_focal(*batch, 2.0).item() + 0.9 * cross_entropy
     expected = (1 - dice_weight) * pixel + dice_weight * naive_dice(*batch)
-    loss = loss_at_epoch(train_parser("Train.").parse_args([]), epoch)
+    flags = ["--focal_weight=0.1", "--dice_weight=0.6", "--dice_from_epoch=21", "--dice_all_classes"]
+    loss = loss_at_epoch(train_parser("Train.").parse_args(flags), epoch)
     assert loss(*batch).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_schedule_takes_the_flags(batch):
     flags = ["--focal_weight=1", "--focal_gamma=0.5", "--dice_weight=0.25", "--dice_from_epoch=3"]
-    args = train_parser("Train.").parse_args([*flags, "--dice_present_only"])
+    args = train_parser("Train.").parse_args(flags)
     focal = naive_focal(*batch, 0.5).item()
     assert loss_at_epoch(args, 2)(*batch).item() == pytest.approx(focal, rel=1e-5)
     expected = 0.75 * focal + 0.25 * naive_dice(*batch, present_only=True)
@@ -208,7 +209,7 @@ def test_the_validation_loss_is_the_mean_over_photographs(tmp_path, monkeypatch)
     pairs = [(str(index), None, tmp_path / f"{index}.png") for index in range(2)]
     predictions = [(index, logits[index].numpy(), size) for index in range(2)]
     monkeypatch.setattr(main_deeplab, "predict", lambda network, photos, **options: predictions)
-    model, args = torch.nn.Identity(), train_parser("Train.").parse_args(["--focal_weight=0.3"])
+    model, args = torch.nn.Identity(), train_parser("Train.").parse_args(["--focal_weight=0.3", "--dice_weight=0.6"])
     model.class_set, model.image_size = CELEBAMASK, 512
     expected = []
     for index, mask in enumerate(masks):

@@ -19,7 +19,7 @@ from faceparse.errors import InputError
 from faceparse.inference import checkpoints, prediction, upsampling
 from faceparse.inference.networks import TorchNetwork, load_network
 from faceparse.inference.tta import FlipAndScale
-from faceparse.training.self_distillation import PartialMasks, format_changes, merge, pseudo_label, with_partial_mask
+from faceparse.training.self_distillation import format_changes, merge, pseudo_label
 from models import build_model
 from options import generate_labels_parser, validate_parser
 
@@ -335,42 +335,6 @@ def test_pseudo_labels_worked_out():
         assert labels.dtype == np.uint8 and labels.tolist() == [expected], threshold
 
 
-def test_pixels_where_a_rare_class_is_only_possible_are_ignored():
-    """Three classes; the second is doubtful. In the first two pixels it is likely enough and not the prediction."""
-    probabilities = [[[0.7, 0.75, 0.85, 0.1]], [[0.25, 0.2, 0.1, 0.8]], [[0.05, 0.05, 0.05, 0.1]]]
-    logits = np.log(np.array(probabilities)) + 3  # a constant changes no probability
-    for doubtful, expected in (({1: 0.15}, [255, 255, 0, 1]), ({1: 0.22}, [255, 0, 0, 1]), ({}, [0, 0, 0, 1])):
-        assert pseudo_label(logits, 0.6, doubtful).tolist() == [expected], doubtful
-    assert pseudo_label(logits, 0.72, {1: 0.22}).tolist() == [[255, 0, 0, 1]]
-    assert pseudo_label(logits, 0.6, {1: 0.22, 2: 0.08}).tolist() == [[255, 0, 0, 255]]
-
-
-def test_partial_masks_overrule_the_network(tmp_path):
-    """True hair in the first two pixels only. Without hair the network's second choice there is skin, at 0.6 / 0.9."""
-    Image.fromarray(np.array([[255, 1, 0, 0]], dtype=np.uint8)).save(tmp_path / "a.png")
-    probabilities = np.full((19, 1, 4), 1e-9)
-    hair, skin, hat = (CELEBAMASK.names.index(name) for name in ("hair", "skin", "hat"))
-    probabilities[hair, 0] = [0.8, 0.1, 0.1, 0.1]
-    probabilities[skin, 0] = [0.1, 0.6, 0.6, 0.45]
-    probabilities[hat, 0] = [0.1, 0.3, 0.3, 0.45]
-    masks = PartialMasks(f"hair={tmp_path}", CELEBAMASK)
-    logits = with_partial_mask(np.log(probabilities), masks.class_id, masks.read("a", (1, 4)))
-    assert pseudo_label(logits, 0.6).tolist() == [[hair, hair, skin, 255]]
-    assert masks.read("another photograph", (1, 4)) is None
-    assert pseudo_label(np.log(probabilities), 0.59).tolist() == [[hair, skin, skin, 255]]
-    # What the true masks of two classes claim both is of neither.
-    both = with_partial_mask(logits, hat, masks.read("a", (1, 4)))
-    assert pseudo_label(both, 0, {hair: 0.5}).tolist() == [[255, 255, skin, skin]]
-    # A palette, here white for 0 and black for 1, changes nothing.
-    palette = Image.fromarray(np.array([[1, 1, 0, 0]], np.uint8), "P")
-    palette.putpalette([255, 255, 255, 0, 0, 0])
-    palette.save(tmp_path / "b.png")
-    assert PartialMasks(f"hair={tmp_path}", CELEBAMASK).read("b", (1, 4)).tolist() == [[True, True, False, False]]
-    for argument in (f"wig={tmp_path}", "hair", "hair="):
-        with pytest.raises(InputError, match="give CLASS=FOLDER, CLASS one of background, skin"):
-            PartialMasks(argument, CELEBAMASK)
-
-
 def test_table_of_changes_worked_out():
     changes = np.zeros((19, 19), dtype=np.int64)
     changes[0, 0], changes[0, 1], changes[1, 1], changes[1, 2], changes[2, 1] = 90, 4, 5, 3, 8
@@ -456,14 +420,6 @@ def test_photographs_without_masks_get_the_predictions(checkpoint_path, pairs, p
     flags += ["--unlabelled_threshold", 0, "--unlabelled_dir"]
     with pytest.raises(InputError, match="has the same stem as"):
         generate_labels.main(parse(generate_labels_parser, *flags, photos, pairs[0]))
-    for doubtful, complaint in (
-        (["wig=0.1"], "--doubtful wig: no class"),
-        (["hat=0.1", "hat=0.2"], "names a class twice"),
-    ):
-        with pytest.raises(InputError, match=complaint):
-            generate_labels.main(parse(generate_labels_parser, *flags, photos, "--doubtful", *doubtful))
-    with pytest.raises(InputError, match="--doubtful: needs --unlabelled_dir"):
-        generate_labels.main(parse(generate_labels_parser, *flags[:-1], "--doubtful", "hat=0.1"))
     generate_labels.main(parse(generate_labels_parser, *flags, photos))
     assert "0 pixels changed, 0.00% of all" in capsys.readouterr().out.splitlines()
     labels = {path.stem: read_mask(path) for path in (tmp_path / "merged").iterdir()}
@@ -473,18 +429,7 @@ def test_photographs_without_masks_get_the_predictions(checkpoint_path, pairs, p
     assert labels.keys() == predictions.keys()
     for stem, label_map in predictions.items():
         np.testing.assert_array_equal(labels[stem], label_map)
-    # Where the commonest class is only possible, there is no label any more.
-    common = int(np.bincount(np.concatenate([each.ravel() for each in predictions.values()])).argmax())
-    flags += [photos, "--doubtful", f"{CELEBAMASK.names[common]}=0.01"]
-    generate_labels.main(parse(generate_labels_parser, *flags))
-    ignored = []
-    for stem, label_map in predictions.items():
-        found = read_mask(tmp_path / "merged" / f"{stem}.png")
-        ignored.append(found == 255)
-        np.testing.assert_array_equal(found[~ignored[-1]], label_map[~ignored[-1]])
-        assert not (ignored[-1] & (label_map == common)).any()
-    assert 0 < np.concatenate([each.ravel() for each in ignored]).mean() < 0.9
-    rules = f"relabelling {pairs[1]} above 1, unlabelled above 0, doubtful {CELEBAMASK.names[common]}=0.01"
+    rules = f"relabelling {pairs[1]} above 1, unlabelled above 0"
     assert read_maker(tmp_path / "merged" / f"{stem}.png").endswith(rules)
 
 

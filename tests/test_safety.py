@@ -329,6 +329,16 @@ def test_a_run_killed_before_its_first_state_starts_again(place):
     assert all(torch.equal(value, after[key]) for key, value in before.items())
 
 
+def test_the_log_of_a_run_whose_weights_were_deleted_is_kept(place):
+    log = place / "checkpoints/deeplab/log.jsonl"
+    log.parent.mkdir(parents=True)
+    log.write_text('{"epoch": 1, "train_loss": 2.0}\n{"epoch": 2, "train_loss": 1.0}\n')
+    before = log.read_bytes()
+    with pytest.raises(InputError, match="deeplab: holds a run; another --save_prefix"):
+        call(main_deeplab, *TRAIN, "--epochs", 1)
+    assert log.read_bytes() == before
+
+
 def test_a_reader_that_ends_early_is_no_error():
     script = "from faceparse import errors; errors.run_script(lambda: print('line\\n' * 10**5))"
     command = f'"{sys.executable}" -c "{script}" | head -1; echo ${{PIPESTATUS[0]}}'

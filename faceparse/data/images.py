@@ -167,15 +167,6 @@ def read_mask(path, class_set=CELEBAMASK, turn=upright):
     return mask
 
 
-def read_partial_mask(path, shape):
-    """Return a mask of one class as bool [H, W], True where a pixel is not 0; InputError where it is not of `shape`."""
-    with open_image(path) as image:
-        # In mode P, too, a number is a class id, whatever its colour.
-        mask = np.asarray(image if image.mode in MASK_MODES else image.convert("L")) > 0
-    require_size(path, mask, shape, "photograph")
-    return mask
-
-
 def read_mask_of(path, shape, class_set=CELEBAMASK, owner="photograph", photo_turn=1):
     """Read a mask as `read_mask` does. Raises InputError if it has not its owner's height and width, `shape`.
 

@@ -16,9 +16,9 @@ from torch.nn.parallel import DistributedDataParallel
 from faceparse.errors import InputError
 from faceparse.inference.device import is_launched
 
-# A process may wait this long for the others, while the first one decodes the data set or waits for another run that
-# does. NCCL's own limit is 10 minutes. Where a process ends, torchrun ends the others at once.
-PATIENCE = timedelta(hours=12)
+# A process may wait this long for the others: each validates and labels photographs of different sizes. NCCL's own
+# limit is 10 minutes. If a process ends, torchrun ends the others at once.
+MAX_WAIT = timedelta(minutes=30)
 
 
 @contextmanager
@@ -26,15 +26,15 @@ def process_group(device):
     """Join torchrun's processes (NCCL on CUDA, gloo on CPUs) for the block; do nothing when started plainly.
 
     After an error the group is not taken down, because that may wait for the other processes, which wait for this one.
-    Instead this process ends, and torchrun ends the others. InputError where another process has ended.
+    Instead this process ends, and torchrun ends the others. Raises InputError if another process has ended.
     """
     if not is_launched():
         yield
         return
     if device.type == "cuda":
-        dist.init_process_group("nccl", device_id=device, timeout=PATIENCE)
+        dist.init_process_group("nccl", device_id=device, timeout=MAX_WAIT)
     else:
-        dist.init_process_group("gloo", timeout=PATIENCE)
+        dist.init_process_group("gloo", timeout=MAX_WAIT)
     try:
         yield
     except RuntimeError as error:

@@ -29,38 +29,40 @@ def draw_runs(path, runs):
         losses.legend()
 
 
-def is_epoch(line):
-    """Tell whether a value from a log has the numbers of an epoch; None stands for NaN."""
+def parsed_epoch(text):
+    """Return the dict of a log's line, None if it is not that of an epoch. In it None stands for NaN."""
+    try:
+        line = json.loads(text)
+    except ValueError:
+        return None
     if not isinstance(line, dict) or type(line.get("epoch")) is not int:
-        return False
+        return None
     names = ("train_loss", "mIoU", "val_loss") if "mIoU" in line else ("train_loss",)
-    return all(name in line and isinstance(line[name], int | float | None) for name in names)
+    return line if all(isinstance(line.get(name, ""), int | float | None) for name in names) else None
 
 
-def read_log(path, last_epoch):
-    """Return the lines up to `last_epoch`. An interrupted run may have logged an epoch that it did not save.
+def read_log(path, last_epoch=math.inf):
+    """Return the lines up to `last_epoch`, which is resumed. What was logged after it was not saved, and is not read.
 
-    A file that is missing has none. Raises InputError for a file of which lines up to there are damaged or missing;
-    with an infinite `last_epoch` the last line may be cut off.
+    A missing file has no lines, nor has one that begins after `last_epoch`, because the earlier one was lost. Raises
+    InputError if a line up to there is damaged or missing; with an infinite `last_epoch` the last line may be cut off.
     """
     if not path.exists():
         return []
+    way_on = "" if math.isinf(last_epoch) else "; put back the file, or resume without it"
     lines, texts = [], path.read_text(encoding="utf-8", errors="replace").splitlines()
     for number, text in enumerate(texts, start=1):
-        if lines and lines[-1]["epoch"] == last_epoch:
-            break
-        try:
-            line = json.loads(text)
-        except (ValueError, RecursionError):
-            if math.isinf(last_epoch) and number == len(texts):
+        line = parsed_epoch(text)
+        if line is None:
+            if math.isinf(last_epoch) and number == len(texts) and not text.endswith("}"):
                 break
-            line = None
-        if not is_epoch(line):
-            raise InputError(f"{path}: line {number} is no log of a training's epoch")
+            raise InputError(f"{path}: line {number} is no log of a training's epoch{way_on}")
         if line["epoch"] <= last_epoch:
             lines.append(line)
-    if not math.isinf(last_epoch) and (lines[-1]["epoch"] if lines else 0) < last_epoch:
-        raise InputError(f"{path}: lacks epoch {last_epoch}")
+        if line["epoch"] >= last_epoch:
+            return lines
+    if not math.isinf(last_epoch):
+        raise InputError(f"{path}: lacks epoch {last_epoch}{way_on}")
     return lines
 
 
@@ -82,7 +84,7 @@ PACKAGES = {"tensorboard": "torch.utils.tensorboard", "wandb": "wandb"}
 
 
 def import_logger(kind):
-    """Return the module of a logger; InputError where its package is missing."""
+    """Return the module of a logger; InputError if its package is missing."""
     try:
         return importlib.import_module(PACKAGES[kind])
     except ImportError:
@@ -90,7 +92,7 @@ def import_logger(kind):
 
 
 def open_logger(kind, run_dir, log, first_epoch, flags, class_set):
-    """Return a function that sends a line of the log to the logger; it does nothing where `kind` is None.
+    """Return a function that sends a line of the log to the logger; it does nothing if `kind` is None.
 
     log: the earlier lines of a resumed run, which continues with `first_epoch`; flags: {name: value} of the run.
     """

@@ -10,8 +10,28 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
-def build_optimizer(args, model):
-    return OPTIMIZERS[args.optimizer](model.parameters(), weight_decay=args.weight_decay, fused=True)
+def build_optimizer(args, model, decay_all=False):
+    """Return the optimiser. AdamW decays no 1-d tensor, which are BatchNorm's and biases, unless `decay_all` is given.
+
+    Adam has the challenge's L2 penalty on all of them. A group's "lr_scale", 1 by default, multiplies its learning
+    rate: a pretrained encoder that shall learn more slowly is one more group.
+    """
+    parameters = list(model.parameters())
+    if decay_all or args.optimizer == "adam":
+        groups = [{"params": parameters}]
+    else:
+        groups = [
+            {"params": [each for each in parameters if each.ndim > 1]},
+            {"params": [each for each in parameters if each.ndim <= 1], "weight_decay": 0.0},
+        ]
+    groups = [{"lr_scale": 1.0} | group for group in groups if group["params"]]
+    return OPTIMIZERS[args.optimizer](groups, weight_decay=args.weight_decay, fused=True)
+
+
+def set_learning_rate(optimizer, rate):
+    """Give every group its share of the rate. States of earlier versions have no "lr_scale"."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get("lr_scale", 1.0)
 
 
 def learning_rate(args, epoch):
@@ -69,7 +89,7 @@ def autocast_dtype(device, float32=False):
 
 
 class Precision:
-    """Runs the forward pass under autocast, and steps with a loss that is scaled where fp16 needs it.
+    """Runs the forward pass under autocast, and steps with a loss that is scaled if fp16 needs it.
 
     Small gradients round to 0 in fp16, so the loss is multiplied by a scale and the gradients are divided by it. A step
     whose gradients overflow is left out, and the scale is halved (https://arxiv.org/abs/1710.03740).
@@ -90,7 +110,7 @@ class Precision:
         self.scaler.update()
 
     def state_dict(self):
-        return self.scaler.state_dict()  # {} where no loss is scaled
+        return self.scaler.state_dict()  # {} if no loss is scaled
 
     def load_state_dict(self, state):
         if state:  # a run that began on another GPU has none

@@ -8,27 +8,19 @@ from models.folding import fold_batchnorm
 
 
 class Teachers:
-    """The networks of several checkpoints, on a device, in eval mode.
+    """The networks of several checkpoints of `class_set`, trained at the student's `image_size`, px.
 
-    Raises InputError as `checkpoints.load_model` does, also where one has other classes than `class_set`, and where one
-    was not trained at `image_size` px, that of the student.
+    Raises InputError as `checkpoints.load_model` does, and for a network of another image size.
     """
 
     def __init__(self, paths, class_set, image_size, device):
-        self.networks = []
-        for path in paths:
-            network = checkpoints.load_model(path, device, class_set)
+        networks = [checkpoints.load_model(path, device, class_set) for path in paths]
+        for path, network in zip(paths, networks, strict=True):
             if network.image_size != image_size:
-                raise InputError(
-                    f"{path}: was trained at {network.image_size} px and parses well at that size alone; "
-                    f"as --teacher it needs --image_size {network.image_size}"
-                )
-            self.networks.append(fold_batchnorm(network).to(memory_format=torch.channels_last))
+                raise InputError(f"--teacher {path}: needs --image_size {network.image_size}, at which it was trained")
+        self.networks = [fold_batchnorm(network).to(memory_format=torch.channels_last) for network in networks]
 
     @torch.no_grad()
     def probabilities(self, photos):
-        """Return the mean of the networks' probabilities, float32 [N, C, H, W].
-
-        photos: float32 [N, 3, H, W] in [0, 1], on the device.
-        """
+        """Return the mean of their probabilities, float32 [N, C, H, W], for photographs [N, 3, H, W] in [0, 1]."""
         return sum(network(photos).softmax(dim=1) for network in self.networks) / len(self.networks)

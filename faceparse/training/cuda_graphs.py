@@ -1,24 +1,11 @@
-"""Two ways to spend less of the host's time on a training step: torch.compile and CUDA graphs."""
+"""CUDA graphs, which spend less of the host's time on a training step."""
 
 import warnings
 
 import torch
 
 from faceparse.errors import InputError, first_line, too_little_memory
-from faceparse.training import distributed
 from faceparse.training.state import unchanged_buffers
-
-
-def compile_if_possible(model, device):
-    """Compile the model's forward pass in place; without the tools for it, say so and leave the model as it is."""
-    try:
-        # Try a small function first, which needs the same tools.
-        torch.compile(lambda x: x.sin() + 1)(torch.zeros(1, device=device))
-    except Exception as error:  # whatever the C++ compiler, Triton or the driver raise
-        if distributed.rank() == 0:
-            print(f"--compile: does not work here, continuing without it ({first_line(error.__cause__ or error)})")
-        return
-    model.compile()
 
 
 def use_cuda_graphs(model, precision, shape):
@@ -26,7 +13,7 @@ def use_cuda_graphs(model, precision, shape):
 
     Python takes longer to start a small network's kernels than a GPU to compute them; a graph starts all of them at
     once. `shape` is that of the photographs, (N, 3, H, W). The model is left in training mode, and its weights and
-    BatchNorm statistics stay as they are. Raises InputError where a graph cannot be made.
+    BatchNorm statistics stay as they are. Raises InputError if a graph cannot be made.
     """
     forward = model.forward
     photos = torch.zeros(shape, device=precision.device).contiguous(memory_format=torch.channels_last)
