@@ -14,6 +14,7 @@ merged_labels/, visualizations/ and tensorboard/ where the flags ask for them.
 import math
 import time
 from contextlib import nullcontext
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -89,7 +90,7 @@ def train_one_epoch(state, epoch, trained, training_set, device, *, first_step=0
     steps = training_set.steps(args.batch_size)
     total = torch.tensor(loss_sum, device=device)
     trained.train()
-    batches = TimedBatches(training_set.batches(epoch, args.batch_size, first_step))
+    batches = TimedBatches(islice(training_set.batches(epoch, args.batch_size), first_step, None))
     hidden = distributed.rank() > 0 or None
     progress = tqdm(batches, f"epoch {epoch}", steps, initial=first_step, leave=False, disable=hidden)
     for step, (photos, masks) in enumerate(progress, first_step + 1):
@@ -257,7 +258,6 @@ def read_training_set(args, pairs, class_set, device):
         image_size=args.image_size,
         class_set=class_set,
         cache=args.cache,
-        cache_dir=Path(args.dataset_dir) / "decoded",
         repeat_rare=args.repeat_rare,
         device=device,
         workers=args.workers,

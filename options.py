@@ -192,9 +192,9 @@ def train_parser(description):
     group.add_argument("--image_size", type=network_input_size, default=512, help="side of the network's input, px")
     group.add_argument(
         "--cache",
-        choices=("auto", "ram", "gpu", "disk", "off"),
+        choices=("auto", "ram", "gpu", "off"),
         default="auto",
-        help="where the decoded training set is kept; disk: a file in DATASET_DIR/decoded, made once",
+        help="where the decoded training set is kept; off: nowhere, it is read in every epoch",
     )
     group.add_argument(
         "--repeat_rare",

@@ -17,10 +17,9 @@ import torch
 from PIL import Image
 
 from benchmarks.cases import TRAINING_BATCH, timed
-from dataset_utils import PairDataset, TrainingSet, find_pairs
+from dataset_utils import PairDataset, TrainingSet, find_pairs, one_by_one, to_tensor
 from faceparse.data.classes import CELEBAMASK
 from faceparse.data.images import list_images, read_mask, read_photo, resize_mask, resize_photo, write_picture
-from faceparse.data.loading import one_by_one, to_tensor
 from faceparse.errors import run_script
 from faceparse.inference.device import keep_freed_memory, select_device
 from main_deeplab import build_training, train_one_epoch
@@ -54,7 +53,7 @@ def draw(folder, photographs, size):
             os.link(path, path.with_stem(f"train_{index:06d}"))
 
 
-def reading_rows(args, pairs, folder):
+def reading_rows(args, pairs):
     """Yield (what is read, images a second), without any training."""
     dataset = PairDataset(pairs, args.image_size, CELEBAMASK)
     for workers in (0, 1, 2):
@@ -62,10 +61,6 @@ def reading_rows(args, pairs, folder):
     if args.photo_size >= 2 * args.image_size:
         draft = DraftPairs(pairs, args.image_size, CELEBAMASK)
         yield "off, 0 workers, draft mode", len(pairs) / timed(lambda: read_all(draft, 0))
-    yield "disk, made the first time", len(pairs) / timed(lambda: training_set(args, pairs, folder, "disk", 2))
-    for workers in (0, 1, 2):
-        disk = training_set(args, pairs, folder, "disk", workers)
-        yield f"disk, {workers} workers", len(pairs) / timed(lambda disk=disk: [None for _ in disk.batches(1, 8)])
 
 
 def read_all(dataset, workers):
@@ -73,13 +68,13 @@ def read_all(dataset, workers):
         pass
 
 
-def training_set(args, pairs, folder, cache, workers):
+def training_set(args, pairs, cache, workers):
     options = {"image_size": args.image_size, "class_set": CELEBAMASK, "repeat_rare": 0, "seed": 0}
-    options |= {"cache": cache, "cache_dir": folder / "decoded", "workers": workers, "device": args.device}
+    options |= {"cache": cache, "workers": workers, "device": args.device}
     return TrainingSet(pairs, **options)
 
 
-def training_rows(args, pairs, folder):
+def training_rows(args, pairs):
     """Yield (what is read, the log's images a second and data_wait) of an epoch."""
     batch_size = TRAINING_BATCH[args.device.type]
     flags = ["--image_size", str(args.image_size), "--batch_size", str(batch_size)]
@@ -88,12 +83,12 @@ def training_rows(args, pairs, folder):
     pairs = pairs[: args.steps * batch_size]
 
     def epoch(pairs, *how):
-        data = training_set(args, pairs, folder, *how)
+        data = training_set(args, pairs, *how)
         line = train_one_epoch(state, 21, state.model, data, args.device)
         return line["images_per_second"], line["data_wait"]
 
     epoch(pairs[: 2 * batch_size], "ram", 0)  # this is the warm-up
-    for how in (("ram", 0), ("off", 0), ("off", 1), ("off", 2), ("disk", 2)):
+    for how in (("ram", 0), ("off", 0), ("off", 1), ("off", 2)):
         yield f"{how[0]}, {how[1]} workers", *epoch(pairs, *how)
 
 
@@ -114,11 +109,11 @@ def main(args):
         draw(folder / "dataset", args.photographs, args.photo_size)
         pairs = find_pairs(folder / "dataset", "train")
         print("| --cache | reading alone, images/s |\n|---|---|")
-        for what, rate in reading_rows(args, pairs, folder):
+        for what, rate in reading_rows(args, pairs):
             print(f"| {what} | {rate:.0f} |", flush=True)
         if args.steps:
             print("\n| --cache | training, images/s | data_wait |\n|---|---|---|")
-            for what, rate, wait in training_rows(args, pairs, folder):
+            for what, rate, wait in training_rows(args, pairs):
                 print(f"| {what} | {rate:.2f} | {wait:.1%} |", flush=True)
 
 
