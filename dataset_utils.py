@@ -11,7 +11,7 @@ from faceparse.data.classes import IGNORE_INDEX
 from faceparse.data.images import list_images, match_pairs, read_pair, resize_mask, resize_photo
 from faceparse.data.layout import advice, split_folders
 from faceparse.errors import InputError
-from faceparse.inference.image_size import fitted_size
+from faceparse.inference.image_size import fitted_size, round_to_stride
 from faceparse.parallel import usable_cores
 from faceparse.training import distributed
 
@@ -49,11 +49,12 @@ def epoch_seed(seed, epoch, purpose, *step):
 class PairDataset(Dataset):
     """Training pairs at the network's size: uint8 photograph [3, S, S] and mask [S, S]; an InputError in their place.
 
-    As in prediction the longer side becomes S. The rest of the square reflects the photograph, and is 255 in the mask.
+    S is `image_size` rounded to the networks' stride. As in prediction the longer side becomes S. The rest of the
+    square reflects the photograph, and is 255 in the mask.
     """
 
     def __init__(self, pairs, image_size, class_set):
-        self.pairs, self.image_size, self.class_set = pairs, image_size, class_set
+        self.pairs, self.image_size, self.class_set = pairs, round_to_stride(image_size), class_set
 
     def __len__(self):
         return len(self.pairs)

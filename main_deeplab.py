@@ -32,7 +32,7 @@ from faceparse.errors import InputError, counted, run_script, unbroken
 from faceparse.files import atomic_folder, only_writer, rename
 from faceparse.inference import checkpoints
 from faceparse.inference.device import is_launched, keep_freed_memory, select_device
-from faceparse.inference.image_size import fitted_size
+from faceparse.inference.image_size import fitted_size, round_to_stride
 from faceparse.inference.metrics import Scores, confusion_matrix, format_table
 from faceparse.inference.prediction import predict
 from faceparse.inference.torch_network import TorchNetwork
@@ -149,7 +149,8 @@ def try_largest_step(state, trained, pairs, device):
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     images = min(args.batch_size, pairs)
-    shape = (-(-images // distributed.world_size()), args.image_size, args.image_size)
+    side = round_to_stride(args.image_size)
+    shape = (-(-images // distributed.world_size()), side, side)
     masks = torch.zeros(shape, dtype=torch.uint8, device=device)
     photos = masks[:, None].expand(-1, 3, -1, -1)
     trained.train()
@@ -380,7 +381,8 @@ def train(args, device, run_dir):
     if args.compile:
         compile_if_possible(state.model, device)
     if args.cuda_graphs:
-        use_cuda_graphs(state.model, state.precision, (args.batch_size, 3, args.image_size, args.image_size))
+        side = round_to_stride(args.image_size)
+        use_cuda_graphs(state.model, state.precision, (args.batch_size, 3, side, side))
     trained = distributed.data_parallel(state.model, device)  # BatchNorm statistics are averaged once an epoch
 
     # After the line above, which may give all processes the statistics of the first.

@@ -4,7 +4,7 @@ import argparse
 import re
 
 from faceparse import SHIPPED_CHECKPOINT
-from faceparse.inference.image_size import LARGEST_SIDE, SMALLEST_SIDE
+from faceparse.inference.image_size import MAX_SIDE, MIN_SIDE
 
 LARGEST_NUMBER = 2**31 - 1  # of what counts; what is larger overflows in one library or another
 TOO_LARGE = "the memory that it takes grows with its square"
@@ -45,7 +45,7 @@ def port_number(text):
 
 
 def picture_side(text):
-    return whole_number(text, 1, LARGEST_SIDE, TOO_LARGE)
+    return whole_number(text, 1, MAX_SIDE, TOO_LARGE)
 
 
 def non_negative_float(text):
@@ -81,7 +81,7 @@ def recolouring(text):
 
 
 def network_input_size(text):
-    return whole_number(text, SMALLEST_SIDE, LARGEST_SIDE, TOO_LARGE)
+    return whole_number(text, MIN_SIDE, MAX_SIDE, TOO_LARGE)
 
 
 def folder_name(text):

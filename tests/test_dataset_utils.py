@@ -103,6 +103,15 @@ def test_rectangular_pair_becomes_square_with_photograph_and_mask_in_place(tmp_p
     np.testing.assert_array_equal(white[:16], white[31:15:-1])
 
 
+@pytest.mark.parametrize(("image_size", "side"), [(57, 64), (71, 64), (90, 96), (33, 32)])
+def test_an_odd_image_size_is_rounded_to_the_networks_stride(pairs, image_size, side):
+    """Other sides shift the labels by a part of a pixel of the encoder, and differ from those of prediction."""
+    tested = training_set(pairs, image_size=image_size)
+    image, labels = tested.dataset[0]
+    assert image.shape == (3, side, side) and labels.shape == (side, side) and not (labels == 255).any()
+    assert tested.photos.shape == (8, 3, side, side)
+
+
 @pytest.mark.parametrize("cache", ["ram", "off"])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_every_cache_gives_what_the_files_hold_in_the_epochs_order(pairs, cache, workers):

@@ -3,7 +3,7 @@
 import torch
 from torch.nn import functional as F
 
-from faceparse.inference.image_size import SMALLEST_SIDE
+from faceparse.inference.image_size import MIN_SIDE
 
 TTA_SCALES = (0.75, 1.0, 1.25)
 
@@ -21,7 +21,7 @@ class FlipAndScale:
         photos = torch.from_numpy(photos).to(self.device)
         flipped_ids = self.class_set.flipped_ids()[: len(self.class_set)]
         for scale in TTA_SCALES:
-            scaled_size = [max(SMALLEST_SIDE, round(side * scale)) for side in size]
+            scaled_size = [max(MIN_SIDE, round(side * scale)) for side in size]
             scaled = F.interpolate(photos, size=scaled_size, mode="bilinear", align_corners=False, antialias=True)
             logits = self._logits(scaled)
             mirrored = self._logits(scaled.flip(3)).flip(3)[:, flipped_ids]  # Their left is our right.
