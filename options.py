@@ -180,7 +180,9 @@ def _add_unlabelled(parser):
 
 
 def train_parser(description):
-    from models import MODELS  # imported here because it loads torch, which most scripts do not need
+    # Imported here because they load torch, which most scripts do not need.
+    from faceparse.data.augmentation import MODES as AUGMENTATIONS
+    from models import MODELS
 
     parser = _parser(description)
 
@@ -205,7 +207,7 @@ def train_parser(description):
     )
     group.add_argument(
         "--augment",
-        choices=("none", "color", "full", "wide", "strong"),
+        choices=tuple(AUGMENTATIONS),
         default="color",
         help="full adds flip, geometry, blur, noise; wide adds faces off-centre, tilted, half and twice as large, and "
         "people before other photographs; strong is full with stronger changes of colour and CutMix",
