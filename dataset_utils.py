@@ -77,8 +77,6 @@ class PairDataset(Dataset):
         size = self.image_size
         picture = resize(picture, *fitted_size(picture.shape, size))
         missing = [size - side for side in picture.shape[:2]]
-        if not any(missing):
-            return picture
         widths = [(each // 2, each - each // 2) for each in missing] + [(0, 0)] * (picture.ndim - 2)
         return np.pad(picture, widths, **padding)
 
@@ -244,8 +242,7 @@ def choose_cache(cache, needed, device):
 
 
 ROOT = Path("/")
-# Of a control group, in version 1 and 2: its folder, and its files of the limit, of what is used, and what in
-# memory.stat is file cache, which can be freed.
+# Of control groups: their folder, the files of limit and use, and what of the use is file cache, which can be freed.
 VERSION_1 = "sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
 VERSION_2 = "sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"
 
@@ -265,10 +262,8 @@ def left_of_limits():
     for line in groups.read_text().splitlines() if groups.exists() else ():
         _, controllers, path = line.split(":", 2)
         folder, limit, used, cached = VERSION_1 if controllers else VERSION_2
-        if controllers and "memory" not in controllers.split(","):
-            continue
         own = ROOT / folder / path.lstrip("/")
-        for group in (own, *own.parents):
+        for group in (own, *own.parents) if "memory" in (controllers or "memory").split(",") else ():
             if (group / limit).exists() and (most := (group / limit).read_text().strip()) != "max":
                 statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
                 yield int(most) - int((group / used).read_text()) + int(statistics[cached])
