@@ -1,29 +1,18 @@
-"""The training set: pairs of photographs and masks as uint8 batches, from memory or from disk, in a seeded order."""
+"""The training set: pairs of photographs and masks as uint8 batches, from memory or read anew, in a seeded order."""
 
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
-from faceparse.data import decoded_file
 from faceparse.data.classes import IGNORE_INDEX
-from faceparse.data.images import list_images, match_pairs, read_mask, read_pair, resize_mask, resize_photo
+from faceparse.data.images import list_images, match_pairs, read_pair, resize_mask, resize_photo
 from faceparse.data.layout import advice, split_folders
-from faceparse.data.loading import (
-    CaughtInputError,
-    ReadingDataset,
-    free_memory,
-    one_by_one,
-    own_generator,
-    raise_errors,
-    to_tensor,
-    worker_processes,
-)
 from faceparse.errors import InputError
-from faceparse.inference.image_size import fitted_size
-from faceparse.parallel import in_threads
+from faceparse.inference.image_size import fitted_size, round_to_stride
+from faceparse.parallel import usable_cores
 from faceparse.training import distributed
 
 
@@ -42,7 +31,7 @@ def find_pairs(dataset_dir, split, label_dir=None, more_photos=()):
 def find_unlabelled(folders, pairs):
     """Return [(stem, photograph path, None)] of the photographs in `folders`, which have no masks.
 
-    Raises InputError where one has the stem of another, among those of `pairs` too: their masks will lie together.
+    Raises InputError if one has the stem of another, or of a photograph of `pairs`: their masks will lie together.
     """
     list_images(*folders, *(photo for _, photo, _ in pairs))
     return [(stem, photo, None) for stem, photo in list_images(*folders).items()]
@@ -57,126 +46,129 @@ def epoch_seed(seed, epoch, purpose, *step):
     return int(np.random.SeedSequence([seed, epoch, purpose, *step]).generate_state(1, np.uint64)[0]) >> 1
 
 
-class PairDataset(ReadingDataset):
-    """Training pairs at the network's size: uint8 photograph [3, S, S] and mask [S, S].
+class PairDataset(Dataset):
+    """Training pairs at the network's size: uint8 photograph [3, S, S] and mask [S, S]; an InputError in their place.
 
-    As in prediction the longer side becomes S. The rest of the square reflects the photograph, and is 255 in the mask.
+    S is `image_size` rounded to the networks' stride. As in prediction the longer side becomes S. The rest of the
+    square reflects the photograph, and is 255 in the mask.
     """
 
     def __init__(self, pairs, image_size, class_set):
-        self.pairs, self.image_size, self.class_set = pairs, image_size, class_set
+        self.pairs, self.image_size, self.class_set = pairs, round_to_stride(image_size), class_set
 
     def __len__(self):
         return len(self.pairs)
 
+    def __getitem__(self, index):
+        try:
+            return self.read(index)
+        except InputError as error:  # returned, because a DataLoader would wrap it in a traceback
+            return error
+
     def read(self, index):
         _, photo_path, mask_path = self.pairs[index]
         photo, mask = read_pair(photo_path, mask_path, self.class_set)
-        return to_tensor(self.fit(photo, resize_photo, mode="symmetric")), self.fit_mask(mask)
-
-    def fit_mask(self, mask):
-        return torch.from_numpy(self.fit(mask, resize_mask, constant_values=IGNORE_INDEX))
+        photo = self.fit(photo, resize_photo, mode="symmetric")
+        mask = self.fit(mask, resize_mask, constant_values=IGNORE_INDEX)
+        return to_tensor(photo), torch.from_numpy(mask)
 
     def fit(self, picture, resize, **padding):
         """Return a picture [H, W, ...] as [S, S, ...], resized into the middle of a square; `padding` as of np.pad."""
         size = self.image_size
         picture = resize(picture, *fitted_size(picture.shape, size))
         missing = [size - side for side in picture.shape[:2]]
-        if not any(missing):
-            return picture
         widths = [(each // 2, each - each // 2) for each in missing] + [(0, 0)] * (picture.ndim - 2)
         return np.pad(picture, widths, **padding)
 
 
-class MaskDataset(PairDataset):
-    """The masks of a PairDataset without the photographs, whose decoding takes longer."""
+def to_tensor(photo):
+    """Turn uint8 [H, W, 3] into a uint8 tensor [3, H, W]."""
+    return torch.from_numpy(photo).permute(2, 0, 1)
 
-    def read(self, index):
-        return self.fit_mask(read_mask(self.pairs[index][2], self.class_set))
+
+def collate(items):
+    """Return pairs as batches, photographs [n, 3, S, S] channels last and masks [n, S, S], or the first InputError."""
+    for item in items:
+        if isinstance(item, InputError):
+            return item
+    photos, masks = zip(*items, strict=True)
+    return torch.stack(photos).contiguous(memory_format=torch.channels_last), torch.stack(masks)
+
+
+def build_loader(dataset, workers, **options):
+    processes = min(workers, usable_cores())  # more would gain nothing, and PyTorch warns of them
+    # The generator, because a DataLoader would draw from the global one, as the training does.
+    return DataLoader(dataset, num_workers=processes, generator=torch.Generator().manual_seed(0), **options)
+
+
+def one_by_one(dataset, workers):
+    """Yield the items of a dataset in order, read by worker processes."""
+    return raise_errors(build_loader(dataset, workers, batch_size=None))
+
+
+def raise_errors(items):
+    for item in items:
+        if isinstance(item, InputError):
+            raise item
+        yield item
 
 
 class TrainingSet:
-    """The training pairs, decoded as uint8 in RAM, on the GPU or in a file, or read by processes in every epoch.
+    """The training pairs, decoded as uint8 in RAM or on the GPU, or read by worker processes in every epoch.
 
-    `cache`: "auto", "ram", "gpu", "disk" or "off"; auto is "off" where half of the free RAM cannot hold the set, else
-    the GPU where half of the memory that a step leaves free can, else RAM. The processes of a host read a share each,
-    into RAM that they share. The file of "disk" lies in `cache_dir`, and is made once. `repeat_rare`: see
-    `repeat_factors`; 0 is off.
+    `cache`: "auto", "ram", "gpu" or "off"; auto is "off" if half of the free RAM cannot hold the set, else the GPU if
+    half of the memory that a step leaves free can, else RAM. The processes of a host read a share each, into RAM that
+    they share. `repeat_rare`: see `repeat_factors`; 0 is off.
     """
 
-    def __init__(self, pairs, *, image_size, class_set, cache, repeat_rare, device, workers, seed, cache_dir=None):
+    def __init__(self, pairs, *, image_size, class_set, cache, repeat_rare, device, workers, seed):
         self.dataset = PairDataset(pairs, image_size, class_set)
-        self.device, self.workers, self.seed, self.cache_dir = device, workers, seed, cache_dir
-        needed = 4 * len(pairs) * image_size**2
-        self.cache = distributed.from_first(choose_cache(cache, needed, device))
+        self.device, self.workers, self.seed = device, workers, seed
+        self.bytes = 4 * len(pairs) * self.dataset.image_size**2  # three a pixel for the photograph, one for the mask
+        self.cache = distributed.from_first(choose_cache(cache, self.bytes, device))
         if (cache, self.cache) == ("auto", "off") and distributed.rank() == 0:
             print(
-                f"--cache auto: {needed / 1e9:.1f} GB of decoded pictures are more than half of the free memory, "
-                f"{free_memory() / 1e9:.1f} GB, so they are read in every epoch; --cache disk decodes them once, into "
-                "a file, and --cache ram keeps them in memory"
+                f"--cache auto: {self.bytes / 1e9:.1f} GB of decoded pictures are more than half of the free memory, "
+                f"{free_memory() / 1e9:.1f} GB, so they are read in every epoch; --cache ram keeps them in memory"
             )
         if self.cache == "off":
             # One loader for all epochs, because it takes time to start its processes.
             self.epoch_batches = []  # the pairs' indices in each batch of the epoch that is read
-            processes = worker_processes(workers)
-            self.loader = DataLoader(
-                self.dataset,
-                batch_sampler=self.epoch_batches,
-                num_workers=processes,
-                persistent_workers=processes > 0,
-                collate_fn=collate_pairs,
-                pin_memory=device.type == "cuda",
-                generator=own_generator(),
-            )
+            options = {"collate_fn": collate, "pin_memory": device.type == "cuda", "persistent_workers": workers > 0}
+            self.loader = build_loader(self.dataset, workers, batch_sampler=self.epoch_batches, **options)
         else:
-            self.photos, self.masks = self._decoded()
+            self.photos, self.masks = self._decode()
         self.repeats = repeat_factors(self._classes_present(), repeat_rare) if repeat_rare else torch.ones(len(pairs))
 
-    def _decoded(self):
-        """Return all photographs [n, 3, S, S] and masks [n, S, S] from where they are cached."""
-        dataset = self.dataset
-        size = 4 * len(dataset) * dataset.image_size**2
-        if self.cache == "disk":
-            path = decoded_file.decoded_path(self.cache_dir, dataset.pairs, dataset.image_size, dataset.class_set)
-            all_processes = range(distributed.rank(), len(dataset), distributed.world_size())
-            return self._split(
-                decoded_file.open_or_make(path, size, lambda content: self._read(all_processes, content))
-            )
-        content = distributed.shared_bytes(size)
-        self._read(range(distributed.local_rank(), len(dataset), distributed.local_world_size()), content)
+    def _decode(self):
+        """Return all photographs [n, 3, S, S], channels last as the network wants them, and all masks [n, S, S]."""
+        n, size = len(self.dataset), self.dataset.image_size
+        photos, masks = distributed.shared_bytes(self.bytes).split([3 * n * size**2, n * size**2])
+        photos, masks = photos.view(n, size, size, 3).permute(0, 3, 1, 2), masks.view(n, size, size)
+        share = range(distributed.local_rank(), n, distributed.local_world_size())
+        for index, pair in self._read(share, "reading"):
+            photos[index], masks[index] = pair
         distributed.barrier()
-        photos, masks = self._split(content)
         return (photos.to(self.device), masks.to(self.device)) if self.cache == "gpu" else (photos, masks)
+
+    def _read(self, share, description):
+        """Yield (index, pair) of the indices in `share`, with a progress bar."""
+        pairs, hidden = one_by_one(Subset(self.dataset, share), self.workers), distributed.rank() > 0 or None
+        return zip(share, tqdm(pairs, description, len(share), leave=False, disable=hidden), strict=True)
 
     def _classes_present(self):
         """Return which classes the masks hold, bool [n, C]. Every process looks at a share of them."""
         dataset, rank, processes = self.dataset, distributed.rank(), distributed.world_size()
         share = range(rank, len(dataset), processes)
         if self.cache == "off":
-            all_masks = MaskDataset(dataset.pairs, dataset.image_size, dataset.class_set)
-            masks = one_by_one(Subset(all_masks, share), self.workers)
+            masks = (mask for _, (_, mask) in self._read(share, "looking for rare classes"))
         else:
             masks = (self.masks[index] for index in share)
-        masks = tqdm(masks, "looking for rare classes", len(share), leave=False, disable=rank > 0 or None)
         mine = torch.stack([classes_in(mask, len(dataset.class_set)) for mask in masks])
         present = torch.empty(len(dataset), len(dataset.class_set), dtype=torch.bool)
         for first, part in enumerate(distributed.from_all(mine)):
             present[first::processes] = part
         return present
-
-    def _split(self, content):
-        """View bytes [4 n S S] as photographs [n, 3, S, S], channels last as the network wants them, and masks."""
-        n, size = len(self.dataset), self.dataset.image_size
-        photos, masks = content.split([3 * n * size**2, n * size**2])
-        return photos.view(n, size, size, 3).permute(0, 3, 1, 2), masks.view(n, size, size)
-
-    def _read(self, share, content):
-        """Decode the pairs of these indices into their places in `content`."""
-        photos, masks = self._split(content)
-        pairs = one_by_one(Subset(self.dataset, share), self.workers)
-        progress = tqdm(pairs, "reading", len(share), leave=False, disable=distributed.rank() > 0 or None)
-        for index, (photo, mask) in zip(share, progress, strict=True):
-            photos[index], masks[index] = photo, mask
 
     def steps(self, batch_size):
         """Return the number of batches an epoch. A remainder is left out: BatchNorm needs more than one."""
@@ -190,38 +182,33 @@ class TrainingSet:
         indices = torch.arange(len(ends)).repeat_interleave(ends.diff(prepend=ends.new_zeros(1)))
         return indices[torch.randperm(len(indices), generator=generator)]
 
-    def batches(self, epoch, batch_size, first_step=0):
+    def batches(self, epoch, batch_size):
         """Yield this process's share of each batch, uint8 photographs [n, 3, S, S] and masks [n, S, S] on the device.
 
-        The order depends on seed and epoch alone; `batch_size` counts all processes. The first `first_step` batches are
-        left out.
+        The order depends on seed and epoch alone; `batch_size` counts all processes.
         """
         order = self.order(epoch)
         if self.cache != "off":
             order = order.to(self.photos.device)  # sent once: sending them in every step would make the host wait
-        share = [
+        shares = [
             order[step * batch_size : (step + 1) * batch_size][distributed.rank() :: distributed.world_size()]
-            for step in range(first_step, self.steps(batch_size))
+            for step in range(self.steps(batch_size))
         ]
         if self.cache == "off":
-            self.epoch_batches[:] = [indices.tolist() for indices in share]
-            for photos, masks in raise_errors(self.loader):
-                yield photos.to(self.device, non_blocking=True), masks.to(self.device, non_blocking=True)
+            self.epoch_batches[:] = [indices.tolist() for indices in shares]
+            batches = raise_errors(self.loader)
         else:
-            # From a file, threads read ahead.
-            threads = self.workers if self.cache == "disk" else 0
-            for photos, masks in in_threads(self._pick, share, threads):
-                yield self._to_device(photos), self._to_device(masks)
+            batches = map(self._pick, shares)
+        for photos, masks in batches:
+            yield photos.to(self.device, non_blocking=True), masks.to(self.device, non_blocking=True)
 
     def _pick(self, indices):
         """Copy some pairs out of the cache. index_select copies rows, which is faster on CPUs than indexing."""
         photos = self.photos.permute(0, 2, 3, 1).index_select(0, indices).permute(0, 3, 1, 2)
-        return photos, self.masks.index_select(0, indices)
-
-    def _to_device(self, tensor):
+        pair = photos, self.masks.index_select(0, indices)
         if self.device.type == "cuda" and self.cache != "gpu":
-            tensor = tensor.pin_memory()  # only copies from pinned memory overlap with the computation
-        return tensor.to(self.device, non_blocking=True)
+            return [each.pin_memory() for each in pair]  # only copies from pinned memory overlap with the computation
+        return pair
 
 
 def classes_in(mask, num_classes):
@@ -239,18 +226,10 @@ def repeat_factors(present, share):
     return torch.where(present, per_class, 1.0).amax(dim=1)
 
 
-def collate_pairs(items):
-    for item in items:
-        if isinstance(item, CaughtInputError):
-            return item
-    photos, masks = zip(*items, strict=True)
-    return torch.stack(photos).contiguous(memory_format=torch.channels_last), torch.stack(masks)
-
-
 def choose_cache(cache, needed, device):
     """Resolve "auto" from the bytes needed and the memory that is free; "gpu" needs CUDA."""
     if cache == "gpu" and device.type != "cuda":
-        raise InputError("--cache gpu: there is no CUDA here; use auto, ram, disk or off")
+        raise InputError("--cache gpu: there is no CUDA here; use auto, ram or off")
     if cache != "auto":
         return cache
     if needed >= free_memory() / 2:  # the set is read into RAM before it goes to the GPU
@@ -260,3 +239,31 @@ def choose_cache(cache, needed, device):
     torch.cuda.empty_cache()  # otherwise memory used by an earlier epoch would not count as free
     step = torch.cuda.max_memory_allocated(device) - torch.cuda.memory_allocated(device)  # of try_largest_step
     return "gpu" if needed < (torch.cuda.mem_get_info(device)[0] - step) / 2 else "ram"
+
+
+ROOT = Path("/")
+# Of control groups: their folder, the files of limit and use, and what of the use is file cache, which can be freed.
+VERSION_1 = "sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
+VERSION_2 = "sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"
+
+
+def free_memory():
+    """Return the bytes of RAM that can be used without swapping; 4 GiB if the system does not tell."""
+    meminfo = ROOT / "proc/meminfo"
+    if not meminfo.exists():
+        return 4 * 2**30
+    fields = dict(line.split(":") for line in meminfo.read_text().splitlines())
+    return min([int(fields["MemAvailable"].split()[0]) * 1024, *left_of_limits()])
+
+
+def left_of_limits():
+    """Yield what is left of each limit of a container or of a job of SLURM, which /proc/meminfo does not show."""
+    groups = ROOT / "proc/self/cgroup"
+    for line in groups.read_text().splitlines() if groups.exists() else ():
+        _, controllers, path = line.split(":", 2)
+        folder, limit, used, cached = VERSION_1 if controllers else VERSION_2
+        own = ROOT / folder / path.lstrip("/")
+        for group in (own, *own.parents) if "memory" in (controllers or "memory").split(",") else ():
+            if (group / limit).exists() and (most := (group / limit).read_text().strip()) != "max":
+                statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+                yield int(most) - int((group / used).read_text()) + int(statistics[cached])

@@ -1,14 +1,9 @@
-"""Cross-entropy, focal, multi-class Dice and distillation loss, and the schedule that mixes them.
+"""Cross-entropy, focal, Dice and distillation loss, and the schedule that mixes them.
 
-`mixed_loss` takes logits [N, C, H, W] of any float type and class ids [N, H, W]; pixels of id 255 count in the
-distillation alone. Its sums run in float32, also under bf16 or fp16 autocast. One log-softmax serves all terms, and no
-one-hot tensor is built.
-
-Where several processes train, the sums run over all of their shares of a batch, so that their number changes nothing:
-`total` is then `distributed.sum_with_gradient`, which turns a tensor of a process's sums into that of all.
+Each loss takes logits [N, C, H, W] of any float type and class ids [N, H, W], and returns a scalar in float32, also
+under bf16 or fp16 autocast. Pixels of id 255 do not count. If several processes train, it is the loss of the batch that
+they share: `reduce_sum` turns a tensor of sums over this process's share into that over all.
 """
-
-from functools import partial
 
 import torch
 
@@ -16,118 +11,111 @@ from faceparse.data.classes import IGNORE_INDEX
 from faceparse.training import distributed
 
 DICE_SMOOTH = 1e-6
-SMALLEST_BASE = 1e-6  # lower bound of 1 - p_t in the focal factor
+MIN_BASE = 1e-6  # lower bound of 1 - p_t in the focal factor
 
 
-def log_probabilities(logits, target):
-    """Return log-softmax [N, C, H, W], its value at the true class [N, H, W], and the mask of pixels that count."""
-    # Contiguous, because on the CPU every step over a channels-last tensor of 19 channels is far slower.
-    log_probs = logits.float().contiguous().log_softmax(dim=1)
-    valid = target != IGNORE_INDEX
-    index = target.long().masked_fill(~valid, 0).unsqueeze(1)
-    return log_probs, log_probs.gather(1, index).squeeze(1), valid
-
-
-def only_here(sums):
-    """The `total` of a batch that no other process has a share of."""
+def identity(sums):
+    """The `reduce_sum` of a batch that one process has alone."""
     return sums
 
 
-def masked_mean(values, valid, total):
-    value, count = total(torch.stack([(values * valid).sum(), valid.sum()]))
-    return value / count.clamp(min=1)
+class Pixels:
+    """What all losses need of a batch, so that it is computed once. Which pixels count is decided here."""
+
+    def __init__(self, logits, target, reduce_sum=identity):
+        # Contiguous, because on the CPU every step over a channels-last tensor of 19 channels is far slower.
+        self.log_probs = logits.float().contiguous().log_softmax(dim=1)  # [N, C, H, W]
+        self.valid = target != IGNORE_INDEX  # [N, H, W]
+        self.target = target.long().masked_fill(~self.valid, 0)  # [N, H, W]
+        self.log_pt = self.log_probs.gather(1, self.target.unsqueeze(1)).squeeze(1)  # [N, H, W], of the true class
+        self.reduce_sum = reduce_sum
+
+    def mean(self, values):
+        """Return the mean of values [N, H, W] over the pixels that count; 0 if none does."""
+        value, count = self.reduce_sum(torch.stack([(values * self.valid).sum(), self.valid.sum()]))
+        return value / count.clamp(min=1)
+
+    def sums_by_class(self, values):
+        """Return the sums of values [N, H, W] over this process's pixels of each true class, float [C]."""
+        # Each row of pixels has sums of its own first. Millions of additions to one number would lose its last digits,
+        # and on a GPU wait for each other.
+        n, num_classes, height, _ = self.log_probs.shape
+        rows = torch.arange(n * height, device=values.device).view(n, height, 1)
+        sums = torch.zeros(n * height * num_classes, device=values.device)
+        sums = sums.index_add(0, (rows * num_classes + self.target).flatten(), (values * self.valid).flatten())
+        return sums.view(n * height, num_classes).sum(dim=0)
 
 
-def focal_values(log_pt, gamma):
-    """Focal loss (Lin et al., 2017, https://arxiv.org/abs/1708.02002), alpha 1: -(1 - p_t)^gamma log p_t."""
-    # The clamp keeps the gradient finite where p_t rounds to 1 and gamma is below 1.
-    return -((1 - log_pt.exp()).clamp(min=SMALLEST_BASE) ** gamma) * log_pt
+def cross_entropy(logits, target, *, reduce_sum=identity):
+    """Return the mean over pixels of -log p_t, where p_t is the probability of the true class."""
+    pixels = Pixels(logits, target, reduce_sum)
+    return pixels.mean(-pixels.log_pt)
 
 
-def sum_by_class(index, values, num_classes):
-    """Sum values [N, H, W] over the pixels of each class id of `index` [N, H, W]: float [num_classes]."""
-    # Each row of pixels has sums of its own first. Millions of additions to one number would lose its last digits, and
-    # on a GPU wait for each other.
-    n, height, _ = index.shape
-    rows = torch.arange(n * height, device=index.device).view(n, height, 1)
-    sums = torch.zeros(n * height * num_classes, device=index.device)
-    sums = sums.index_add(0, (rows * num_classes + index).flatten(), values.flatten())
-    return sums.view(n * height, num_classes).sum(dim=0)
+def focal_loss(logits, target, *, gamma=2.0, reduce_sum=identity):
+    """Return the mean over pixels of -(1 - p_t)^gamma log p_t (Lin et al., 2017, https://arxiv.org/abs/1708.02002)."""
+    pixels = Pixels(logits, target, reduce_sum)
+    return pixels.mean(_focal(pixels, gamma))
 
 
-def dice_loss(log_probs, log_pt, valid, target, present_only, total):
-    """Return the Dice loss, 1 - mean over classes of 2 I / (P + T).
+def _focal(pixels, gamma):
+    # The clamp keeps the gradient finite if p_t rounds to 1 and gamma is below 1.
+    return -((1 - pixels.log_pt.exp()).clamp(min=MIN_BASE) ** gamma) * pixels.log_pt
 
-    It is that of Milletari et al., 2016, https://arxiv.org/abs/1606.04797, without their squares, as Drozdzal et al.
-    have it, 2016, https://arxiv.org/abs/1608.04117. I, P and T are sums over the whole batch: of the true class's
-    probability, of all probabilities, of true pixels. With `present_only` the mean is over the classes in the batch;
-    the challenge takes all of them.
+
+def dice_loss(logits, target, *, all_classes=False, reduce_sum=identity):
+    """Return the mean over classes of 1 - 2 I / (P + T).
+
+    I, P and T are sums over the whole batch: of the true class's probability, of all probabilities, of true pixels. The
+    mean is over the classes that the target holds, 0 if it holds none, or over all, as in the challenge's solution.
+    Milletari et al., 2016, https://arxiv.org/abs/1606.04797, without their squares, as Drozdzal et al., 2016,
+    https://arxiv.org/abs/1608.04117.
     """
-    num_classes = log_probs.shape[1]
-    predicted = (log_probs.exp() * valid.unsqueeze(1)).sum(dim=(0, 2, 3))
-    # Ignored pixels go to an extra class that is cut off again.
-    index = target.long().masked_fill(~valid, num_classes)
-    true = sum_by_class(index, torch.ones_like(log_pt), num_classes + 1)[:num_classes]
-    intersection = sum_by_class(index, log_pt.exp(), num_classes + 1)[:num_classes]
-    intersection, predicted, true = total(torch.stack([intersection, predicted, true]))
-    dice = (2 * intersection + DICE_SMOOTH) / (predicted + true + DICE_SMOOTH)
-    if present_only:
-        present = true > 0
-        return 1 - (dice * present).sum() / present.sum().clamp(min=1)
-    return 1 - dice.mean()
+    return _dice(Pixels(logits, target, reduce_sum), all_classes)
 
 
-def soft_cross_entropy(log_probs, taught, total):
-    """Return the cross-entropy against teachers' probabilities `taught` [N, C, H, W], a mean over all pixels.
+def _dice(pixels, all_classes):
+    predicted = (pixels.log_probs.exp() * pixels.valid.unsqueeze(1)).sum(dim=(0, 2, 3))
+    true, intersection = (pixels.sums_by_class(each) for each in (torch.ones_like(pixels.log_pt), pixels.log_pt.exp()))
+    intersection, predicted, true = pixels.reduce_sum(torch.stack([intersection, predicted, true]))
+    loss = 1 - (2 * intersection + DICE_SMOOTH) / (predicted + true + DICE_SMOOTH)
+    counted = torch.ones_like(true) if all_classes else true > 0
+    return (loss * counted).sum() / counted.sum().clamp(min=1)
+
+
+def _soft_cross_entropy(pixels, taught):
+    """Return the cross-entropy against teachers' probabilities `taught` [N, C, H, W], over pixels of id 255 too.
 
     Its gradient is that of the Kullback-Leibler divergence: distillation at temperature 1 (Hinton et al., 2015,
-    https://arxiv.org/abs/1503.02531). No pixel is ignored.
+    https://arxiv.org/abs/1503.02531).
     """
-    values = -(taught * log_probs).sum(dim=1)
-    return masked_mean(values, torch.ones_like(values), total)
-
-
-def mixed_loss(
-    logits,
-    target,
-    taught=None,
-    *,
-    focal_weight,
-    focal_gamma,
-    dice_weight,
-    dice_present_only,
-    teacher_weight=0.0,
-    total=only_here,
-):
-    """(1 - dice_weight) * (focal_weight * focal + (1 - focal_weight) * cross-entropy) + dice_weight * Dice.
-
-    Where teachers' probabilities `taught` are given, (1 - teacher_weight) of it + teacher_weight * soft cross-entropy.
-    """
-    log_probs, log_pt, valid = log_probabilities(logits, target)
-    values = -log_pt
-    if focal_weight:
-        values = (1 - focal_weight) * values + focal_weight * focal_values(log_pt, focal_gamma)
-    loss = masked_mean(values, valid, total)
-    if dice_weight:
-        dice = dice_loss(log_probs, log_pt, valid, target, dice_present_only, total)
-        loss = (1 - dice_weight) * loss + dice_weight * dice
-    if taught is not None:
-        loss = (1 - teacher_weight) * loss + teacher_weight * soft_cross_entropy(log_probs, taught, total)
-    return loss
+    values = -(taught * pixels.log_probs).sum(dim=1)
+    value, count = pixels.reduce_sum(torch.stack([values.sum(), values.new_tensor(values.numel())]))
+    return value / count
 
 
 def loss_at_epoch(args, epoch, single_photographs=False):
-    """Return loss(logits, target, taught=None) of the 1-based epoch: Dice joins at `args.dice_from_epoch`.
+    """Return loss(logits, target, taught=None) of the 1-based epoch, as the training flags `args` mix it:
 
-    It is that of a batch of which every process has a share. With `single_photographs` it is that of what it is given,
-    with Dice over the classes that occur, whatever the flag says: each class that does not would count as missed.
+    (1 - dice_weight) * (focal_weight * focal + (1 - focal_weight) * cross-entropy) + dice_weight * Dice, where Dice
+    joins at `dice_from_epoch`; with teachers' probabilities `taught`, (1 - teacher_weight) of it + teacher_weight *
+    soft cross-entropy. It is the loss of a batch of which every process has a share. With `single_photographs` it is
+    that of this process alone, with Dice over true classes, whatever the flag: all others would count as missed.
     """
-    return partial(
-        mixed_loss,
-        focal_weight=args.focal_weight,
-        focal_gamma=args.focal_gamma,
-        dice_weight=args.dice_weight if epoch >= args.dice_from_epoch else 0.0,
-        dice_present_only=single_photographs or not args.dice_all_classes,
-        teacher_weight=args.teacher_weight,
-        total=only_here if single_photographs else distributed.sum_with_gradient,
-    )
+    dice_weight = args.dice_weight if epoch >= args.dice_from_epoch else 0.0
+    all_classes = args.dice_all_classes and not single_photographs
+    reduce_sum = identity if single_photographs else distributed.sum_with_gradient
+
+    def mixed_loss(logits, target, taught=None):
+        pixels = Pixels(logits, target, reduce_sum)
+        values = -pixels.log_pt
+        if args.focal_weight:
+            values = (1 - args.focal_weight) * values + args.focal_weight * _focal(pixels, args.focal_gamma)
+        loss = pixels.mean(values)
+        if dice_weight:
+            loss = (1 - dice_weight) * loss + dice_weight * _dice(pixels, all_classes)
+        if taught is not None:
+            loss = (1 - args.teacher_weight) * loss + args.teacher_weight * _soft_cross_entropy(pixels, taught)
+        return loss
+
+    return mixed_loss

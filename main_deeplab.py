@@ -31,7 +31,7 @@ from faceparse.errors import InputError, counted, run_script
 from faceparse.files import atomic_folder, only_writer
 from faceparse.inference import checkpoints
 from faceparse.inference.device import is_launched, keep_freed_memory, say_device, select_device
-from faceparse.inference.image_size import fitted_size
+from faceparse.inference.image_size import fitted_size, round_to_stride
 from faceparse.inference.metrics import Scores, confusion_matrix, format_table
 from faceparse.inference.networks import TorchNetwork
 from faceparse.inference.prediction import predict
@@ -135,7 +135,8 @@ def try_largest_step(state, model, pairs, device):
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     images = min(args.batch_size, pairs)
-    shape = (-(-images // distributed.world_size()), args.image_size, args.image_size)
+    side = round_to_stride(args.image_size)
+    shape = (-(-images // distributed.world_size()), side, side)
     masks = torch.zeros(shape, dtype=torch.uint8, device=device)
     photos = masks[:, None].expand(-1, 3, -1, -1)
     model.train()
@@ -342,7 +343,8 @@ def wrap(state, device):
     """Return the network as its steps call it: replayed by CUDA graphs, or one of several processes'."""
     args = state.args
     if args.cuda_graphs:
-        use_cuda_graphs(state.model, state.precision, (args.batch_size, 3, args.image_size, args.image_size))
+        side = round_to_stride(args.image_size)
+        use_cuda_graphs(state.model, state.precision, (args.batch_size, 3, side, side))
     return distributed.data_parallel(state.model, device)  # BatchNorm statistics are averaged once an epoch
 
 

@@ -154,7 +154,9 @@ def _add_unlabelled(parser):
 
 
 def train_parser(description):
-    from models import MODELS  # imported here because it loads torch, which most scripts do not need
+    # Imported here because they load torch, which most scripts do not need.
+    from faceparse.data.augmentation import MODES as AUGMENTATIONS
+    from models import MODELS
 
     parser = _parser(description)
 
@@ -165,7 +167,10 @@ def train_parser(description):
     _add_classes(group)
     group.add_argument("--image_size", type=network_input_size, default=512, help="side of the network's input, px")
     group.add_argument(
-        "--cache", choices=("auto", "ram", "gpu", "off"), default="auto", help="where the decoded training set is kept"
+        "--cache",
+        choices=("auto", "ram", "gpu", "off"),
+        default="auto",
+        help="where the decoded training set is kept; off: nowhere, it is read in every epoch",
     )
     group.add_argument(
         "--repeat_rare",
@@ -176,7 +181,7 @@ def train_parser(description):
     )
     group.add_argument(
         "--augment",
-        choices=("none", "color", "full", "wide", "strong"),
+        choices=tuple(AUGMENTATIONS),
         default="full",
         help="full adds flip, geometry, blur, noise; wide adds faces off-centre, tilted, half and twice as large, and "
         "people before other photographs; strong is full with stronger changes of colour and CutMix",

@@ -21,7 +21,7 @@ import torch
 from tqdm import tqdm
 
 from faceparse import SHIPPED_CHECKPOINT
-from faceparse.data.augmentation import WIDE_GEOMETRY, random_geometry
+from faceparse.data.augmentation import WIDE_GEOMETRY, geometry
 from faceparse.data.classes import IGNORE_INDEX
 from faceparse.data.images import match_pairs, read_pair
 from faceparse.errors import run_script
@@ -42,7 +42,7 @@ def compose(index, photo, mask, tilt=0.0):
 def move(index, photo, mask):
     generator = torch.Generator().manual_seed(index)
     photo, mask = torch.from_numpy(photo).permute(2, 0, 1)[None] / 255, torch.from_numpy(mask)[None].long()
-    photo, mask = random_geometry(photo, mask, generator, ranges=WIDE_GEOMETRY)
+    photo, mask = geometry(photo, mask, generator, ranges=WIDE_GEOMETRY)
     return (photo[0].permute(1, 2, 0) * 255).round().byte().numpy(), mask[0].byte().numpy()
 
 

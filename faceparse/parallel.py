@@ -10,7 +10,7 @@ from contextlib import closing, nullcontext
 
 from tqdm import tqdm
 
-MOST_PROCESSES = 61 if os.name == "nt" else 1024  # Windows cannot wait for more
+MAX_PROCESSES = 61 if os.name == "nt" else 1024  # Windows cannot wait for more
 
 
 def usable_cores():
@@ -24,16 +24,14 @@ def in_parallel(function, items, description, chunk=16):
     Processes and not threads are used because numpy's bincount holds the interpreter lock. The first error ends all.
     """
     items = list(items)
-    if not items:
-        return
-    processes = min(usable_cores(), -(-len(items) // chunk), MOST_PROCESSES)
+    processes = max(1, min(usable_cores(), -(-len(items) // chunk), MAX_PROCESSES))
     with ProcessPoolExecutor(processes, initializer=start_worker) as pool:
         results = pool.map(function, items, chunksize=chunk)
         yield from tqdm(results, description, total=len(items), leave=False, disable=None)
 
 
 def start_worker():
-    """Leave Ctrl-C to the parent, for a worker would print a traceback, and end where the parent is killed."""
+    """Leave Ctrl-C to the parent, because a worker would print a traceback, and end with a parent that is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=end_with_parent, daemon=True).start()
 
@@ -44,11 +42,10 @@ def end_with_parent():
 
 
 def in_threads(function, items, threads):
-    """Yield `function(item)` of each item, in order, computed ahead by some threads; without threads when asked for.
+    """Yield `function(item)` of each item, in order, computed ahead by some threads, or when asked for by none.
 
-    For work that releases the interpreter lock, as reading and writing pictures does. At most twice as many results as
-    threads wait to be taken, so memory stays constant. The first error ends it, and closes `items` if that is a
-    generator, so that its progress bar is gone before the error is told.
+    For work that releases the interpreter lock, as reading pictures does. At most twice as many results as threads wait
+    to be taken. The first error ends it, and closes a generator `items`, whose progress bar is then gone before.
     """
     with closing(items) if hasattr(items, "close") else nullcontext():
         if not threads:
@@ -56,13 +53,8 @@ def in_threads(function, items, threads):
             return
         with ThreadPoolExecutor(threads) as pool:
             waiting = deque()
-            try:
-                for item in items:
-                    waiting.append(pool.submit(function, item))
-                    if len(waiting) > 2 * threads:
-                        yield waiting.popleft().result()
-                while waiting:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > 2 * threads:
                     yield waiting.popleft().result()
-            finally:
-                for future in waiting:
-                    future.cancel()
+            yield from (future.result() for future in waiting)

@@ -16,6 +16,7 @@ from PIL import Image
 import generate_labels
 import main_deeplab
 import validate
+from faceparse import SHIPPED_CHECKPOINT
 from faceparse.data.classes import CELEBAMASK
 from faceparse.data.images import write_label_map
 from faceparse.inference import checkpoints
@@ -142,7 +143,7 @@ def test_more_classes_in_the_masks_than_in_the_class_set(place, refusal):
         ("--truth_dir elsewhere", "elsewhere: no such file or folder"),
         ("--batch_size 1", "--batch_size 1 and 8 training pairs: BatchNorm needs 2"),
         ("--cuda_graphs", "--cuda_graphs: for one process on a GPU; leave it out on the CPU and under torchrun"),
-        ("--epochs 3 --self_distill_epoch 3", "--self_distill_epoch 3: leaves none of 3 epochs to train"),
+        ("--epochs 3 --self_distill_epoch 3", "--self_distill_epoch 3: leaves no epoch of --epochs 3"),
         ("--cache gpu", "--cache gpu: there is no CUDA"),
         ("--load_model_path nowhere.pt", "nowhere.pt: no such checkpoint"),
         ("--load_model_path .", ".: is a folder; give a checkpoint in it"),

@@ -12,7 +12,7 @@ import export_onnx
 import f1score
 import main_deeplab
 import validate
-from faceparse.data.augmentation import random_geometry
+from faceparse.data.augmentation import geometry
 from faceparse.data.classes import CELEBAMASK, LAPA, class_set_from_dict, find_class_set
 from faceparse.data.images import list_images, read_mask, read_photo
 from faceparse.data.provenance import provenance, require_makers_class_set
@@ -63,7 +63,7 @@ def test_every_network_takes_five_classes(model_type):
 def test_the_flip_swaps_this_sets_pairs():
     class_set = find_class_set("five.json")
     images, masks = torch.zeros(64, 3, 32, 32), torch.full((64, 32, 32), 2)
-    flipped = random_geometry(images, masks, torch.Generator().manual_seed(0), class_set)[1]
+    flipped = geometry(images, masks, torch.Generator().manual_seed(0), class_set)[1]
     counts = flipped.flatten().bincount(minlength=5)[:5].tolist()
     assert counts[:2] == [0, 0] and counts[4] == 0  # CelebAMask-HQ would make id 4 of 5, and leave 2 as it is.
     assert 0.3 < counts[3] / sum(counts) < 0.7

@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake
 
 import main_deeplab
 from dataset_utils import TrainingSet, find_pairs
-from faceparse.data.augmentation import augment, constant
+from faceparse.data.augmentation import MODES, augment, constant
 from faceparse.data.classes import CELEBAMASK
 from faceparse.training import distributed, optimisation
 from faceparse.training.optimisation import AveragedModel, Precision, build_optimizer
@@ -105,7 +105,7 @@ def parse(*flags):
 def test_augmentation_and_losses_stay_on_the_gpu(fake_cuda):
     photos = torch.zeros(4, 3, 64, 64, dtype=torch.uint8, device=CUDA)
     masks = torch.zeros(4, 64, 64, dtype=torch.uint8, device=CUDA)
-    for mode in ("none", "color", "full", "wide", "strong"):
+    for mode in MODES:
         images, labels = augment(photos, masks, mode, torch.Generator())
         assert images.device == labels.device == CUDA
         assert images.dtype == torch.float32 and labels.dtype == torch.int64

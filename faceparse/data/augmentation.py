@@ -1,4 +1,8 @@
-"""Augmentation of a whole batch, on the device that trains; every sample draws its own parameters."""
+"""Augmentation of a whole batch, on the device that trains: `MODES` names lists of functions.
+
+Each function takes float images [N, 3, S, S] in the range 0 to 1, int64 masks [N, S, S], a generator of the CPU and the
+class set, and returns new images and masks. Every sample draws its own parameters, all of them from the generator.
+"""
 
 import functools
 import math
@@ -7,45 +11,20 @@ import torch
 from torch.nn import functional as F
 
 from faceparse.data.classes import CELEBAMASK, IGNORE_INDEX
-from faceparse.data.drawing import LUMA
 
-# Degrees of rotation either way; largest enlargement, whose inverse is the largest reduction; shift, as a share of the
-# side, either way. In mode "wide", half of the samples get the wider ranges.
+LUMA = (0.299, 0.587, 0.114)  # of red, green and blue, ITU-R BT.601
+# Either way: degrees of rotation, largest factor of enlargement or reduction, shift as a share of the side.
 GEOMETRY = {"rotation": 25.0, "scale": 1.3, "shift": 0.1}
 WIDE_GEOMETRY = {"rotation": 45.0, "scale": 2.0, "shift": 0.25}
-SURROUNDED = 0.3  # share of samples in mode "wide" that stand before another photograph
+SURROUNDED = 0.3  # share of samples that stand before another photograph
 BRIGHTNESS = CONTRAST = SATURATION = 0.2  # factors 1 +- this
 HUE = 0.03  # turns of the colour circle, either way
-STRONGER = 2.5  # the four above are multiplied by this in half of the samples in mode "strong"
-CUTMIX = 0.5  # share of samples in mode "strong" that get a rectangle of another photograph
+STRONGER = 2.5  # the four above are multiplied by this in half of the samples of mode "strong"
+CUTMIX = 0.5  # share of samples that get a rectangle of another photograph
 CUTMIX_AREA = (0.02, 0.4)  # of the picture
 CUTMIX_ASPECT = 3.0  # largest ratio of the rectangle's sides
 BLUR = 0.3  # share of samples that are blurred
 NOISE = 0.03  # largest standard deviation, of the range 0 to 1
-
-
-def augment(images, masks, mode, generator, class_set=CELEBAMASK):
-    """Turn a uint8 batch into the network's input and target.
-
-    images: uint8 [N, 3, S, S]; masks: uint8 [N, S, S]; mode: "none", "color", "full", "wide" or "strong"; generator:
-    of the CPU, all random numbers come from it, so that a seed gives the same batch on every device, noise excepted.
-    Returns float32 images [N, 3, S, S] in [0, 1], channels last, and int64 masks [N, S, S].
-    """
-    images, masks = images.float() / 255, masks.long()
-    if mode in ("full", "strong"):
-        images, masks = random_geometry(images, masks, generator, class_set)
-    if mode == "wide":
-        images, masks = wide_geometry(images, masks, generator, class_set)
-        images, masks = random_surroundings(images, masks, generator)
-    if mode != "none":
-        images = random_color(images, generator, STRONGER if mode == "strong" else 1)
-    if mode == "strong":
-        images, masks = random_cutmix(images, masks, generator)
-    if mode in ("full", "wide", "strong"):
-        images = random_noise(random_blur(images, generator), generator)
-    if mode != "none":
-        images = images.clamp(0, 1)
-    return images.contiguous(memory_format=torch.channels_last), masks
 
 
 def uniform(n, low, high, generator):
@@ -59,7 +38,7 @@ def constant(values, device):
     return torch.tensor(values, device=device)
 
 
-def random_geometry(images, masks, generator, class_set=CELEBAMASK, ranges=GEOMETRY):
+def geometry(images, masks, generator, class_set=CELEBAMASK, ranges=GEOMETRY):
     """Flip, rotate, scale and shift with one resampling grid. Outside, photographs reflect and masks are ignored."""
     n, device = len(images), images.device
     rotation, scale, shift = ranges["rotation"], math.log(ranges["scale"]), 2 * ranges["shift"]  # the grid's side is 2
@@ -81,19 +60,16 @@ def random_geometry(images, masks, generator, class_set=CELEBAMASK, ranges=GEOME
 
 
 def wide_geometry(images, masks, generator, class_set=CELEBAMASK):
-    """random_geometry with the wider ranges for every second sample."""
+    """`geometry`, with the wider ranges for every second sample."""
     parts = [
-        random_geometry(images[first::2], masks[first::2], generator, class_set, ranges)
+        geometry(images[first::2], masks[first::2], generator, class_set, ranges)
         for first, ranges in enumerate((WIDE_GEOMETRY, GEOMETRY)[: len(images)])
     ]
     return torch.cat([each for each, _ in parts]), torch.cat([each for _, each in parts])
 
 
-def random_surroundings(images, masks, generator):
-    """In a share of the samples, put the photograph and the mask of another one where the background, id 0, is.
-
-    So there are other backgrounds, and other people, who keep their labels.
-    """
+def surroundings(images, masks, generator, class_set=CELEBAMASK):
+    """Fill the background, id 0, of a share of the samples with another one, whose people keep their labels."""
     chosen = (uniform(len(images), 0, 1, generator) < SURROUNDED).to(images.device, non_blocking=True)
     return take_from_another(images, masks, (masks == 0) & chosen[:, None, None])
 
@@ -104,7 +80,7 @@ def take_from_another(images, masks, replaced):
     return images, torch.where(replaced, masks.roll(1, dims=0), masks)
 
 
-def random_cutmix(images, masks, generator):
+def cutmix(images, masks, generator, class_set=CELEBAMASK):
     """In a share of the samples, replace a rectangle by that of another one, with its labels.
 
     CutMix (Yun et al., 2019, https://arxiv.org/abs/1905.04899), with ranges of our own for area and sides. In portraits
@@ -134,24 +110,22 @@ def resample_masks(masks, grid):
     return torch.where(masks < 0, IGNORE_INDEX, masks)
 
 
-def random_color(images, generator, stronger=1):
-    """Change brightness, contrast, saturation and hue by one matrix and offset per sample.
-
-    Half of the samples are changed `stronger` times as much.
-    """
+def color(images, masks, generator, class_set=CELEBAMASK, stronger=1):
+    """Change brightness, contrast, saturation and hue, in half of the samples `stronger` times as much."""
     n = len(images)
     factors = [uniform(n, 1 - most, 1 + most, generator) for most in (BRIGHTNESS, CONTRAST, SATURATION)]
     hue = uniform(n, -HUE, HUE, generator) * (2 * math.pi)
     if stronger != 1:  # the other modes draw nothing here, so that a seed gives them what it always gave
         strength = torch.where(uniform(n, 0, 1, generator) < 0.5, stronger, 1)
         factors, hue = [1 + strength * (factor - 1) for factor in factors], strength * hue
-    return apply_color(images, *factors, hue)
+    return apply_color(images, *factors, hue), masks
 
 
 def apply_color(images, brightness, contrast, saturation, hue):
     """Apply parameters [N] on the CPU: three factors (1 is no change) and the hue's turn in radians (0 is no change).
 
-    Contrast keeps the picture's mean grey, saturation each pixel's luma, hue turns about the grey axis (Rodrigues).
+    All four are one matrix and offset per sample. Contrast keeps the picture's mean grey, saturation each pixel's luma,
+    hue turns about the grey axis (Rodrigues).
     """
     n, channels, height, width = images.shape
     identity, luma = torch.eye(3), torch.tensor(LUMA)
@@ -169,7 +143,7 @@ def apply_color(images, brightness, contrast, saturation, hue):
     return torch.baddbmm(offset, matrix, images.reshape(n, channels, -1)).view(n, channels, height, width)
 
 
-def random_blur(images, generator):
+def blur(images, masks, generator, class_set=CELEBAMASK):
     """Blend a share of the samples with their 3x3 binomial blur."""
     n = len(images)
     amount = uniform(n, 0, 1, generator) * (uniform(n, 0, 1, generator) < BLUR)
@@ -177,13 +151,35 @@ def random_blur(images, generator):
     kernel = constant((0.25, 0.5, 0.25), images.device)
     kernel = (kernel[:, None] * kernel).expand(images.shape[1], 1, 3, 3)
     blurred = F.conv2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), kernel, groups=images.shape[1])
-    return images.lerp(blurred, amount[:, None, None, None])
+    return images.lerp(blurred, amount[:, None, None, None]), masks
 
 
-def random_noise(images, generator):
+def noise(images, masks, generator, class_set=CELEBAMASK):
     """Add Gaussian noise whose strength is drawn per sample; half of the samples get none."""
     sigma = uniform(len(images), -NOISE, NOISE, generator).clamp(min=0).to(images.device, non_blocking=True)
     # The noise is drawn on the device, because sending a batch of it from the host takes too long.
     seed = int(torch.randint(2**31, (1,), generator=generator))
-    noise = torch.empty_like(images).normal_(generator=torch.Generator(images.device).manual_seed(seed))
-    return images + sigma[:, None, None, None] * noise
+    normal = torch.empty_like(images).normal_(generator=torch.Generator(images.device).manual_seed(seed))
+    return images + sigma[:, None, None, None] * normal, masks
+
+
+MODES = {
+    "none": (),
+    "color": (color,),
+    "full": (geometry, color, blur, noise),
+    "wide": (wide_geometry, surroundings, color, blur, noise),
+    "strong": (geometry, functools.partial(color, stronger=STRONGER), cutmix, blur, noise),
+}
+
+
+def augment(images, masks, mode, generator, class_set=CELEBAMASK):
+    """Turn a uint8 batch into the network's input and target.
+
+    images: uint8 [N, 3, S, S]; masks: uint8 [N, S, S]; mode: one of MODES; generator: of the CPU, so that a seed gives
+    the same batch on every device, noise excepted. Returns float32 images [N, 3, S, S] in [0, 1], channels last, and
+    int64 masks [N, S, S].
+    """
+    images, masks = images.float() / 255, masks.long()
+    for change in MODES[mode]:
+        images, masks = change(images, masks, generator, class_set)
+    return images.clamp(0, 1).contiguous(memory_format=torch.channels_last), masks
