@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import threading
 import time
+from base64 import b64decode
 from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -26,7 +27,6 @@ from faceparse.data.classes import CELEBAMASK
 from faceparse.data.drawing import overlay
 from faceparse.data.images import read_mask, read_photo
 from faceparse.errors import InputError
-from faceparse.faces.crops import MEAN_PARTS
 from faceparse.inference.onnx_network import OnnxNetwork
 from faceparse.inference.prediction import predict, to_network_input
 from faceparse.inference.upsampling import label_map
@@ -99,25 +99,15 @@ def browser(site, tmp_path_factory):
     browser = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
     browser.downloads = folder
     with serving(make_server(site, 0)) as browser.address:
-        browser.get(browser.address)
-        wait_for_parse(browser)
-        browser.photo = "sample"
+        reload(browser)
         yield browser
         browser.quit()
-    asked = requests_of(browser.address, folder / "net.json")
-    assert f"{browser.address}main.js" in asked
+    request = rf'"initiator":"{browser.address[:-1]}".*?"method":"(\w+)".*?"url":"([^"]+)"'
+    net_log = (folder / "net.json").read_text(encoding="utf-8")  # all of Chromium's traffic, an event in each line
+    asked = re.findall(request, net_log)
+    assert ("GET", f"{browser.address}main.js") in asked
     here = (browser.address, f"blob:{browser.address}")
-    assert all(method == "GET" and url.startswith(here) for url, method in asked.items()), asked
-
-
-def requests_of(address, net_log):
-    """{URL: method} of what a page and its workers asked for, of Chromium's record of all its traffic."""
-    asked = {}
-    for line in net_log.read_text(encoding="utf-8").splitlines():  # an event each
-        if f'"initiator":"{address.rstrip("/")}"' in line:
-            details = json.JSONDecoder().raw_decode(line)[0]["params"]
-            asked[details["url"]] = details["method"]
-    return asked
+    assert all(method == "GET" and url.startswith(here) for method, url in asked), asked
 
 
 @pytest.fixture
@@ -126,7 +116,8 @@ def page(browser):
     browser.get_log("browser")
     if browser.photo not in ("sample", PORTRAIT.stem) or square(browser)[0] != 448:
         choose(browser, PORTRAIT)
-    browser.execute_script("all.click(); tint_undo.click(); opacity.value = 55; opacity.oninput(); scrollTo(0, 0)")
+    browser.execute_script("all.click(); tint_undo.click(); opacity.value = 55; opacity.oninput()")
+    browser.execute_script("problem.textContent = ''; scrollTo(0, 0)")
     yield browser
     assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
 
@@ -152,6 +143,12 @@ def wait_for_parse(browser, after=0):
     wait_for(browser, lambda: parsed(browser) > after, "a result")
 
 
+def reload(browser, address=None):
+    browser.get(address or browser.address)
+    wait_for_parse(browser)
+    browser.photo = "sample"
+
+
 def square(browser):
     """Side, left and top of the square in px of the photograph, as the page tells them."""
     return tuple(map(int, re.findall(r"\d+", browser.find_element("id", "square").get_attribute("ariaLabel"))))
@@ -159,13 +156,8 @@ def square(browser):
 
 def canvas(browser, name):
     """The pixels of a canvas, uint8 RGBA [H, W, 4]."""
-    width, height, text = browser.execute_script(
-        """const { width, height } = arguments[0];
-        const { data } = arguments[0].getContext("2d").getImageData(0, 0, width, height);
-        return [width, height, Array.from(data, (byte) => String.fromCharCode(byte)).join("")];""",
-        browser.find_element("id", name),
-    )
-    return np.frombuffer(text.encode("latin-1"), np.uint8).reshape(height, width, 4)
+    url = browser.execute_script("return document.getElementById(arguments[0]).toDataURL()", name)
+    return np.asarray(Image.open(io.BytesIO(b64decode(url.split(",")[1]))))
 
 
 def download(browser, what):
@@ -175,10 +167,6 @@ def download(browser, what):
     browser.find_element("css selector", f"[data-save={what}]").click()
     wait_for(browser, path.exists, path.name)
     return path
-
-
-def tick(browser, class_id):
-    browser.find_elements("css selector", "#classes input")[class_id].click()
 
 
 def set_value(browser, name, value):
@@ -245,7 +233,7 @@ def test_a_photograph_without_a_face_and_beyond_what_canvases_hold(page, tmp_pat
     assert square(page) == (width, 0, pytest.approx((height - width) / 2, abs=1))
 
 
-def test_of_two_files_the_one_chosen_last_is_shown_although_the_first_decodes_longer(page, tmp_path):
+def test_the_file_chosen_last_is_shown_and_one_that_is_no_picture_is_refused_in_a_sentence(page, tmp_path):
     page.execute_script(
         """const decode = createImageBitmap;
         window.createImageBitmap = (file) => new Promise((resolve) =>
@@ -256,20 +244,27 @@ def test_of_two_files_the_one_chosen_last_is_shown_although_the_first_decodes_lo
     page.find_element("id", "file").send_keys(str(tmp_path / "first.png"))
     choose(page, tmp_path / "second.png")
     time.sleep(1.5)
+    (tmp_path / "notes.jpg").write_text("no picture")
+    page.find_element("id", "file").send_keys(str(tmp_path / "notes.jpg"))
+    wait_for(page, lambda: "notes.jpg is not a picture" in texts(page)[1], "the sentence")
     assert read_mask(download(page, "labels")).shape == (70, 70)
 
 
-def test_legend_switches_classes_on_and_off(page):
+def test_legend_chooses_the_colours_and_the_parts_of_the_cut_out(page):
     labels, colours = read_mask(download(page, "labels")), canvas(page, "colours")
     for id in (HAIR, NOSE):
         assert (colours[labels == id] == (*CELEBAMASK.colours[id], 255)).all()
     assert not colours[labels == 0].any()
-    tick(page, HAIR)
-    without_hair = canvas(page, "colours")
-    assert not without_hair[labels == HAIR].any()
-    assert (without_hair[labels != HAIR] == colours[labels != HAIR]).all()
+    alpha = np.asarray(Image.open(download(page, "cutout")))[:, :, 3]
+    assert ((alpha > 127) == (labels > 0)).mean() > 0.99
     page.find_element("id", "none").click()
     assert not canvas(page, "colours").any()
+    page.find_elements("css selector", "#classes input")[HAIR].click()
+    assert (canvas(page, "colours").any(axis=2) == (labels == HAIR)).all()
+    cutout = np.asarray(Image.open(download(page, "cutout")))
+    assert ((cutout[:, :, 3] > 127) == (labels == HAIR)).mean() > 0.99
+    solid = cutout[:, :, 3] == 255
+    assert np.abs(cutout[solid][:, :3].astype(int) - read_photo(PORTRAIT)[solid]).max() <= 2
     page.find_element("id", "all").click()
     assert (canvas(page, "colours") == colours).all()
 
@@ -283,18 +278,6 @@ def test_opacity_fades_the_colours_and_the_downloaded_overlay(page):
         expected[labels == 0] = photo[labels == 0]
         saved = read_photo(download(page, "overlay"))
         assert np.abs(saved.astype(int) - expected).max() <= 2  # browsers and Pillow decode a JPEG alike, nearly
-
-
-def test_cut_out_holds_the_parts_shown_and_is_transparent_elsewhere(page):
-    labels = read_mask(download(page, "labels"))
-    alpha = np.asarray(Image.open(download(page, "cutout")))[:, :, 3]
-    assert ((alpha > 127) == (labels > 0)).mean() > 0.99
-    page.find_element("id", "none").click()
-    tick(page, HAIR)
-    cutout = np.asarray(Image.open(download(page, "cutout")))
-    assert ((cutout[:, :, 3] > 127) == (labels == HAIR)).mean() > 0.99
-    solid = cutout[:, :, 3] == 255
-    assert np.abs(cutout[solid][:, :3].astype(int) - read_photo(PORTRAIT)[solid]).max() <= 2
 
 
 def test_recoloured_hair_keeps_its_shading_and_can_be_undone(page):
@@ -336,13 +319,17 @@ def test_square_is_resized_moved_and_put_back_and_the_background_reaches_beyond_
     rows, colours = np.arange(5, 25), canvas(page, "photo").astype(int)
     assert (colours[rows, left + 100, 1] > 1.5 * colours[rows, left + 100, 0]).mean() > 0.9  # above the square
     set_value(page, "tint_part", HAIR)
-    assert after(page.find_element("id", "find").click)[0] == 448
+    page.find_element("id", "find").click()  # parses of the drag may come until then
+    wait_for(page, lambda: square(page) == (448, 0, 0), "the square as it was")
 
 
-def test_a_dropped_photograph_is_parsed(page):
+def test_a_photograph_is_dropped_and_the_legend_used_before_anything_is_found_in_it(page):
     before = parsed(page)
     page.execute_script(
-        """fetch("sample.jpg").then((response) => response.blob()).then((blob) => {
+        """const observer = new MutationObserver(() => none.click());
+        observer.observe(square, { attributes: true });
+        observer.observe(document.getElementById("status"), { childList: true });
+        fetch("sample.jpg").then((response) => response.blob()).then((blob) => {
           const dataTransfer = new DataTransfer();
           dataTransfer.items.add(new File([blob], "dropped.jpg", { type: "image/jpeg" }));
           document.body.dispatchEvent(new DragEvent("drop", { dataTransfer, bubbles: true }));
@@ -350,38 +337,14 @@ def test_a_dropped_photograph_is_parsed(page):
     )
     wait_for_parse(page, before)
     page.photo = "dropped"
-    assert download(page, "labels").exists()
-
-
-def test_a_file_that_is_no_picture_is_refused_in_a_sentence_and_the_photograph_stays(page, tmp_path):
-    (tmp_path / "notes.jpg").write_text("no picture")
-    page.find_element("id", "file").send_keys(str(tmp_path / "notes.jpg"))
-    wait_for(page, lambda: "notes.jpg is not a picture" in texts(page)[1], "the sentence")
-    assert download(page, "labels").exists()
-
-
-def test_the_legend_may_be_used_while_a_photograph_opens(page, tmp_path):
-    """Nothing is found in the new photograph yet, and what was found in the old one is gone."""
-    shutil.copy(PORTRAIT, tmp_path / "again.jpg")
-    before = parsed(page)
-    page.execute_script(
-        """const observer = new MutationObserver(() => none.click());
-        observer.observe(square, { attributes: true });
-        observer.observe(document.getElementById("status"), { childList: true });"""
-    )
-    choose(page, tmp_path / "again.jpg")
-    assert parsed(page) > before and not canvas(page, "colours").any() and texts(page)[1] == ""
-    page.refresh()  # ends the observer
-    wait_for_parse(page)
-    page.photo = "sample"
+    assert download(page, "labels").exists() and not canvas(page, "colours").any() and texts(page)[1] == ""
+    reload(page)  # ends the observer
 
 
 def test_camera_runs_live_in_a_mirror_and_its_picture_can_be_taken(page, site):
     page.execute_script(
         """window.cameras = 0;
-        const { mediaDevices } = navigator;
-        const open = mediaDevices.getUserMedia.bind(mediaDevices);
-        mediaDevices.getUserMedia = (wanted) => { cameras += 1; return open(wanted); };
+        video.onplay = () => { cameras += 1; };
         camera.click();
         camera.click();"""
     )
@@ -400,9 +363,7 @@ def test_camera_runs_live_in_a_mirror_and_its_picture_can_be_taken(page, site):
     labels = read_mask(download(page, "labels"))
     assert labels.shape == (480, 640) and labels[236, 244] == NOSE
     assert page.execute_script("return [video.srcObject, cameras, stage.className]") == [None, 1, ""]
-    page.refresh()
-    wait_for_parse(page)
-    page.photo = "sample"
+    reload(page)
 
 
 def test_a_camera_ends_when_a_photograph_is_opened_and_when_it_stops(page, site):
@@ -460,21 +421,11 @@ def test_it_works_without_isolation_headers_with_broken_webgpu_and_at_an_odd_ima
     page.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": broken})
     plain_server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(site)))
     with serving(plain_server) as address:
-        page.get(address)
-        wait_for_parse(page)
-        page.photo = "sample"
+        reload(page, address)
         assert texts(page)[0].endswith("WebAssembly, one thread (WebGPU failed to start)")
         labels = read_mask(download(page, "labels"))
         assert agreement(site, labels, read_photo(PORTRAIT), square(page), image_size=496) >= 0.997
-
-
-def test_description_holds_what_the_page_needs(site):
-    description = json.loads((site / "face_parser.json").read_text())
-    assert description["names"] == list(CELEBAMASK.names)
-    assert description["colours"] == [list(colour) for colour in CELEBAMASK.colours]
-    nose = {"ids": [NOSE], "centre": list(MEAN_PARTS["nose"])}
-    mouth = {"ids": [10, 11, 12], "centre": list(MEAN_PARTS["mouth"])}
-    assert len(description["parts"]) == 6 and nose in description["parts"] and mouth in description["parts"]
+    page.get_log("browser")  # holds what WebGPU lacks
 
 
 def test_server_says_what_is_missing_and_that_a_port_is_taken(tmp_path, monkeypatch):

@@ -169,6 +169,7 @@ function moveByKey(event) {
 // ---- the camera
 
 async function startCamera() {
+  complain("");
   const choice = ++choices;
   const wanted = { video: { width: { ideal: 640 }, height: { ideal: 480 }, facingMode: "user" } };
   let stream;
@@ -186,7 +187,6 @@ async function startCamera() {
       : "Browsers give a camera only to pages from https or from this machine itself (127.0.0.1, localhost).";
     return complain(`The camera did not start (${error.message}). ${hint}`);
   }
-  complain("");
   camera = stream;
   photo = null;
   page.square.hidden = page.downloads.disabled = page.find.disabled = page.size.disabled = true;
@@ -211,11 +211,9 @@ async function parseFrames(stream) {
     await new Promise(requestAnimationFrame); // which rests while the page is hidden
     if (camera !== stream) return;
     const frame = takePhoto(page.video, "camera");
-    const size = CAMERA_SIZES[step];
-    const found = grid && squareAround(grid, model, size);
-    grid = found
-      ? await parse(frame.canvas, found.square, size)
-      : await parse(frame.canvas, whole(frame.canvas), model.image_size);
+    const square = grid && squareAround(grid, model, CAMERA_SIZES[step])?.square;
+    const size = square ? CAMERA_SIZES[step] : model.image_size;
+    grid = await parse(frame.canvas, square ?? whole(frame.canvas), size);
     if (camera !== stream) return;
     paint({ ...frame, grid });
     frames += 1;

@@ -9,8 +9,10 @@ const MAX_ROOM = 1.5;
 const CROP_PX = 290;
 const MIN_SQUARE = 64; // px of the photograph
 const MIN_CELLS = 20; // of the coarse grid that hold the parts of a face
+const MIN_PART_CELLS = 4;
 const MIN_PARTS = 2;
 const SURE_PARTS = 5;
+const SETTLED = 0.1; // change of the square's side, as a share
 
 let ort, session; // of ONNX Runtime
 
@@ -75,17 +77,21 @@ export async function parse(canvas, region, size) {
 
 export const whole = ({ width, height }) => ({ x: 0, y: 0, width, height });
 
-/** Look at a whole photograph, and twice closer at what is found: the square around the surest face, or null. */
+/** Look at a whole photograph, and up to twice closer at what is found: the square around the surest face, or null. */
 export async function findHead(canvas, model) {
   let best = null;
   const look = async (region, size) => {
     const guess = squareAround(await parse(canvas, region, size), model, model.image_size);
-    if (guess && !(guess.parts < best?.parts)) best = guess;
+    if (guess && guess.parts >= Math.min(best?.parts ?? 0, SURE_PARTS)) best = guess;
   };
+  let side = Math.max(canvas.width, canvas.height); // of what was looked at
   await look(whole(canvas), model.image_size);
-  const isLarge = Math.max(canvas.width, canvas.height) > model.image_size;
-  if (isLarge && !(best?.parts >= SURE_PARTS)) await look(whole(canvas), 2 * model.image_size);
-  for (let looks = 0; best && looks < 2; looks++) await look(best.square, model.image_size);
+  if (side > model.image_size && !(best?.parts >= SURE_PARTS)) await look(whole(canvas), 2 * model.image_size);
+  // Of a head that is small in the picture the first square is rough.
+  for (let looks = 0; best && looks < 2 && Math.abs(best.square.width / side - 1) > SETTLED; looks++) {
+    side = best.square.width;
+    await look(best.square, model.image_size);
+  }
   return best?.square ?? null;
 }
 
@@ -149,7 +155,7 @@ function surestFace({ labels, columns }, { names, parts }) {
         stack.push(next);
       }
     }
-    const seen = patch.filter((part) => part.cells);
+    const seen = patch.filter((part) => part.cells >= MIN_PART_CELLS);
     const cells = seen.reduce((sum, part) => sum + part.cells, 0);
     const lead = seen.length - surest.parts.length || cells - surest.cells;
     if (cells >= MIN_CELLS && lead > 0) surest = { parts: seen, cells };
