@@ -305,6 +305,13 @@ def parse_faces_parser(description):
         help="also write <stem>_colored.jpg with a class in another colour; may be given several times",
     )
     parser.add_argument("--whole", action="store_true", help="take each photograph for a portrait; no search")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--face", type=positive_int, metavar="NUMBER", help="write one person alone; 1 is the largest face"
+    )
+    which.add_argument(
+        "--each_face", action="store_true", help="also write <stem>_face1.png and cut-outs of each person"
+    )
     parser.add_argument("--webcam", type=non_negative_int, metavar="NUMBER", help="show a camera in a window instead")
     _add_gpu(parser)
     _add_classes_of_checkpoint(parser)
