@@ -165,6 +165,14 @@ def train_parser(description):
     group.add_argument("--label_dir", help="masks to train on; default DATASET_DIR/train/train_mask")
     group.add_argument("--truth_dir", help="masks to validate on; default DATASET_DIR/val/val_mask")
     _add_classes(group)
+    group.add_argument(
+        "--extra_dir",
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="further data sets, with train/ and classes.json in each",
+    )
+    group.add_argument("--extra_share", type=fraction, default=0.25, help="share of each batch that is theirs")
     group.add_argument("--image_size", type=network_input_size, default=512, help="side of the network's input, px")
     group.add_argument(
         "--cache",
