@@ -7,11 +7,11 @@ BIN := .venv/bin
 
 .PHONY: demo test bench web fuzz kills clean
 
-.venv/installed: $(wildcard requirements*.txt)
+.venv/installed: requirements.txt pyproject.toml
 	@$(PYTHON) -c "import sys; sys.version_info >= (3, 10) or \
 		sys.exit('$(PYTHON) is Python %d.%d; give 3.10 or newer, as in: make PYTHON=python3.12 demo' % sys.version_info[:2])"
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -e ".[dev]"
 	touch $@
 
 demo: .venv/installed

@@ -1,6 +1,6 @@
 """Write a checkpoint's network as an ONNX file, for prediction on the CPU with ONNX Runtime.
 
-    pip install -r requirements-export.txt
+    pip install -e ".[export]"
     python export_onnx.py --checkpoint checkpoints/deeplab/best.pt --output face_parser.onnx
     python validate.py --checkpoint face_parser.onnx
     python export_onnx.py --labels --output labels.onnx       # photographs in, label maps out, for any language
@@ -179,7 +179,7 @@ def main(args):
         import onnxruntime  # noqa: F401  runs the file
         import onnxscript  # noqa: F401  torch.onnx.export needs it
     except ImportError:
-        hint = "pip install -r requirements-export.txt"
+        hint = 'pip install -e ".[export]"'
         raise InputError(f"export_onnx.py needs onnx, onnxscript and onnxruntime; {hint}") from None
     if Path(args.output).suffix != ".onnx":
         raise InputError(f"--output {args.output}: must end in .onnx")

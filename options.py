@@ -1,39 +1,24 @@
 """All flags: one parser per script, every default visible once. Most parsers need no torch."""
 
 import argparse
-import re
 
 from faceparse import SHIPPED_CHECKPOINT
-from faceparse.inference.image_size import MAX_SIDE, MIN_SIDE
+from faceparse.flags import (
+    TOO_LARGE,
+    add_classes,
+    add_classes_of_checkpoint,
+    add_gpu,
+    fraction,
+    network_input_size,
+    new_parser,
+    non_negative_int,
+    number,
+    positive_int,
+    whole_number,
+)
+from faceparse.inference.image_size import MAX_SIDE
 
-MAX_NUMBER = 2**31 - 1  # of what counts; what is larger overflows in one library or another
-TOO_LARGE = "the memory that it takes grows with its square"
 MAX_WORKERS = 256  # more processes or threads read no faster, and thousands stop the machine
-
-
-def number(text, kind=float):
-    try:
-        return kind(text)
-    except ValueError:
-        what = "a whole number" if kind is int else "a number"
-        raise argparse.ArgumentTypeError(f"{text!r} is not {what}") from None
-
-
-def whole_number(text, least, most, reason):
-    value = number(text, int)
-    if value < least:
-        raise argparse.ArgumentTypeError(f"{value} is {'negative' if least == 0 else f'not at least {least}'}")
-    if value > most:
-        raise argparse.ArgumentTypeError(f"{value} is more than {most}: {reason}")
-    return value
-
-
-def positive_int(text):
-    return whole_number(text, 1, MAX_NUMBER, "a typing error?")
-
-
-def non_negative_int(text):
-    return whole_number(text, 0, MAX_NUMBER, "a typing error?")
 
 
 def worker_count(text):
@@ -55,25 +40,6 @@ def non_negative_float(text):
     return value
 
 
-def fraction(text):
-    value = number(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{value} is not between 0 and 1")
-    return value
-
-
-def recolouring(text):
-    """Turn NAME=#RRGGBB into (name, (red, green, blue))."""
-    match = re.fullmatch("([^=]+)=#?([0-9a-fA-F]{6})", text)
-    if not match:
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form hair=#a02020, one class at a time")
-    return match[1], tuple(bytes.fromhex(match[2]))
-
-
-def network_input_size(text):
-    return whole_number(text, MIN_SIDE, MAX_SIDE, TOO_LARGE)
-
-
 def folder_name(text):
     if not text.strip("./"):
         raise argparse.ArgumentTypeError(f"{text!r} names no folder of its own")
@@ -91,50 +57,13 @@ def split_counts(text):
     return counts
 
 
-class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows the defaults, except None, False and [], which carry no information."""
-
-    def _get_help_string(self, action):
-        says_nothing = action.default in (None, []) or action.default is False
-        return action.help if says_nothing else super()._get_help_string(action)
-
-
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong with a command line in one line."""
-
-    def error(self, message):
-        self.exit(2, f"error: {message}; {self.prog} --help lists all flags\n")
-
-
-def _parser(description):
-    return Parser(description=description.strip().splitlines()[0], formatter_class=HelpFormatter, allow_abbrev=False)
-
-
-def _add_gpu(parser):
-    parser.add_argument(
-        "--gpu_id",
-        "--gpus",
-        type=non_negative_int,
-        default=0,
-        help='number of the GPU (not how many); without CUDA, or with CUDA_VISIBLE_DEVICES="" set, the CPU',
-    )
-
-
 def _add_hardware(parser):
     group = parser.add_argument_group("hardware")
-    _add_gpu(group)
+    add_gpu(group)
     group.add_argument(
         "--workers", type=worker_count, default=2, help="processes or threads that read files; 0 reads in the main one"
     )
     return group
-
-
-def _add_classes(parser, default="celebamask", help="classes: celebamask, lapa, or a JSON file that describes them"):
-    parser.add_argument("--classes", default=default, metavar="SET", help=help)
-
-
-def _add_classes_of_checkpoint(parser):
-    _add_classes(parser, default=None, help="classes that the checkpoint must have; needed if it does not tell them")
 
 
 def _add_unlabelled(parser):
@@ -158,13 +87,13 @@ def train_parser(description):
     from faceparse.data.augmentation import MODES as AUGMENTATIONS
     from models import MODELS
 
-    parser = _parser(description)
+    parser = new_parser(description)
 
     group = parser.add_argument_group("data")
     group.add_argument("--dataset_dir", default="dataset", help="holds train/ and val/")
     group.add_argument("--label_dir", help="masks to train on; default DATASET_DIR/train/train_mask")
     group.add_argument("--truth_dir", help="masks to validate on; default DATASET_DIR/val/val_mask")
-    _add_classes(group)
+    add_classes(group)
     group.add_argument(
         "--extra_dir",
         nargs="+",
@@ -275,59 +204,20 @@ def _add_prediction(parser, checkpoint, image_dir):
     )
     parser.add_argument("--batch_size", type=positive_int, help="photographs at a time; default: 8 on a GPU, else 1")
     parser.add_argument("--tta", action="store_true", help="average flip and scales 0.75, 1, 1.25")
-    _add_classes_of_checkpoint(parser)
+    add_classes_of_checkpoint(parser)
     _add_hardware(parser)
 
 
 def validate_parser(description):
-    parser = _parser(description)
+    parser = new_parser(description)
     _add_prediction(parser, SHIPPED_CHECKPOINT, "dataset/val/val_image")
     parser.add_argument("--output_dir", default="predictions", help="receives <stem>.png, class ids")
     parser.add_argument("--save_visualizations", action="store_true", help="overlays in OUTPUT_DIR/overlays too")
     return parser
 
 
-def parse_faces_parser(description):
-    parser = _parser(description)
-    parser.add_argument("inputs", nargs="*", metavar="INPUT", help="photographs, videos, and folders of them")
-    parser.add_argument("--output_dir", default="parsed", help="receives <stem>.png, _overlay.jpg and .json")
-    parser.add_argument("--checkpoint", default=SHIPPED_CHECKPOINT, help="ours, or a file of export_onnx.py")
-    parser.add_argument(
-        "--image_size",
-        type=network_input_size,
-        help="side of a face at the network, px, to a multiple of 16; default: that of its training",
-    )
-    parser.add_argument(
-        "--cutout",
-        action="append",
-        default=[],
-        metavar="NAMES",
-        help="also cut out classes, e.g. hair,hat or face or person, with soft edges; may be given several times",
-    )
-    parser.add_argument(
-        "--colors",
-        type=recolouring,
-        action="append",
-        default=[],
-        metavar="NAME=#RRGGBB",
-        help="also write <stem>_colored.jpg with a class in another colour; may be given several times",
-    )
-    parser.add_argument("--whole", action="store_true", help="take each photograph for a portrait; no search")
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument(
-        "--face", type=positive_int, metavar="NUMBER", help="write one person alone; 1 is the largest face"
-    )
-    which.add_argument(
-        "--each_face", action="store_true", help="also write <stem>_face1.png and cut-outs of each person"
-    )
-    parser.add_argument("--webcam", type=non_negative_int, metavar="NUMBER", help="show a camera in a window instead")
-    _add_gpu(parser)
-    _add_classes_of_checkpoint(parser)
-    return parser
-
-
 def generate_labels_parser(description):
-    parser = _parser(description)
+    parser = new_parser(description)
     _add_prediction(parser, "checkpoints/deeplab/Deeplab_checkpoint_epoch_30.pt", "dataset/train/train_image")
     parser.add_argument("--label_dir", default="dataset/train/train_mask", help="masks to start from")
     parser.add_argument("--output_dir", default="dataset/train/merged_labels", help="receives the merged masks")
@@ -338,11 +228,11 @@ def generate_labels_parser(description):
 
 
 def score_parser(description):
-    parser = _parser(description)
+    parser = new_parser(description)
     parser.add_argument("--submit_dir", default="predictions", help="predicted label maps")
     parser.add_argument("--truth_dir", default="dataset/val/val_mask", help="true masks of the same stems")
     parser.add_argument("--output_dir", default=".", help="receives the score file")
-    _add_classes(parser)
+    add_classes(parser)
     return parser
 
 
@@ -353,27 +243,27 @@ def f1score_parser(description):
 
 
 def color_parser(description):
-    parser = _parser(description)
+    parser = new_parser(description)
     parser.add_argument("--label_dir", default="predictions", help="label maps: a folder, or one file")
     parser.add_argument("--image_dir", help="photographs of the same stems to blend over")
     parser.add_argument("--output_dir", default="colored_predictions", help="receives <stem>.png")
     parser.add_argument("--alpha", type=fraction, default=0.5, help="opacity of the colours over a photograph")
     parser.add_argument("--sheet", metavar="FILE", help="write a contact sheet of the first 12 with a legend instead")
-    _add_classes(parser)
+    add_classes(parser)
     return parser
 
 
 def class_imbalance_parser(description):
-    parser = _parser(description)
+    parser = new_parser(description)
     parser.add_argument("--label_dir", default="dataset/train/train_mask", help="masks to count")
     parser.add_argument("--output_dir", default=".", help="receives proportions_given_data.pdf and .png")
     parser.add_argument("--log", action="store_true", help="logarithmic axis, which shows the rare classes")
-    _add_classes(parser)
+    add_classes(parser)
     return parser
 
 
 def sample_dataset_parser(description):
-    parser = _parser(description)
+    parser = new_parser(description)
     parser.add_argument("--output_dir", default="dataset_sample", help="receives train/, val/ and test_image/")
     parser.add_argument("--train", type=positive_int, default=48, help="training pairs")
     parser.add_argument("--val", type=positive_int, default=13, help="validation pairs")
@@ -383,12 +273,12 @@ def sample_dataset_parser(description):
         "--scenes", type=non_negative_int, default=0, help="larger pictures of a person among other things, with masks"
     )
     parser.add_argument("--seed", type=non_negative_int, default=0, help="seed of everything drawn")
-    _add_classes(parser)
+    add_classes(parser)
     return parser
 
 
 def preparation_parser(description, source="CelebAMask-HQ"):
-    parser = _parser(description)
+    parser = new_parser(description)
     parser.add_argument("--source", default=source, help="folder of the official download")
     parser.add_argument("--output_dir", default="dataset", help="receives train/, val/, test_image/ and test_mask/")
     parser.add_argument("--image_size", type=picture_side, default=512, help="side of photographs and masks, px")
@@ -403,28 +293,28 @@ def preparation_parser(description, source="CelebAMask-HQ"):
 
 
 def plot_runs_parser(description):
-    parser = _parser(description)
+    parser = new_parser(description)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run, or its log.jsonl")
     parser.add_argument("--output", default="runs.png", metavar="FILE", help="picture to write: .png, .svg or .pdf")
     return parser
 
 
 def check_dataset_parser(description):
-    parser = _parser(description)
+    parser = new_parser(description)
     parser.add_argument("--dataset_dir", default="dataset", help="holds train/ and val/")
     parser.add_argument(
         "--sheet", metavar="FILE", help="write a contact sheet of suspected left/right swaps, at most 60"
     )
     parser.add_argument("--fix_left_right", metavar="OUT", help="write corrected copies of all masks under OUT")
-    _add_classes(parser)
+    add_classes(parser)
     return parser
 
 
 def export_parser(description):
-    parser = _parser(description)
+    parser = new_parser(description)
     parser.add_argument("--checkpoint", default=SHIPPED_CHECKPOINT, help="ours or a bare state_dict")
     parser.add_argument("--output", default="face_parser.onnx", help="file to write")
-    _add_classes_of_checkpoint(parser)
+    add_classes_of_checkpoint(parser)
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--labels", action="store_true", help="give uint8 label maps at input size in place of logits")
     kind.add_argument("--float16", action="store_true", help="store the weights as 16-bit floats: half the file")
@@ -435,6 +325,6 @@ def export_parser(description):
 
 
 def serve_parser(description):
-    parser = _parser(description)
+    parser = new_parser(description)
     parser.add_argument("--port", type=port_number, default=8000, help="of 127.0.0.1; 0 takes a free one")
     return parser

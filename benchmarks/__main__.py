@@ -1,6 +1,6 @@
 """Measure each step and its plain version alternately, and print medians and their ratio.
 
-    pip install -r requirements-dev.txt
+    pip install -r requirements.txt -e ".[dev]"
     python -m benchmarks                 # the same as `make bench`
 
 All pictures are drawn (tools/make_sample_dataset.py), 512 px. Writes benchmarks.json.

@@ -1,9 +1,12 @@
-"""What the scripts at the top level share, a module per subject. Importing the package loads nothing else."""
+"""A face parser: `FaceParser`, and what the repository's scripts share. Importing the package loads nothing else."""
 
 from pathlib import Path
 
-# The shipped checkpoint lies beside the scripts, wherever they are called from.
-SHIPPED_CHECKPOINT = str(Path(__file__).resolve().parent.parent / "Deeplab_checkpoint_epoch_128.pt")
+__version__ = "1.0.0"
+# The shipped network: in the repository its checkpoint beside the scripts, and in the installed package an ONNX file.
+_CHECKPOINT = Path(__file__).resolve().parent.parent / "Deeplab_checkpoint_epoch_128.pt"
+PACKAGED_NETWORK = str(Path(__file__).with_name("face_parser.onnx"))
+SHIPPED_CHECKPOINT = str(_CHECKPOINT) if _CHECKPOINT.exists() else PACKAGED_NETWORK
 
 
 def __getattr__(name):

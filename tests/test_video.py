@@ -19,7 +19,7 @@ from faceparse.faces.detection import Detection
 from faceparse.faces.face_parser import FaceParser
 from faceparse.faces.looks import Face, Look
 from faceparse.faces.video import FaceTracker, Frames, Track, blend, moved, new_weight, open_video, parse_frames
-from options import parse_faces_parser
+from faceparse.flags import parse_faces_parser
 from tools.scenes import draw_backdrop
 
 ASTRONAUT = Path(__file__).parents[1] / "assets/astronaut.jpg"

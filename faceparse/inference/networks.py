@@ -32,8 +32,8 @@ def load_network(path, gpu_id=0, class_set=None):
         from faceparse.inference import checkpoints, device
         from models.folding import fold_batchnorm
     except ImportError as error:
-        hint = "pip install -r requirements.txt, or take a file of export_onnx.py"
-        raise InputError(f"{path}: needs PyTorch ({error}); {hint}") from None
+        hint = "take a file of export_onnx.py"
+        raise InputError(f"{path}: a .pt needs the repository and its requirements.txt ({error}); {hint}") from None
     device.keep_freed_memory()
     chosen = device.select_device(gpu_id)
     model = fold_batchnorm(checkpoints.load_model(path, chosen, class_set))
@@ -83,7 +83,7 @@ class OnnxNetwork:
         try:
             import onnxruntime
         except ImportError:
-            raise InputError(f"{path}: needs ONNX Runtime; pip install -r requirements-onnx.txt") from None
+            raise InputError(f"{path}: needs ONNX Runtime; pip install onnxruntime") from None
         if not Path(path).is_file():
             raise InputError(f"{path}: no such file; write one with export_onnx.py")
         try:

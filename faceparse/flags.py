@@ -1,0 +1,130 @@
+"""Flags that several scripts share, and those of parse_faces.py, which the package has too. Needs no torch."""
+
+import argparse
+import re
+
+from faceparse import SHIPPED_CHECKPOINT
+from faceparse.inference.image_size import MAX_SIDE, MIN_SIDE
+
+MAX_NUMBER = 2**31 - 1  # of what counts; what is larger overflows in one library or another
+TOO_LARGE = "the memory that it takes grows with its square"
+
+
+def number(text, kind=float):
+    try:
+        return kind(text)
+    except ValueError:
+        what = "a whole number" if kind is int else "a number"
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what}") from None
+
+
+def whole_number(text, least, most, reason):
+    value = number(text, int)
+    if value < least:
+        raise argparse.ArgumentTypeError(f"{value} is {'negative' if least == 0 else f'not at least {least}'}")
+    if value > most:
+        raise argparse.ArgumentTypeError(f"{value} is more than {most}: {reason}")
+    return value
+
+
+def positive_int(text):
+    return whole_number(text, 1, MAX_NUMBER, "a typing error?")
+
+
+def non_negative_int(text):
+    return whole_number(text, 0, MAX_NUMBER, "a typing error?")
+
+
+def fraction(text):
+    value = number(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{value} is not between 0 and 1")
+    return value
+
+
+def recolouring(text):
+    """Turn NAME=#RRGGBB into (name, (red, green, blue))."""
+    match = re.fullmatch("([^=]+)=#?([0-9a-fA-F]{6})", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form hair=#a02020, one class at a time")
+    return match[1], tuple(bytes.fromhex(match[2]))
+
+
+def network_input_size(text):
+    return whole_number(text, MIN_SIDE, MAX_SIDE, TOO_LARGE)
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows the defaults, except None, False and [], which carry no information."""
+
+    def _get_help_string(self, action):
+        says_nothing = action.default in (None, []) or action.default is False
+        return action.help if says_nothing else super()._get_help_string(action)
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong with a command line in one line."""
+
+    def error(self, message):
+        self.exit(2, f"error: {message}; {self.prog} --help lists all flags\n")
+
+
+def new_parser(description):
+    return Parser(description=description.strip().splitlines()[0], formatter_class=HelpFormatter, allow_abbrev=False)
+
+
+def add_gpu(parser):
+    parser.add_argument(
+        "--gpu_id",
+        "--gpus",
+        type=non_negative_int,
+        default=0,
+        help='number of the GPU (not how many); without CUDA, or with CUDA_VISIBLE_DEVICES="" set, the CPU',
+    )
+
+
+def add_classes(parser, default="celebamask", help="classes: celebamask, lapa, or a JSON file that describes them"):
+    parser.add_argument("--classes", default=default, metavar="SET", help=help)
+
+
+def add_classes_of_checkpoint(parser):
+    add_classes(parser, default=None, help="classes that the checkpoint must have; needed if it does not tell them")
+
+
+def parse_faces_parser(description):
+    parser = new_parser(description)
+    parser.add_argument("inputs", nargs="*", metavar="INPUT", help="photographs, videos, and folders of them")
+    parser.add_argument("--output_dir", default="parsed", help="receives <stem>.png, _overlay.jpg and .json")
+    parser.add_argument("--checkpoint", default=SHIPPED_CHECKPOINT, help="ours, or a file of export_onnx.py")
+    parser.add_argument(
+        "--image_size",
+        type=network_input_size,
+        help="side of a face at the network, px, to a multiple of 16; default: that of its training",
+    )
+    parser.add_argument(
+        "--cutout",
+        action="append",
+        default=[],
+        metavar="NAMES",
+        help="also cut out classes, e.g. hair,hat or face or person, with soft edges; may be given several times",
+    )
+    parser.add_argument(
+        "--colors",
+        type=recolouring,
+        action="append",
+        default=[],
+        metavar="NAME=#RRGGBB",
+        help="also write <stem>_colored.jpg with a class in another colour; may be given several times",
+    )
+    parser.add_argument("--whole", action="store_true", help="take each photograph for a portrait; no search")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--face", type=positive_int, metavar="NUMBER", help="write one person alone; 1 is the largest face"
+    )
+    which.add_argument(
+        "--each_face", action="store_true", help="also write <stem>_face1.png and cut-outs of each person"
+    )
+    parser.add_argument("--webcam", type=non_negative_int, metavar="NUMBER", help="show a camera in a window instead")
+    add_gpu(parser)
+    add_classes_of_checkpoint(parser)
+    return parser
