@@ -76,12 +76,6 @@ def test_trains_on_the_gpu_as_on_the_cpu(on_the_cpu, sample_dataset, tmp_path, n
     assert_trained_alike(train(sample_dataset, tmp_path / name, *flags, launcher=launcher), on_the_cpu)
 
 
-def test_is_taught_on_the_gpu_as_on_the_cpu(on_the_cpu, cpu_run, sample_dataset, tmp_path):
-    flags = ["--teacher", cpu_run / "checkpoints/deeplab/best.pt", "--teacher_weight", "0.9"]
-    taught = train(sample_dataset, tmp_path / "gpu", *flags, "--cuda_graphs")
-    assert_trained_alike(taught, train(sample_dataset, tmp_path / "cpu", *flags, gpus=""))
-
-
 @pytest.mark.parametrize("size", TOLERANCES)
 def test_gradients_and_step_are_those_of_float64(tmp_path, size):
     """In float32 without TF32 as close as on the CPU. Under autocast the steps still follow the gradient's signs."""
