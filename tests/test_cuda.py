@@ -11,8 +11,7 @@ from shlex import split
 import numpy as np
 import pytest
 import torch
-from gradients import assert_close, assert_steps_follow
-from test_gradients import TOLERANCES
+from gradients import TOLERANCES, assert_close, assert_steps_follow
 
 from faceparse import SHIPPED_CHECKPOINT
 from faceparse.data.images import list_images, read_mask

@@ -22,7 +22,6 @@ RARE = 15  # a class that is in the first photograph alone
 FLAGS = {
     "all terms": ["--focal_weight", "0.1"],
     "all classes": ["--dice_all_classes"],
-    "Dice alone": ["--dice_weight", "1"],
 }
 
 
