@@ -7,7 +7,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from helpers import parse
 
+import main_deeplab
 from benchmarks import cases, frontier, plain_network, plain_scores, video
 from benchmarks.__main__ import Bench, lay_out
 from benchmarks.measure import run_python
@@ -16,7 +18,7 @@ from faceparse.data.images import list_images, match_pairs, read_mask, write_lab
 from faceparse.inference import checkpoints
 from faceparse.inference.metrics import Scores, score_folders
 from faceparse.inference.networks import TorchNetwork, load_network
-from loss import mixed_loss
+from loss import loss_at_epoch
 from validate import write_predictions
 
 CPU = torch.device("cpu")
@@ -55,7 +57,8 @@ def test_plain_loss_is_ours():
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(2, 19, 8, 8, generator=generator)
     target = torch.randint(0, 19, (2, 8, 8), generator=generator)
-    ours = mixed_loss(logits, target, focal_weight=0.1, focal_gamma=2.0, dice_weight=0.6, dice_present_only=False)
+    args = parse(main_deeplab, "--focal_weight", 0.1, "--dice_weight", 0.6, "--dice_all_classes")
+    ours = loss_at_epoch(args, 1)(logits, target)
     assert plain_network.mixed_loss(logits, target).item() == pytest.approx(ours.item(), rel=1e-5)
 
 
