@@ -498,7 +498,9 @@ def test_the_loss_of_an_epoch_is_the_mean_over_its_steps_and_progress_shows_the_
         format_interval = staticmethod(lambda seconds: f"{seconds:.6f} s")
 
     monkeypatch.setattr(main_deeplab, "tqdm", Bar)
-    monkeypatch.setattr(main_deeplab, "loss_at_epoch", lambda *_: lambda logits, masks: 0 * logits.sum() + next(losses))
+    monkeypatch.setattr(
+        main_deeplab, "loss_at_epoch", lambda *_, **__: lambda logits, masks: 0 * logits.sum() + next(losses)
+    )
     state, training_set = set_up(sample_dataset, "--repeat_rare", 0, "--epochs", 3)
     line = main_deeplab.train_one_epoch(state, 1, state.model, training_set, CPU)
     assert line["train_loss"] == pytest.approx((1 + 4) / 2)
