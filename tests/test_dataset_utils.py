@@ -13,6 +13,7 @@ import dataset_utils
 from dataset_utils import PairDataset, TrainingSet, choose_cache, classes_in, find_pairs, free_memory, repeat_factors
 from faceparse.data.classes import CELEBAMASK
 from faceparse.data.images import write_label_map
+from faceparse.errors import InputError
 from faceparse.training import distributed
 
 
@@ -172,6 +173,15 @@ def test_fractional_repeat_is_the_chance_of_one_more(pairs):
     assert torch.equal(counts.amin(dim=0), tested.repeats.floor())
     assert torch.equal(counts.amax(dim=0), tested.repeats.ceil())
     torch.testing.assert_close(counts.mean(dim=0), tested.repeats, atol=0.08, rtol=0)  # 3 standard deviations
+
+
+@pytest.mark.parametrize(("cache", "workers"), [("ram", 2), ("off", 0), ("off", 2)])
+def test_damaged_file_is_named_in_one_line(pairs, tmp_path, cache, workers):
+    """A DataLoader by itself would add the traceback of its worker."""
+    (tmp_path / "damaged.jpg").write_bytes(pairs[3][1].read_bytes()[:400])
+    pairs[3] = (pairs[3][0], tmp_path / "damaged.jpg", pairs[3][2])
+    with pytest.raises(InputError, match=r"\A[^\n]*damaged\.jpg: not a readable image[^\n]*\Z"):
+        list(training_set(pairs, cache=cache, workers=workers).batches(1, batch_size=2))
 
 
 @pytest.mark.parametrize(
