@@ -1,4 +1,4 @@
-"""Cross-entropy, focal, Dice and distillation loss, and the schedule that mixes them.
+"""Cross-entropy, focal and Dice loss, and the schedule that mixes them.
 
 Each loss takes logits [N, C, H, W] of any float type and class ids [N, H, W], and returns a scalar in float32, also
 under bf16 or fp16 autocast. Pixels of id 255 do not count. Id C + i stands for a set of classes, `sets[i]`: the loss of
@@ -89,30 +89,18 @@ def _dice(pixels, all_classes):
     return (loss * counted).sum() / counted.sum().clamp(min=1)
 
 
-def _soft_cross_entropy(pixels, taught):
-    """Return the cross-entropy against teachers' probabilities `taught` [N, C, H, W], over pixels of id 255 too.
-
-    Its gradient is that of the Kullback-Leibler divergence: distillation at temperature 1 (Hinton et al., 2015,
-    https://arxiv.org/abs/1503.02531).
-    """
-    values = -(taught * pixels.log_probs).sum(dim=1)
-    value, count = pixels.reduce_sum(torch.stack([values.sum(), values.new_tensor(values.numel())]))
-    return value / count
-
-
 def loss_at_epoch(args, epoch, single_photographs=False, sets=()):
-    """Return loss(logits, target, taught=None) of the 1-based epoch, as the training flags `args` mix it:
+    """Return loss(logits, target) of the 1-based epoch, as the training flags `args` mix it:
 
     (1 - dice_weight) * (focal_weight * focal + (1 - focal_weight) * cross-entropy) + dice_weight * Dice, where Dice
-    joins at `dice_from_epoch`; with teachers' probabilities `taught`, (1 - teacher_weight) of it + teacher_weight *
-    soft cross-entropy. It is the loss of a batch of which every process has a share. With `single_photographs` it is
+    joins at `dice_from_epoch`. It is the loss of the batch that all processes share. With `single_photographs` it is
     that of this process alone, with Dice over true classes, whatever the flag: all others would count as missed.
     """
     dice_weight = args.dice_weight if epoch >= args.dice_from_epoch else 0.0
     all_classes = args.dice_all_classes and not single_photographs
     reduce_sum = identity if single_photographs else distributed.sum_with_gradient
 
-    def mixed_loss(logits, target, taught=None):
+    def mixed_loss(logits, target):
         pixels = Pixels(logits, target, reduce_sum, sets)
         values = -pixels.log_pt
         if args.focal_weight:
@@ -120,8 +108,6 @@ def loss_at_epoch(args, epoch, single_photographs=False, sets=()):
         loss = pixels.mean(values)
         if dice_weight:
             loss = (1 - dice_weight) * loss + dice_weight * _dice(pixels, all_classes)
-        if taught is not None:
-            loss = (1 - args.teacher_weight) * loss + args.teacher_weight * _soft_cross_entropy(pixels, taught)
         return loss
 
     return mixed_loss

@@ -44,7 +44,6 @@ from faceparse.training.log import draw_runs, import_logger, open_logger, read_l
 from faceparse.training.optimisation import AveragedModel, Precision, build_optimizer, learning_rate, set_learning_rate
 from faceparse.training.self_distillation import format_changes, write_labels
 from faceparse.training.state import STATES, TrainingState, read_newest, unchanged_buffers
-from faceparse.training.teachers import Teachers
 from loss import loss_at_epoch
 from models import build_model
 from models.cost import count_parameters
@@ -68,9 +67,9 @@ class TimedBatches:
 def train_one_epoch(state, epoch, model, training_set, device):
     """Train an epoch of a TrainingState, `model` its network or what wraps it; return the entries for the log.
 
-    train_loss is the mean over steps and processes, with the teachers' share if there are any; images_per_second counts
-    all processes; data_wait is this process's share of time spent waiting for data, and peak_gib the most memory of the
-    GPU that PyTorch held. Only the progress bar waits for the GPU, every 20 steps.
+    train_loss is the mean over steps and processes; images_per_second counts all processes; data_wait is this process's
+    share of time spent waiting for data, and peak_gib the most memory of the GPU that PyTorch held. Only the progress
+    bar waits for the GPU, every 20 steps.
     """
     args, steps = state.args, training_set.steps(state.args.batch_size)
     start, images = time.perf_counter(), 0
@@ -90,7 +89,9 @@ def train_one_epoch(state, epoch, model, training_set, device):
         generator = torch.Generator().manual_seed(seed)
         images += len(photos) * distributed.world_size()
         photos, masks = augment(photos, masks, augmentation, generator, state.targets)
-        loss = training_loss(state, model, photos, masks, loss_function)
+        with state.precision.autocast():
+            logits = model(photos)
+        loss = loss_function(logits, masks)
         state.precision.step(loss, state.optimizer)
         loss_sum += loss.detach()
         if state.ema is not None:
@@ -108,14 +109,6 @@ def train_one_epoch(state, epoch, model, training_set, device):
     if device.type == "cuda":
         speed["peak_gib"] = torch.cuda.max_memory_reserved(device) / 2**30
     return {"learning_rate": learning_rate(args, epoch), "train_loss": mean_loss, **speed}
-
-
-def training_loss(state, model, photos, masks, loss_function):
-    """Return the loss of a batch, the teachers' share included."""
-    with state.precision.autocast():
-        taught = state.teachers and state.teachers.probabilities(photos)  # first, while no activations are kept
-        logits = model(photos)
-    return loss_function(logits, masks, taught)
 
 
 def require_finite(state, loss, epoch):
@@ -143,7 +136,9 @@ def try_largest_step(state, model, pairs, device):
     model.train()
     with unchanged_buffers(state.model), torch.random.fork_rng([device] if device.type == "cuda" else []):
         photos, masks = augment(photos, masks, args.augment, torch.Generator(), state.model.class_set)
-        training_loss(state, model, photos, masks, loss_at_epoch(args, args.dice_from_epoch)).backward()
+        with state.precision.autocast():
+            logits = model(photos)
+        loss_at_epoch(args, args.dice_from_epoch)(logits, masks).backward()
     model.zero_grad(set_to_none=True)
 
 
@@ -235,8 +230,7 @@ def build_training(args, device, class_set):
         if distributed.rank() == 0:
             print(*left_out, sep="\n", end="\n" * bool(left_out))
     ema = AveragedModel(model, args.ema) if args.ema else None
-    teachers = Teachers(args.teacher, class_set, args.image_size, device) if args.teacher else None
-    return TrainingState(args, model, ema, build_optimizer(args, model), Precision(device, args.float32), teachers)
+    return TrainingState(args, model, ema, build_optimizer(args, model), Precision(device, args.float32))
 
 
 def read_training_set(args, pairs, class_set, device, targets=None):

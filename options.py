@@ -163,12 +163,6 @@ def train_parser(description):
         "--dice_all_classes", action="store_true", help="Dice over all classes, not those of the batch alone"
     )
 
-    group = parser.add_argument_group("teachers")
-    group.add_argument(
-        "--teacher", nargs="+", default=[], metavar="CHECKPOINT", help="learn the mean probabilities of these networks"
-    )
-    group.add_argument("--teacher_weight", type=fraction, default=0.5, help="their share of the loss")
-
     group = parser.add_argument_group("self-distillation")
     group.add_argument(
         "--self_distill_epoch",

@@ -16,7 +16,6 @@ from PIL import Image
 import generate_labels
 import main_deeplab
 import validate
-from faceparse import SHIPPED_CHECKPOINT
 from faceparse.data.classes import CELEBAMASK
 from faceparse.data.images import write_label_map
 from faceparse.inference import checkpoints
@@ -206,13 +205,6 @@ def test_gpu_that_this_build_has_no_kernels_for(place, refusal, monkeypatch):
     monkeypatch.setattr(torch, "zeros", zeros)
     message = "error: GPU 0: PyTorch cannot compute on it (CUDA error: no kernel image is available for execution on "
     assert refusal(main_deeplab, *TRAIN).startswith(message + "the device); choose another --gpu_id, install a build")
-
-
-def test_teachers_that_cannot_teach(place, refusal):
-    message = refusal(main_deeplab, *TRAIN, "--teacher", "missing.pt")
-    assert message.startswith("error: missing.pt: no such checkpoint")
-    message = refusal(main_deeplab, *TRAIN, "--image_size", 64, "--teacher", SHIPPED_CHECKPOINT)
-    assert message.endswith("needs --image_size 512, at which it was trained")
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,7 @@ from shlex import split
 import numpy as np
 import pytest
 import torch
-from gradients import assert_close, assert_steps_follow
-from test_gradients import TOLERANCES
+from gradients import TOLERANCES, assert_close, assert_steps_follow
 
 from faceparse import SHIPPED_CHECKPOINT
 from faceparse.data.images import list_images, read_mask
@@ -54,32 +53,18 @@ RUNS = {  # name: flags and what launches the script
 
 
 @pytest.fixture(scope="module")
-def cpu_run(tmp_path_factory):
-    return tmp_path_factory.mktemp("cuda") / "cpu"
-
-
-@pytest.fixture(scope="module")
-def on_the_cpu(sample_dataset, cpu_run):
-    return train(sample_dataset, cpu_run, gpus="")
-
-
-def assert_trained_alike(lines, on_the_cpu):
-    """The losses differ by rounding, and by noise and dropout, whose random numbers depend on the device."""
-    assert all(line["peak_gib"] > 0 for line in lines)
-    for key in ("train_loss", "val_loss"):
-        assert [line[key] for line in lines] == pytest.approx([line[key] for line in on_the_cpu], rel=0.1), key
+def on_the_cpu(sample_dataset, tmp_path_factory):
+    return train(sample_dataset, tmp_path_factory.mktemp("cuda") / "cpu", gpus="")
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_trains_on_the_gpu_as_on_the_cpu(on_the_cpu, sample_dataset, tmp_path, name):
+    """The losses differ by rounding, and by noise and dropout, whose random numbers depend on the device."""
     flags, launcher = RUNS[name]
-    assert_trained_alike(train(sample_dataset, tmp_path / name, *flags, launcher=launcher), on_the_cpu)
-
-
-def test_is_taught_on_the_gpu_as_on_the_cpu(on_the_cpu, cpu_run, sample_dataset, tmp_path):
-    flags = ["--teacher", cpu_run / "checkpoints/deeplab/best.pt", "--teacher_weight", "0.9"]
-    taught = train(sample_dataset, tmp_path / "gpu", *flags, "--cuda_graphs")
-    assert_trained_alike(taught, train(sample_dataset, tmp_path / "cpu", *flags, gpus=""))
+    lines = train(sample_dataset, tmp_path / name, *flags, launcher=launcher)
+    assert all(line["peak_gib"] > 0 for line in lines)
+    for key in ("train_loss", "val_loss"):
+        assert [line[key] for line in lines] == pytest.approx([line[key] for line in on_the_cpu], rel=0.1), key
 
 
 @pytest.mark.parametrize("size", TOLERANCES)

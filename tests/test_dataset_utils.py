@@ -28,13 +28,11 @@ def pairs(sample_dataset):
     return find_pairs(sample_dataset, "train")
 
 
-def test_pairs_are_found_by_stem(sample_dataset, tmp_path):
+def test_pairs_are_found_by_stem(sample_dataset):
     pairs = find_pairs(sample_dataset, "val")
     assert [stem for stem, _, _ in pairs] == [f"val_{index:04d}" for index in range(5)]
     val = sample_dataset / "val"
     assert pairs[2][1:] == (val / "val_image/val_0002.jpg", val / "val_mask/val_0002.png")
-    (tmp_path / "merged").symlink_to(val / "val_mask")
-    assert find_pairs(sample_dataset, "val", tmp_path / "merged")[2][2] == tmp_path / "merged/val_0002.png"
 
 
 def write_pair(folder, photo, mask):
@@ -71,7 +69,7 @@ def test_rectangular_pair_becomes_square_with_photograph_and_mask_in_place(tmp_p
     np.testing.assert_array_equal(white[:16], white[31:15:-1])
 
 
-@pytest.mark.parametrize(("image_size", "side"), [(57, 64), (71, 64), (90, 96), (33, 32)])
+@pytest.mark.parametrize(("image_size", "side"), [(57, 64), (71, 64)])
 def test_an_odd_image_size_is_rounded_to_the_networks_stride(pairs, image_size, side):
     """Other sides shift the labels by a part of a pixel of the encoder, and differ from those of prediction."""
     tested = training_set(pairs, image_size=image_size)
@@ -115,8 +113,7 @@ def test_remainder_is_left_out_but_a_small_set_is_one_batch(pairs):
     assert {len(photos) for epoch in range(20) for photos, _ in tested.batches(epoch, batch_size=4)} == {4}
 
 
-@pytest.mark.parametrize("cache", ["ram", "off"])
-@pytest.mark.parametrize("world_size", [2, 3])
+@pytest.mark.parametrize(("cache", "world_size"), [("ram", 3), ("off", 2)])
 def test_processes_share_each_batch_without_overlap(pairs, monkeypatch, cache, world_size):
     tested = training_set(pairs, cache=cache)
     whole = list(tested.batches(1, batch_size=4))
@@ -178,14 +175,13 @@ def test_fractional_repeat_is_the_chance_of_one_more(pairs):
     torch.testing.assert_close(counts.mean(dim=0), tested.repeats, atol=0.08, rtol=0)  # 3 standard deviations
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("options", [{"cache": "ram"}, {"cache": "off"}, {"cache": "off", "repeat_rare": 0.5}], ids=str)
-def test_damaged_file_is_named_in_one_line(pairs, tmp_path, workers, options):
+@pytest.mark.parametrize(("cache", "workers"), [("ram", 2), ("off", 0), ("off", 2)])
+def test_damaged_file_is_named_in_one_line(pairs, tmp_path, cache, workers):
     """A DataLoader by itself would add the traceback of its worker."""
     (tmp_path / "damaged.jpg").write_bytes(pairs[3][1].read_bytes()[:400])
     pairs[3] = (pairs[3][0], tmp_path / "damaged.jpg", pairs[3][2])
     with pytest.raises(InputError, match=r"\A[^\n]*damaged\.jpg: not a readable image[^\n]*\Z"):
-        list(training_set(pairs, workers=workers, **options).batches(1, batch_size=2))
+        list(training_set(pairs, cache=cache, workers=workers).batches(1, batch_size=2))
 
 
 @pytest.mark.parametrize(

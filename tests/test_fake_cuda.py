@@ -8,6 +8,7 @@ from shlex import split
 
 import pytest
 import torch
+from helpers import SLIM, SMALL, parse
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 
 import main_deeplab
@@ -19,10 +20,9 @@ from faceparse.training.optimisation import AveragedModel, Precision, build_opti
 from faceparse.training.state import TrainingState
 from loss import loss_at_epoch
 from models import MODELS, build_model
-from options import train_parser
 
 CUDA = torch.device("cuda", 0)
-FLAGS = split("--image_size 64 --batch_size 4 --cache ram --workers 0 --focal_weight 0.5")
+FLAGS = (*SMALL, *split("--batch_size 4 --cache ram --focal_weight 0.5"))
 
 
 def with_values(function):
@@ -51,13 +51,10 @@ REAL_GENERATOR = torch.Generator
 @pytest.fixture(params=["bf16", "fp16"])
 def fake_cuda(request, monkeypatch):
     """Computes with fake tensors; what asks the driver gets the answer of a GPU with or without bf16."""
-    nothing = lambda *args, **kwargs: None  # noqa: E731
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: request.param == "bf16")
     monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
-    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", nothing)
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 2**30)
-    monkeypatch.setattr(torch.cuda, "get_rng_state", nothing)
-    monkeypatch.setattr(torch.cuda, "set_rng_state", nothing)
+    for name in ("reset_peak_memory_stats", "get_rng_state", "set_rng_state"):
+        monkeypatch.setattr(torch.cuda, name, lambda *args, **kwargs: None)
     monkeypatch.setattr(torch, "Generator", FakeGenerator)
     monkeypatch.setattr(optimisation, "deepcopy", rebuild)  # would copy the storages, which fakes do not have
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
@@ -98,10 +95,6 @@ def training(args):
     return TrainingState(args, model, AveragedModel(model, args.ema), build_optimizer(args, model), Precision(CUDA))
 
 
-def parse(*flags):
-    return train_parser("Train.").parse_args([*FLAGS, *map(str, flags)])
-
-
 def test_augmentation_and_losses_stay_on_the_gpu(fake_cuda):
     photos = torch.zeros(4, 3, 64, 64, dtype=torch.uint8, device=CUDA)
     masks = torch.zeros(4, 64, 64, dtype=torch.uint8, device=CUDA)
@@ -114,14 +107,16 @@ def test_augmentation_and_losses_stay_on_the_gpu(fake_cuda):
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         logits = torch.zeros(4, 19, 64, 64, device=CUDA, dtype=dtype)
         for single in (False, True):
-            loss = loss_at_epoch(parse(), 1, single)(logits, labels)
+            loss = loss_at_epoch(parse(main_deeplab, *FLAGS), 1, single)(logits, labels)
             assert loss.device == CUDA and loss.dtype == torch.float32 and loss.shape == ()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model_type", MODELS)
+@pytest.mark.parametrize(
+    ("fake_cuda", "model_type"), [("fp16", SLIM), *(("bf16", name) for name in MODELS)], indirect=["fake_cuda"]
+)
 def test_an_epoch_of_training(fake_cuda, sample_dataset, monkeypatch, model_type):
-    args = parse("--model_type", model_type)
+    args = parse(main_deeplab, *FLAGS, "--model_type", model_type)
     state = training(args)
     model = state.model
     assert state.precision.scaler.is_enabled() == (fake_cuda == "fp16")
@@ -129,8 +124,6 @@ def test_an_epoch_of_training(fake_cuda, sample_dataset, monkeypatch, model_type
         pairs = find_pairs(sample_dataset, "train")
         training_set = main_deeplab.read_training_set(args, pairs, CELEBAMASK, torch.device("cpu"))
     training_set.device = CUDA
-    for photos, masks in training_set.batches(1, 4):
-        assert photos.device == masks.device == CUDA
     monkeypatch.setattr(torch.Tensor, "backward", fill_gradients(model))
     main_deeplab.try_largest_step(state, model, len(pairs), CUDA)
 

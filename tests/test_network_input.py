@@ -78,7 +78,7 @@ def test_batches_group_neighbours_of_one_size_in_order(workers):
     for position, (index, logits, size) in enumerate(predict(network, photos, **options)):
         assert (index, size) == (position, shapes[position])
         np.testing.assert_allclose(logits, photos[index].transpose(2, 0, 1)[:2] / 255, atol=1e-6)
-    assert list(batches_of_equal_size([], batch_size=2)) == []
+    assert list(predict(network, [], **options)) == []  # the share of a process may be empty
     assert network.shapes == [(2, 3, 64, 64), (1, 3, 64, 64), (1, 3, 48, 64), (2, 3, 64, 64)]
 
 
@@ -92,15 +92,9 @@ def test_damaged_photograph_is_named(tmp_path, workers):
         list(predict(RedAndGreen(), sorted(tmp_path.iterdir()), **options))
 
 
-@pytest.mark.parametrize("threads", [0, 1, 3])
-def test_threads_keep_the_order_and_read_no_further_ahead_than_needed(threads):
+@pytest.mark.parametrize("threads", [0, 3])
+def test_threads_read_no_further_ahead_than_needed(threads):
     taken = []
-
-    def items():
-        for item in range(50):
-            taken.append(item)
-            yield item
-
-    for position, square in enumerate(in_threads(lambda item: item**2, items(), threads)):
-        assert square == position**2
+    items = (taken.append(item) or item for item in range(50))
+    for position, _ in enumerate(in_threads(abs, items, threads)):
         assert len(taken) <= position + 1 + 2 * threads

@@ -8,16 +8,9 @@ import torch
 from torchvision.models import mobilenet_v2
 
 from models import build_model
-from models.cost import count_flops, count_parameters
 from models.layers import TensorFlowConv2d
 
 LITE0, MOBILENETV2 = "deeplabv3plus_lite0", "deeplabv3plus_mobilenetv2"
-
-
-@pytest.mark.parametrize("model_type", [LITE0, MOBILENETV2])
-def test_networks_keep_the_limits(model_type):
-    assert count_parameters(build_model(model_type)) <= 1_821_085
-    assert count_flops(model_type) <= 6e9
 
 
 @pytest.mark.parametrize(("kernel", "size"), [(3, 8), (5, 8), (5, 16)])

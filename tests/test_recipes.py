@@ -6,14 +6,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from helpers import parse
 
-from options import train_parser
+import main_deeplab
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.sh"))
 STAGED = {"slim.sh": [("slim_256", 30), ("slim_512", 20)], "lite.sh": [("lite_256", 12), ("lite_512", 12)]}
-RECORDER = """#!/usr/bin/env bash
-echo "$@" >> "$COMMANDS"
-"""
 
 
 def run_recipe(folder, name, *flags, **variables):
@@ -21,7 +19,7 @@ def run_recipe(folder, name, *flags, **variables):
 
     A `python` that only records its arguments takes the place of the real one.
     """
-    (folder / "python").write_text(RECORDER)
+    (folder / "python").write_text('#!/usr/bin/env bash\necho "$@" >> "$COMMANDS"\n')
     (folder / "python").chmod(0o755)
     # A recipe skips what it finds trained beside it.
     shutil.copytree(RECIPES[0].parent, folder / "recipes", dirs_exist_ok=True)
@@ -29,7 +27,7 @@ def run_recipe(folder, name, *flags, **variables):
     env = os.environ | variables | {"PATH": f"{folder}:{os.environ['PATH']}", "COMMANDS": str(folder / "commands")}
     subprocess.run(["bash", folder / "recipes" / name, *flags], env=env, check=True)
     commands = [line.split() for line in (folder / "commands").read_text().splitlines()]
-    return [train_parser("Train.").parse_args(flags) for script, *flags in commands if script == "main_deeplab.py"]
+    return [parse(main_deeplab, *flags) for script, *flags in commands if script == "main_deeplab.py"]
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.name)

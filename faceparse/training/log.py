@@ -66,18 +66,11 @@ def read_log(path, last_epoch=math.inf):
     return lines
 
 
-def without_nan(value):
-    """Replace NaN, which JSON does not have, by None. A class absent from the whole set has NaN as its IoU."""
-    if isinstance(value, dict):
-        return {key: without_nan(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [without_nan(each) for each in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
 def write_log(path, log):
+    """Write null for NaN, which JSON does not have. A class absent from the whole set has NaN as its IoU."""
+    log = json.loads(json.dumps(log), parse_constant=lambda nan: None)
     with atomic_path(path, durable=True) as temporary:
-        temporary.write_text("".join(json.dumps(without_nan(line)) + "\n" for line in log))
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in log))
 
 
 PACKAGES = {"tensorboard": "torch.utils.tensorboard", "wandb": "wandb"}

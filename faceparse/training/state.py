@@ -15,14 +15,13 @@ from faceparse.errors import InputError, counted
 from faceparse.inference import checkpoints
 from faceparse.training import distributed
 from faceparse.training.optimisation import AveragedModel, Precision, build_optimizer
-from faceparse.training.teachers import Teachers
 
 # The flags that may differ between a run and its --resume.
 FREE_ON_RESUME = {
     *("resume", "epochs", "learning_rate", "batch_size", "save_every", "save_visualizations", "save_prefix", "logger"),
     *("dataset_dir", "label_dir", "truth_dir", "unlabelled_dir", "extra_dir", "classes", "cache", "gpu_id", "workers"),
     *("cuda_graphs", "pretrained", "load_model_path", "load_not_strict"),
-    *("compile", "save_steps", "partial_masks"),  # of earlier versions
+    *("compile", "save_steps", "partial_masks", "teacher_weight"),  # of earlier versions
 }
 STATES = ("last.pt", "previous.pt")  # what --resume reads: the first of them, or the second if that is damaged
 STATE_FIELDS = ("args", "epoch", "optimizer", "trained_state_dict", "averaged_steps", "best_miou")
@@ -39,14 +38,13 @@ def unchanged_buffers(model):
 
 @dataclass
 class TrainingState:
-    """All that a step of training changes, its teachers, and the flags `args` of main_deeplab.py."""
+    """All that a step of training changes, and the flags `args` of main_deeplab.py."""
 
     args: Namespace
     model: nn.Module
     ema: AveragedModel | None  # None without --ema
     optimizer: Optimizer
     precision: Precision
-    teachers: Teachers | None = None  # these do not change
     best_miou: float = -1.0  # of best.pt
 
     @cached_property
@@ -137,7 +135,7 @@ def check_flags(args, path, saved):
 
 def flags_of(saved):
     """Return the flags of a state by today's names."""
-    flags = {"teacher": []} | saved["args"]  # the first versions had no teachers
+    flags = dict(saved["args"])
     if "dice_present_only" in flags:
         flags["dice_all_classes"] = not flags.pop("dice_present_only")
     return flags
