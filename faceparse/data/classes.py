@@ -118,19 +118,18 @@ DATA_SETS = {
     "celebamask": DataSet("CelebAMask-HQ", CELEBAMASK, "CelebA-HQ-img"),
     "lapa": DataSet("LaPa", LAPA, "train/landmarks"),
 }
-CLASS_SETS = {name: data_set.class_set for name, data_set in DATA_SETS.items()}
 
 
 def find_class_set(name):
-    """Return the class set that `--classes` names: a key of CLASS_SETS or the path of a JSON file.
+    """Return the class set that `--classes` names: a key of DATA_SETS or the path of a JSON file.
 
     Raises InputError for an unknown name, and for a file that describes no class set.
     """
-    if name in CLASS_SETS:
-        return CLASS_SETS[name]
+    if name in DATA_SETS:
+        return DATA_SETS[name].class_set
     path = Path(name)
     if not path.is_file():
-        raise InputError(f"--classes {name}: neither {' nor '.join(CLASS_SETS)}, and no such JSON file")
+        raise InputError(f"--classes {name}: neither {' nor '.join(DATA_SETS)}, and no such JSON file")
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError, RecursionError) as error:
@@ -159,12 +158,12 @@ def class_set_from_dict(description, source):
     require(len(set(names)) == len(names), f"names holds {max(names, key=names.count)!r} twice")
 
     colours = description.get("colours", distinct_colours(len(names)))
-    are_colours = isinstance(colours, list) and len(colours) == len(names) and all(map(is_colour, colours))
+    channels = [channel for colour in lists_of(3, colours) for channel in colour]
+    are_colours = len(channels) == 3 * len(names) and all(type(each) is int and 0 <= each <= 255 for each in channels)
     require(are_colours, f"colours must be a list of {len(names)} times three whole numbers from 0 to 255")
 
     pairs = description.get("left_right_pairs", [])
-    are_pairs = isinstance(pairs, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in pairs)
-    require(are_pairs, "left_right_pairs must be a list of pairs of names")
+    require(pairs == lists_of(2, pairs), "left_right_pairs must be a list of pairs of names")
     paired = [name for pair in pairs for name in pair]
     for name in paired:
         require(name in names and paired.count(name) == 1, f"left_right_pairs holds {name!r}, no name or twice")
@@ -179,9 +178,10 @@ def class_set_from_dict(description, source):
     return ClassSet(tuple(names), tuple(map(tuple, colours)), pairs, ignored_id, left)
 
 
-def is_colour(channels):
-    is_rgb = isinstance(channels, list) and len(channels) == 3
-    return is_rgb and all(type(channel) is int and 0 <= channel <= 255 for channel in channels)
+def lists_of(length, value):
+    """Return a value of JSON if it is a list of lists of this length, else []."""
+    is_one = isinstance(value, list) and all(isinstance(each, list) and len(each) == length for each in value)
+    return value if is_one else []
 
 
 def distinct_colours(count):
