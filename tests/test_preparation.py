@@ -8,14 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from downloads import draw_lapa, make_celebamask_download
-from helpers import call, contents
+from helpers import call, contents, parse
 from PIL import Image
 
 from faceparse.data.classes import CELEBAMASK, IGNORE_INDEX, LAPA
 from faceparse.data.images import read_mask, read_photo
 from faceparse.data.preparation import Example, read_reduced, select
 from faceparse.errors import InputError
-from options import preparation_parser
 from tools import prepare_celebamask, prepare_lapa
 
 ORIG_IDX = [162770, 162771, 182637, 182638, 0, 202598]  # both sides of each boundary, and the ends
@@ -41,12 +40,29 @@ def prepare(source, output_dir, *flags, script=prepare_celebamask):
     call(script, "--source", source, "--output_dir", output_dir, *flags)
 
 
-def not_named(expected, printed):
-    """Return the lines of `expected` that were not printed."""
-    return [line.strip() for line in expected.splitlines() if line.strip() not in printed]
+def shorten(path):
+    os.truncate(path, path.stat().st_size - 5000)
+
+
+def overwrite(path, start, data):
+    with path.open("r+b") as file:
+        file.seek(start)
+        file.write(data)
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def damage_each(source, damages):
+    """Damage the files of {path in the download: (how, what is wrong then)}; return the lines that must name them."""
+    for name, (damage, _) in damages.items():
+        damage(source / name)
+    return [f"{source / name}: {problem}" for name, (_, problem) in damages.items()]
 
 
 def test_masks_are_the_merged_truth_in_the_official_splits(download, tmp_path, capsys):
+    """The drawn parts overlap, so that painting them in another order would give another mask."""
     source, masks = download
     prepare(source, tmp_path / "out", "--seed", 3)
     for place, mask in zip(PLACES, masks, strict=True):
@@ -60,16 +76,6 @@ def test_masks_are_the_merged_truth_in_the_official_splits(download, tmp_path, c
     printed = capsys.readouterr().out
     assert "6 pairs, 6 of them written now" in printed and "left out" not in printed
     assert "test: 2 pairs; sizes 512x512 (2)" in printed and "fit to train on" in printed
-
-
-def test_later_parts_hide_earlier_ones_and_order_matters(download):
-    """The drawn parts overlap, so that painting them the other way round gives another mask."""
-    source, masks = download
-    examples, surprises = prepare_celebamask.find_examples(source)
-    assert not surprises
-    np.testing.assert_array_equal(prepare_celebamask.merge_parts(examples[0].label), masks[0])
-    backwards = dict(reversed(examples[0].label.items()))
-    assert (prepare_celebamask.merge_parts(backwards) != masks[0]).sum() > 1000
 
 
 def test_photographs_are_the_antialiased_originals(download):
@@ -129,32 +135,28 @@ def test_faces_without_any_part_are_named_and_left_out(own_download, tmp_path, c
         assert stems == {"00001", "00003", "00004", "00005"}
 
 
+PHOTOS, PARTS = "CelebA-HQ-img", "CelebAMask-HQ-mask-anno"
+CELEBAMASK_DAMAGES = {
+    f"{PHOTOS}/0.jpg": (Path.unlink, "no such file"),
+    f"{PHOTOS}/1.jpg": (shorten, "is cut off"),
+    f"{PHOTOS}/2.jpg": (Image.new("RGB", (1024, 1000)).save, "is 1024 x 1000, not 1024 x 1024"),
+    f"{PHOTOS}/77.jpg": (empty, "is no part of this download"),
+    f"{PARTS}/0/00004_skin.png": (empty, "not a readable image"),
+    f"{PARTS}/0/00004_hair.png": (lambda path: overwrite(path, 800, bytes(100)), "not a readable image"),  # Pillow can
+    f"{PARTS}/0/00005_nose.png": (Image.new("L", (256, 256)).save, "is 256 x 256, not 512 x 512"),
+    f"{PARTS}/0/00077_skin.png": (Image.new("L", (512, 512)).save, "is no part"),
+    f"{PARTS}/99": (Path.mkdir, "is no part"),
+}
+
+
 def test_all_that_is_wrong_is_named_before_anything_is_written(own_download, tmp_path, capsys):
-    photos, parts = own_download / "CelebA-HQ-img", own_download / "CelebAMask-HQ-mask-anno/0"
-    (photos / "0.jpg").unlink()
-    (photos / "1.jpg").write_bytes((photos / "1.jpg").read_bytes()[:-5000])
-    Image.new("RGB", (1024, 1000)).save(photos / "2.jpg")
-    (photos / "77.jpg").write_bytes(b"")
-    (photos / "Thumbs.db").write_bytes(b"left by Windows")
-    (parts / "00004_skin.png").write_bytes(b"")
-    content = (parts / "00004_hair.png").read_bytes()
-    (parts / "00004_hair.png").write_bytes(content[:800] + bytes(100) + content[900:])  # Pillow decodes that
-    Image.new("L", (256, 256)).save(parts / "00005_nose.png")
-    Image.new("L", (512, 512)).save(parts / "00077_skin.png")
-    (parts.parent / "99").mkdir()
-    with pytest.raises(InputError, match=r"9 problems.* nothing was written"):
+    expected = damage_each(own_download, CELEBAMASK_DAMAGES)
+    empty(own_download / PHOTOS / "Thumbs.db")  # left by Windows
+    with pytest.raises(InputError, match=rf"{len(expected)} problems.* nothing was written"):
         prepare(own_download, tmp_path / "out")
-    expected = """0.jpg: no such file
-        1.jpg: is cut off
-        2.jpg: is 1024 x 1000, not 1024 x 1024
-        77.jpg: is no part of this download
-        00004_skin.png: not a readable image
-        00004_hair.png: not a readable image
-        00005_nose.png: is 256 x 256, not 512 x 512
-        00077_skin.png: is no part
-        99: is no part"""
-    assert not_named(expected, capsys.readouterr().out) == []
-    shutil.rmtree(parts)
+    printed = capsys.readouterr().out
+    assert [line for line in expected if line not in printed] == []
+    shutil.rmtree(own_download / PARTS / "0")
     with pytest.raises(InputError, match="nothing was written"):
         prepare(own_download, tmp_path / "out")
     assert "mask-anno/0: no such folder, or empty" in capsys.readouterr().out
@@ -162,10 +164,9 @@ def test_all_that_is_wrong_is_named_before_anything_is_written(own_download, tmp
 
 
 def test_a_photograph_that_cannot_be_decoded_is_named_and_the_others_are_kept(own_download, tmp_path, capsys):
-    photo = own_download / "CelebA-HQ-img/1.jpg"
-    whole = photo.read_bytes()
-    table = whole.index(b"\xff\xc4") + 5  # of Huffman codes, which nothing reads before the pixels
-    photo.write_bytes(whole[:table] + b"\xff" * 16 + whole[table + 16 :])
+    photo = own_download / PHOTOS / "1.jpg"
+    table = photo.read_bytes().index(b"\xff\xc4") + 5  # of Huffman codes, which nothing reads before the pixels
+    overwrite(photo, table, b"\xff" * 16)
     with pytest.raises(InputError, match=r"1 problem, .* run the same command again"):
         prepare(own_download, tmp_path / "out", *SMALL)
     assert "1.jpg: not a readable image" in capsys.readouterr().out
@@ -182,10 +183,10 @@ def test_what_is_no_download_is_refused(tmp_path):
 
 
 def test_split_flag():
-    assert preparation_parser("P.").parse_args(["--split", "train=5,val=2,test=1"]).split["val"] == 2
+    assert parse(prepare_lapa, "--split", "train=5,val=2,test=1").split["val"] == 2
     for wrong in ("train=5", "train=5,val=0", "train=5,val=2,dev=1", "nonsense"):
         with pytest.raises(SystemExit):
-            preparation_parser("P.").parse_args(["--split", wrong])
+            parse(prepare_lapa, "--split", wrong)
 
 
 def test_selection_draws_within_the_official_splits():
@@ -220,23 +221,22 @@ def test_lapa_is_cut_to_squares_around_the_face(tmp_path, capsys):
             assert mask[row, column] == (masks["train", 0][y, x] if inside else IGNORE_INDEX)
 
 
+FAR = "\n".join(["106", *["900 900", "950 950"] * 53])
+LAPA_DAMAGES = {
+    "train/landmarks/0_0.txt": (lambda path: path.write_text("106\n1 2\n"), "does not hold 106 landmarks"),
+    "train/landmarks/1_0.txt": (Path.unlink, "no readable landmarks"),
+    "val/labels/0_0.png": (Image.new("L", (200, 200)).save, "is (200, 200), and its photograph (200, 150)"),
+    "test/landmarks/0_0.txt": (lambda path: path.write_text(FAR), "the face does not lie in the photograph"),
+    "test/labels/9_9.png": (empty, "is no part"),
+    "test/images/notes.doc": (empty, "is no part"),
+}
+
+
 def test_all_that_is_wrong_in_lapa_is_named(tmp_path, capsys):
-    source = tmp_path / "LaPa"
-    draw_lapa(source)
-    (source / "train/landmarks/0_0.txt").write_text("106\n1 2\n")
-    (source / "train/landmarks/1_0.txt").unlink()
-    Image.new("L", (200, 200)).save(source / "val/labels/0_0.png")
-    far = "\n".join(["106", *["900 900", "950 950"] * 53])
-    (source / "test/landmarks/0_0.txt").write_text(far)
-    (source / "test/labels/9_9.png").write_bytes(b"")
-    (source / "test/images/notes.doc").write_bytes(b"")
-    with pytest.raises(InputError, match=r"6 problems.* nothing was written"):
-        prepare(source, tmp_path / "out", script=prepare_lapa)
-    expected = """0_0.txt: does not hold 106 landmarks
-        1_0.txt: no readable landmarks
-        val/labels/0_0.png: is (200, 200), and its photograph (200, 150)
-        test/landmarks/0_0.txt: the face does not lie in the photograph
-        9_9.png: is no part
-        notes.doc: is no part"""
-    assert not_named(expected, capsys.readouterr().out) == []
+    draw_lapa(tmp_path / "LaPa")
+    expected = damage_each(tmp_path / "LaPa", LAPA_DAMAGES)
+    with pytest.raises(InputError, match=rf"{len(expected)} problems.* nothing was written"):
+        prepare(tmp_path / "LaPa", tmp_path / "out", script=prepare_lapa)
+    printed = capsys.readouterr().out
+    assert [line for line in expected if line not in printed] == []
     assert not (tmp_path / "out").exists()

@@ -163,9 +163,6 @@ def draw_head(canvas, look, rng):
         canvas.part(f"{letter}_ear", look.skin * 0.95, ellipse(side * 0.79, 0.06, 0.13, 0.25), depth=-0.25)
     jaw = rng.uniform(0.5, 0.62)
     canvas.part("skin", look.skin, symmetric((0, -1), (0.56, -0.82), (0.75, -0.2), (0.72, 0.3), (jaw, 0.68), (0.2, 1)))
-    if rng.random() < 0.25:  # a short beard, which CelebAMask-HQ labels as skin
-        beard = symmetric((0, 0.42), (0.45, 0.4), (0.74, 0.1), (0.74, 0.5), (jaw + 0.05, 0.75), (0, 1.1))
-        canvas.detail("skin", look.hair, beard, opacity=rng.uniform(0.35, 0.65))
 
 
 def draw_nose_and_mouth(canvas, look, rng):
@@ -258,14 +255,10 @@ def draw_earrings(canvas, look, rng):
 
 
 def draw_hat(canvas, look, rng):
-    brim, colour = rng.random() < 0.5, rng.uniform(30, 220, 3)
-    if "hat" not in look.wears:
-        return
-    if brim:
+    colour = rng.uniform(30, 220, 3)
+    if "hat" in look.wears:
         canvas.part("hat", colour, symmetric((0, -1.42), (0.55, -1.4), (0.75, -0.9), (0.8, -0.6), (0, -0.55)))
         canvas.part("hat", colour * 0.9, ellipse(0, -0.62, 1.25, 0.17))
-    else:
-        canvas.part("hat", colour, symmetric((0, -1.4), (0.6, -1.22), (0.92, -0.75), (0.9, -0.45), (0, -0.52)))
 
 
 FROM_BACK_TO_FRONT = (
