@@ -52,5 +52,5 @@ kills: .venv/installed
 	$(BIN)/python -m pytest -n 0 -m fuzz tests/fuzz/test_kills.py
 
 clean:
-	rm -rf web/vendor web/unfinished web/node_modules web/face_parser.onnx web/sample.jpg
+	rm -rf web/vendor web/unfinished web/node_modules web/face_parser.onnx web/face_parser.json web/sample.jpg
 	rm -rf .venv demo checkpoints/demo

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 from tqdm import tqdm
 
 from faceparse.data.classes import IGNORE_INDEX
 from faceparse.data.images import list_images, match_pairs, read_pair, resize_mask, resize_photo
 from faceparse.data.layout import advice, split_folders
+from faceparse.data.targets import Targets
 from faceparse.errors import InputError
 from faceparse.inference.image_size import fitted_size, round_to_stride
 from faceparse.parallel import usable_cores
@@ -42,7 +43,7 @@ def epoch_seed(seed, epoch, purpose, *step):
 
     It follows from --seed, so a resumed run draws the same numbers.
     """
-    purpose = ("order", "augmentation").index(purpose)
+    purpose = ("order", "augmentation", "extra").index(purpose)
     return int(np.random.SeedSequence([seed, epoch, purpose, *step]).generate_state(1, np.uint64)[0]) >> 1
 
 
@@ -50,11 +51,12 @@ class PairDataset(Dataset):
     """Training pairs at the network's size: uint8 photograph [3, S, S] and mask [S, S]; an InputError in their place.
 
     S is `image_size` rounded to the networks' stride. As in prediction the longer side becomes S. The rest of the
-    square reflects the photograph, and is 255 in the mask.
+    square reflects the photograph, and is 255 in the mask. `table`, uint8 [256], gives the ids of `class_set` others.
     """
 
-    def __init__(self, pairs, image_size, class_set):
+    def __init__(self, pairs, image_size, class_set, table=None):
         self.pairs, self.image_size, self.class_set = pairs, round_to_stride(image_size), class_set
+        self.table = np.arange(256, dtype=np.uint8) if table is None else table
 
     def __len__(self):
         return len(self.pairs)
@@ -67,9 +69,9 @@ class PairDataset(Dataset):
 
     def read(self, index):
         _, photo_path, mask_path = self.pairs[index]
-        photo, mask = read_pair(photo_path, mask_path, self.class_set)
+        photo, mask = read_pair(photo_path, mask_path, self.class_set, keep_sets=True)
         photo = self.fit(photo, resize_photo, mode="symmetric")
-        mask = self.fit(mask, resize_mask, constant_values=IGNORE_INDEX)
+        mask = self.fit(self.table[mask], resize_mask, constant_values=IGNORE_INDEX)
         return to_tensor(photo), torch.from_numpy(mask)
 
     def fit(self, picture, resize, **padding):
@@ -119,12 +121,35 @@ class TrainingSet:
     `cache`: "auto", "ram", "gpu" or "off"; auto is "off" if half of the free RAM cannot hold the set, else the GPU if
     half of the memory that a step leaves free can, else RAM. The processes of a host read a share each, into RAM that
     they share. `repeat_rare`: see `repeat_factors`; 0 is off.
+
+    `extra` are pairs and ClassSet of other data sets, which fill `extra_share` of each batch, one photograph at least.
+    `targets` says what ids their masks and ours have; they are then the batches'.
     """
 
-    def __init__(self, pairs, *, image_size, class_set, cache, repeat_rare, device, workers, seed):
-        self.dataset = PairDataset(pairs, image_size, class_set)
+    def __init__(
+        self,
+        pairs,
+        *,
+        image_size,
+        class_set,
+        cache,
+        repeat_rare,
+        device,
+        workers,
+        seed,
+        extra=(),
+        extra_share=0.0,
+        targets=None,
+    ):
+        self.targets, sources = targets or Targets(class_set), [(pairs, class_set), *extra]
+        tables = zip(sources, self.targets.tables, strict=True)
+        self.dataset = ConcatDataset(
+            [PairDataset(its_pairs, image_size, its_classes, table) for (its_pairs, its_classes), table in tables]
+        )
+        self.own, self.extra_share = len(pairs), extra_share if extra else 0.0
+        self.image_size, self.num_classes = round_to_stride(image_size), len(class_set)
         self.device, self.workers, self.seed = device, workers, seed
-        self.bytes = 4 * len(pairs) * self.dataset.image_size**2  # three a pixel for the photograph, one for the mask
+        self.bytes = 4 * len(self.dataset) * self.image_size**2  # three a pixel for the photograph, one for the mask
         self.cache = distributed.from_first(choose_cache(cache, self.bytes, device))
         if (cache, self.cache) == ("auto", "off") and distributed.rank() == 0:
             print(
@@ -142,7 +167,7 @@ class TrainingSet:
 
     def _decode(self):
         """Return all photographs [n, 3, S, S], channels last as the network wants them, and all masks [n, S, S]."""
-        n, size = len(self.dataset), self.dataset.image_size
+        n, size = len(self.dataset), self.image_size
         photos, masks = distributed.shared_bytes(self.bytes).split([3 * n * size**2, n * size**2])
         photos, masks = photos.view(n, size, size, 3).permute(0, 3, 1, 2), masks.view(n, size, size)
         share = range(distributed.local_rank(), n, distributed.local_world_size())
@@ -157,22 +182,26 @@ class TrainingSet:
         return zip(share, tqdm(pairs, description, len(share), leave=False, disable=hidden), strict=True)
 
     def _classes_present(self):
-        """Return which classes the masks hold, bool [n, C]. Every process looks at a share of them."""
-        dataset, rank, processes = self.dataset, distributed.rank(), distributed.world_size()
-        share = range(rank, len(dataset), processes)
+        """Return which classes our own masks hold, bool [n, C]. Every process looks at a share of them."""
+        rank, processes = distributed.rank(), distributed.world_size()
+        share = range(rank, self.own, processes)
         if self.cache == "off":
             masks = (mask for _, (_, mask) in self._read(share, "looking for rare classes"))
         else:
             masks = (self.masks[index] for index in share)
-        mine = torch.stack([classes_in(mask, len(dataset.class_set)) for mask in masks])
-        present = torch.empty(len(dataset), len(dataset.class_set), dtype=torch.bool)
+        mine = torch.stack([classes_in(mask, self.num_classes) for mask in masks])
+        present = torch.empty(self.own, self.num_classes, dtype=torch.bool)
         for first, part in enumerate(distributed.from_all(mine)):
             present[first::processes] = part
         return present
 
+    def extra_in(self, batch_size):
+        """Return how many of a batch come from other data sets."""
+        return min(batch_size - 1, max(1, round(self.extra_share * batch_size))) if self.extra_share else 0
+
     def steps(self, batch_size):
         """Return the number of batches an epoch. A remainder is left out: BatchNorm needs more than one."""
-        return max(1, int(self.repeats.sum()) // batch_size)
+        return max(1, int(self.repeats.sum()) // (batch_size - self.extra_in(batch_size)))
 
     def order(self, epoch):
         """Return the shuffled indices of an epoch. A fractional repeat is the probability of one more."""
@@ -182,18 +211,27 @@ class TrainingSet:
         indices = torch.arange(len(ends)).repeat_interleave(ends.diff(prepend=ends.new_zeros(1)))
         return indices[torch.randperm(len(indices), generator=generator)]
 
+    def extra_order(self, epoch, count):
+        """Return `count` shuffled indices of other data sets' pairs, each as often as the others, give or take one."""
+        generator = torch.Generator().manual_seed(epoch_seed(self.seed, epoch, "extra"))
+        number = len(self.dataset) - self.own
+        rounds = [torch.randperm(number, generator=generator) for _ in range(-(-count // number))]
+        return self.own + torch.cat(rounds)[:count]
+
     def batches(self, epoch, batch_size):
         """Yield this process's share of each batch, uint8 photographs [n, 3, S, S] and masks [n, S, S] on the device.
 
         The order depends on seed and epoch alone; `batch_size` counts all processes.
         """
-        order = self.order(epoch)
-        if self.cache != "off":
-            order = order.to(self.photos.device)  # sent once: sending them in every step would make the host wait
-        shares = [
-            order[step * batch_size : (step + 1) * batch_size][distributed.rank() :: distributed.world_size()]
-            for step in range(self.steps(batch_size))
-        ]
+        order, extra = self.order(epoch), self.extra_in(batch_size)
+        batches = list(order.split(batch_size - extra))[: self.steps(batch_size)]
+        if extra:
+            others = self.extra_order(epoch, extra * len(batches)).split(extra)
+            batches = [torch.cat(both) for both in zip(batches, others, strict=True)]
+        shares = [batch[distributed.rank() :: distributed.world_size()] for batch in batches]
+        if self.cache != "off":  # sent at once: sending them in every step would make the host wait
+            sizes, sent = [len(share) for share in shares], torch.cat(shares).to(self.photos.device)
+            shares = sent.split(sizes)
         if self.cache == "off":
             self.epoch_batches[:] = [indices.tolist() for indices in shares]
             batches = raise_errors(self.loader)

@@ -1,8 +1,9 @@
 """Cross-entropy, focal, Dice and distillation loss, and the schedule that mixes them.
 
 Each loss takes logits [N, C, H, W] of any float type and class ids [N, H, W], and returns a scalar in float32, also
-under bf16 or fp16 autocast. Pixels of id 255 do not count. If several processes train, it is the loss of the batch that
-they share: `reduce_sum` turns a tensor of sums over this process's share into that over all.
+under bf16 or fp16 autocast. Pixels of id 255 do not count. Id C + i stands for a set of classes, `sets[i]`: the loss of
+such a pixel is -log of the summed probability of its classes, and Dice leaves it out. If several processes train, it is
+the loss of the batch that they share: `reduce_sum` turns a tensor of sums over this process's share into that over all.
 """
 
 import torch
@@ -22,12 +23,17 @@ def identity(sums):
 class Pixels:
     """What all losses need of a batch, so that it is computed once. Which pixels count is decided here."""
 
-    def __init__(self, logits, target, reduce_sum=identity):
+    def __init__(self, logits, target, reduce_sum=identity, sets=()):
         # Contiguous, because on the CPU every step over a channels-last tensor of 19 channels is far slower.
         self.log_probs = logits.float().contiguous().log_softmax(dim=1)  # [N, C, H, W]
         self.valid = target != IGNORE_INDEX  # [N, H, W]
-        self.target = target.long().masked_fill(~self.valid, 0)  # [N, H, W]
+        self.settled = target < logits.shape[1]  # [N, H, W], not those of a set of classes either
+        self.target = target.long().masked_fill(~self.settled, 0)  # [N, H, W]
         self.log_pt = self.log_probs.gather(1, self.target.unsqueeze(1)).squeeze(1)  # [N, H, W], of the true class
+        for index, classes in enumerate(sets):
+            of_set = target == logits.shape[1] + index
+            of_classes = self.log_probs.permute(0, 2, 3, 1)[of_set][:, list(classes)]  # [pixels, classes]
+            self.log_pt = self.log_pt.index_put((of_set,), of_classes.logsumexp(dim=1))
         self.reduce_sum = reduce_sum
 
     def mean(self, values):
@@ -36,13 +42,13 @@ class Pixels:
         return value / count.clamp(min=1)
 
     def sums_by_class(self, values):
-        """Return the sums of values [N, H, W] over this process's pixels of each true class, float [C]."""
+        """Return the sums of values [N, H, W] over this process's settled pixels of each true class, float [C]."""
         # Each row of pixels has sums of its own first. Millions of additions to one number would lose its last digits,
         # and on a GPU wait for each other.
         n, num_classes, height, _ = self.log_probs.shape
         rows = torch.arange(n * height, device=values.device).view(n, height, 1)
         sums = torch.zeros(n * height * num_classes, device=values.device)
-        sums = sums.index_add(0, (rows * num_classes + self.target).flatten(), (values * self.valid).flatten())
+        sums = sums.index_add(0, (rows * num_classes + self.target).flatten(), (values * self.settled).flatten())
         return sums.view(n * height, num_classes).sum(dim=0)
 
 
@@ -75,7 +81,7 @@ def dice_loss(logits, target, *, all_classes=False, reduce_sum=identity):
 
 
 def _dice(pixels, all_classes):
-    predicted = (pixels.log_probs.exp() * pixels.valid.unsqueeze(1)).sum(dim=(0, 2, 3))
+    predicted = (pixels.log_probs.exp() * pixels.settled.unsqueeze(1)).sum(dim=(0, 2, 3))
     true, intersection = (pixels.sums_by_class(each) for each in (torch.ones_like(pixels.log_pt), pixels.log_pt.exp()))
     intersection, predicted, true = pixels.reduce_sum(torch.stack([intersection, predicted, true]))
     loss = 1 - (2 * intersection + DICE_SMOOTH) / (predicted + true + DICE_SMOOTH)
@@ -94,7 +100,7 @@ def _soft_cross_entropy(pixels, taught):
     return value / count
 
 
-def loss_at_epoch(args, epoch, single_photographs=False):
+def loss_at_epoch(args, epoch, single_photographs=False, sets=()):
     """Return loss(logits, target, taught=None) of the 1-based epoch, as the training flags `args` mix it:
 
     (1 - dice_weight) * (focal_weight * focal + (1 - focal_weight) * cross-entropy) + dice_weight * Dice, where Dice
@@ -107,7 +113,7 @@ def loss_at_epoch(args, epoch, single_photographs=False):
     reduce_sum = identity if single_photographs else distributed.sum_with_gradient
 
     def mixed_loss(logits, target, taught=None):
-        pixels = Pixels(logits, target, reduce_sum)
+        pixels = Pixels(logits, target, reduce_sum, sets)
         values = -pixels.log_pt
         if args.focal_weight:
             values = (1 - args.focal_weight) * values + args.focal_weight * _focal(pixels, args.focal_gamma)

@@ -27,6 +27,7 @@ from faceparse.data.classes import find_class_set
 from faceparse.data.drawing import save_overlay
 from faceparse.data.images import orientation, read_mask_of, resize_mask
 from faceparse.data.layout import is_within, require_classes_of
+from faceparse.data.targets import read_extra_classes
 from faceparse.errors import InputError, counted, run_script
 from faceparse.files import atomic_folder, only_writer
 from faceparse.inference import checkpoints
@@ -76,7 +77,7 @@ def train_one_epoch(state, epoch, model, training_set, device):
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     set_learning_rate(state.optimizer, learning_rate(args, epoch))
-    loss_function = loss_at_epoch(args, epoch)
+    loss_function = loss_at_epoch(args, epoch, sets=state.targets.sets)
     augmentation = args.augment if epoch >= args.augment_from_epoch else "none"
     loss_sum = torch.zeros((), device=device)
     model.train()
@@ -88,7 +89,7 @@ def train_one_epoch(state, epoch, model, training_set, device):
         torch.manual_seed(seed)  # for dropout
         generator = torch.Generator().manual_seed(seed)
         images += len(photos) * distributed.world_size()
-        photos, masks = augment(photos, masks, augmentation, generator, state.model.class_set)
+        photos, masks = augment(photos, masks, augmentation, generator, state.targets)
         loss = training_loss(state, model, photos, masks, loss_function)
         state.precision.step(loss, state.optimizer)
         loss_sum += loss.detach()
@@ -238,9 +239,11 @@ def build_training(args, device, class_set):
     return TrainingState(args, model, ema, build_optimizer(args, model), Precision(device, args.float32), teachers)
 
 
-def read_training_set(args, pairs, class_set, device):
-    names = ("image_size", "cache", "repeat_rare", "workers", "seed")
-    return TrainingSet(pairs, class_set=class_set, device=device, **{name: getattr(args, name) for name in names})
+def read_training_set(args, pairs, class_set, device, targets=None):
+    names = ("image_size", "cache", "repeat_rare", "workers", "seed", "extra_share")
+    extra = [(find_pairs(folder, "train"), read_extra_classes(folder)) for folder in args.extra_dir]
+    options = {name: getattr(args, name) for name in names} | {"extra": extra, "targets": targets}
+    return TrainingSet(pairs, class_set=class_set, device=device, **options)
 
 
 def holds_a_run(run_dir, states):
@@ -360,7 +363,7 @@ def run_epochs(state, model, data, run_dir, first_epoch):
                 train_pairs = self_distil(state, epoch, run_dir, train_pairs + unlabelled, device)
             if device.type == "cuda":
                 try_largest_step(state, model, len(train_pairs), device)
-            training_set = read_training_set(args, train_pairs, state.model.class_set, device)
+            training_set = read_training_set(args, train_pairs, state.model.class_set, device, state.targets)
         # Trying algorithms pays if all batches have one size. Photographs are validated and labelled at their own.
         torch.backends.cudnn.benchmark = True
         line = {"epoch": epoch, **train_one_epoch(state, epoch, model, training_set, device)}

@@ -165,6 +165,14 @@ def train_parser(description):
     group.add_argument("--label_dir", help="masks to train on; default DATASET_DIR/train/train_mask")
     group.add_argument("--truth_dir", help="masks to validate on; default DATASET_DIR/val/val_mask")
     _add_classes(group)
+    group.add_argument(
+        "--extra_dir",
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="further data sets, with train/ and classes.json in each",
+    )
+    group.add_argument("--extra_share", type=fraction, default=0.25, help="share of each batch that is theirs")
     group.add_argument("--image_size", type=network_input_size, default=512, help="side of the network's input, px")
     group.add_argument(
         "--cache",
@@ -305,6 +313,13 @@ def parse_faces_parser(description):
         help="also write <stem>_colored.jpg with a class in another colour; may be given several times",
     )
     parser.add_argument("--whole", action="store_true", help="take each photograph for a portrait; no search")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--face", type=positive_int, metavar="NUMBER", help="write one person alone; 1 is the largest face"
+    )
+    which.add_argument(
+        "--each_face", action="store_true", help="also write <stem>_face1.png and cut-outs of each person"
+    )
     parser.add_argument("--webcam", type=non_negative_int, metavar="NUMBER", help="show a camera in a window instead")
     _add_gpu(parser)
     _add_classes_of_checkpoint(parser)

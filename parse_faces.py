@@ -4,19 +4,21 @@
     python parse_faces.py me.jpg                                    # parsed/me.png, me_overlay.jpg, me.json
     python parse_faces.py me.jpg --cutout hair,hat                  # parsed/me_hair_hat.png with a soft edge
     python parse_faces.py me.jpg --colors hair=#a02020              # parsed/me_colored.jpg
+    python parse_faces.py party.jpg --face 1                        # of the largest face's person alone
+    python parse_faces.py party.jpg --each_face --cutout person     # party_face1.png, party_face1_person.png, ...
     python parse_faces.py holiday/ clip.mp4 --output_dir parsed     # folders and videos: clip_overlay.mp4, no sound
     python parse_faces.py --webcam 0
 
-<stem>.png has one channel of class ids at the photograph's own size, <stem>.json the box, angle and confidence of each
-face and the share of each class. A photograph without a face is named, nothing is written for it, and the other files
-are still parsed. The exit status is 0 when all went well, 1 when no face was found in some input, 2 when some could not
-be read.
+<stem>.png has one channel of class ids at the photograph's own size, <stem>.json the box, landmarks, angle and
+confidence of each face and the share of each class. A photograph in which no face is found is named and parsed as a
+whole. The exit status is 0 when all went well, 1 when no face was found in some input, 2 when some could not be read.
 """
 
 import json
 import sys
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from faceparse.data.checks import class_pixels
@@ -88,8 +90,8 @@ def cutout_classes(text, class_set):
     return names
 
 
-def describe(file, parsed):
-    """Return what the JSON file says of a photograph."""
+def describe(file, parsed, labels):
+    """Return what the JSON file says of a photograph and its label map."""
     names = parsed.class_set.names
 
     def shares(labels):
@@ -99,32 +101,42 @@ def describe(file, parsed):
     faces = [
         {
             "box": face.box and [round(side, 1) for side in face.box],
+            "landmarks": [[round(x, 1), round(y, 1)] for x, y in face.landmarks],
             "angle": round(face.angle, 1),
             "confidence": round(face.confidence, 4),
             "shares_of_crop": shares(face.labels),
         }
         for face in parsed.faces
     ]
-    height, width = parsed.labels.shape
-    return {"file": file.name, "width": width, "height": height, "faces": faces, "shares": shares(parsed.labels)}
+    height, width = labels.shape
+    return {"file": file.name, "width": width, "height": height, "faces": faces, "shares": shares(labels)}
 
 
-def write_parsed(file, parsed, output_dir, cutouts, recoloured, made_by):
-    """Write all files of a photograph; `cutouts` is {suffix: class names}, `recoloured` a list of (name, RGB).
+def write_parsed(file, parsed, output_dir, cutouts, args, made_by):
+    """Write all files of a photograph; `cutouts` is {suffix: class names}, `made_by` the text of write_label_map.
 
-    `made_by` is the text of write_label_map.
+    With --face all of them are of one face's person; the caller has seen to it that there is such a face.
     """
-    photo, labels, place = parsed.photo, parsed.labels, str(output_dir / file.stem)
+    photo, place = parsed.photo, str(output_dir / file.stem)
+    chosen = parsed.belongs_to(parsed.faces[args.face - 1]) if args.face else 1
+    labels = parsed.labels * np.uint8(chosen)
     write_label_map(f"{place}.png", labels, made_by=made_by)
     write_picture(f"{place}_overlay.jpg", overlay(photo, labels, class_set=parsed.class_set))
+    people = [parsed.belongs_to(face) for face in parsed.faces] if args.each_face else []
+    for number, person in enumerate(people, start=1):
+        write_label_map(f"{place}_face{number}.png", labels * person, made_by=made_by)
     for suffix, names in cutouts.items():
-        write_picture(f"{place}_{suffix}.png", cut_out(photo, parsed.probability(*names)))
-    if recoloured:
-        for name, colour in recoloured:
-            photo = recolour(photo, colour, parsed.probability(name))
+        opacity = parsed.probability(*names) * chosen
+        write_picture(f"{place}_{suffix}.png", cut_out(photo, opacity))
+        for number, person in enumerate(people, start=1):
+            write_picture(f"{place}_face{number}_{suffix}.png", cut_out(photo, opacity * person))
+    if args.colors:
+        for name, colour in args.colors:
+            photo = recolour(photo, colour, parsed.probability(name) * chosen)
         write_picture(f"{place}_colored.jpg", photo)
+    description = json.dumps(describe(file, parsed, labels), indent=1, ensure_ascii=False)
     with atomic_path(f"{place}.json") as temporary:
-        temporary.write_text(json.dumps(describe(file, parsed), indent=1, ensure_ascii=False), encoding="utf-8")
+        temporary.write_text(description, encoding="utf-8")
 
 
 def describe_video(done):
@@ -170,8 +182,8 @@ def parse_files(parser, files, videos, problems, cutouts, args):
     """Parse files, say what happens, and end with an exit status other than 0 if something was wrong."""
     from faceparse.faces.video import write_overlay
 
-    if videos and (args.cutout or args.colors or args.whole):
-        say("--cutout, --colors and --whole are for photographs; of a video the overlay of the faces found is written")
+    if videos and (args.cutout or args.colors or args.whole or args.face or args.each_face):
+        say("--cutout, --colors, --whole and those of faces are for photographs; of a video the overlay is written")
     for problem in problems:
         say(f"error: {problem}")
     searched = "not searched" if args.whole else "found"
@@ -193,10 +205,13 @@ def parse_files(parser, files, videos, problems, cutouts, args):
         else:
             parsed = parser(photo, whole=args.whole)
             found[file] = len(parsed.faces)
-            if parsed.faces:
-                write_parsed(file, parsed, output_dir, cutouts, args.colors, made_by)
+            if args.face and len(parsed.faces) < args.face:
+                problems.append(f"{file}: has no face {args.face}, but {len(parsed.faces)}; nothing is written for it")
+                say(f"error: {problems[-1]}")
+                continue
+            write_parsed(file, parsed, output_dir, cutouts, args, made_by)
         if not found[file]:
-            say(f"{file}: no face found{'' if file in videos else '; --whole parses a portrait without a search'}")
+            say(f"{file}: no face found{'' if file in videos else '; parsed as a whole'}")
     photos = [file for file in found if file not in videos]
     done = [f"{counted(sum(map(found.get, photos)), 'face')} of {counted(len(photos), 'photograph')}"] * bool(photos)
     done += [counted(len(found) - len(photos), "video")] * (len(found) > len(photos))

@@ -130,7 +130,7 @@ def test_processes_share_each_batch_without_overlap(pairs, monkeypatch, cache, w
 def fill_a_share(rank, pairs, out):
     """Read the set as one of two processes; save what the cache holds then and which files were read."""
     stems_read, read_pair = [], dataset_utils.read_pair
-    dataset_utils.read_pair = lambda *args: stems_read.append(args[0].stem) or read_pair(*args)
+    dataset_utils.read_pair = lambda *args, **kwargs: stems_read.append(args[0].stem) or read_pair(*args, **kwargs)
     tested = training_set(pairs, repeat_rare=0.9)
     torch.save((tested.photos.clone(), tested.masks.clone(), tested.repeats, stems_read), out / f"{rank}.pt")
 

@@ -14,9 +14,10 @@ from faceparse.data.classes import ClassSet
 from faceparse.data.images import read_photo
 from faceparse.errors import InputError, Stopped
 from faceparse.faces import video
-from faceparse.faces.crops import Crop
+from faceparse.faces.crops import Crop, whole_picture
 from faceparse.faces.detection import Detection
-from faceparse.faces.face_parser import Face, FaceParser
+from faceparse.faces.face_parser import FaceParser
+from faceparse.faces.looks import Face, Look
 from faceparse.faces.video import FaceTracker, Frames, Track, blend, moved, new_weight, open_video, parse_frames
 from options import parse_faces_parser
 from tools.scenes import draw_backdrop
@@ -48,7 +49,6 @@ def read_clip(path):
 
 @pytest.fixture(scope="module")
 def parser():
-    pytest.importorskip("dlib")
     return FaceParser(image_size=256)
 
 
@@ -94,7 +94,7 @@ def test_a_box_moves_grows_and_turns_with_the_crop():
 class NoisyParser:
     """Finds faces in the crops of `places` in every search, and sees probabilities drawn anew in each frame."""
 
-    class_set = CLASS_SET
+    class_set, image_size = CLASS_SET, 64
 
     def __init__(self, *places):
         self.rng = np.random.default_rng(0)
@@ -103,14 +103,16 @@ class NoisyParser:
     def detector(self, _frame):
         return self.detections
 
-    def parse_crops(self, _frame, crops):
-        return [Face(crop, self.rng.normal(0, 1, (2, 16, 16)).astype(np.float32), CLASS_SET) for crop in crops]
+    def look(self, frame, crops, image_size=None):
+        if crops == [whole_picture(frame.shape)]:
+            return [Look(crops[0], np.zeros((2, 4, 4), np.float32))]
+        return [Look(crop, self.rng.normal(0, 1, (2, 16, 16)).astype(np.float32)) for crop in crops]
 
     def parse_detections(self, frame, detections):
-        faces = self.parse_crops(frame, [each.crop for each in detections])
-        for face, detection in zip(faces, detections, strict=True):
-            face.box = detection.box
-        return faces
+        looks = self.look(frame, [each.crop for each in detections])
+        return [
+            Face(look.crop, look.log_probabilities, found.box) for look, found in zip(looks, detections, strict=True)
+        ]
 
 
 def test_smoothing_lets_fewer_pixels_change(monkeypatch):
@@ -145,10 +147,10 @@ def test_the_larger_of_two_followed_faces_comes_first():
 
 def test_two_tracks_of_one_face_become_one(monkeypatch):
     """As when a face passes before another: what is seen in both crops is the face in front."""
-    monkeypatch.setattr(video, "refined_crop", lambda face: face.crop)
+    monkeypatch.setattr(video, "refined_crop", lambda look, class_set: look.crop)
     tracker = FaceTracker(NoisyParser(SMALL, LARGE))
     assert len(tracker(BLANK).faces) == len(tracker(BLANK).faces) == 2
-    monkeypatch.setattr(video, "refined_crop", lambda face: LARGE)
+    monkeypatch.setattr(video, "refined_crop", lambda look, class_set: LARGE)
     assert [len(tracker(BLANK).faces) for _ in range(3)] == [1, 1, 1]
 
 

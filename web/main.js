@@ -1,95 +1,33 @@
-/** The page: what is on the screen and what a person does with it. The network and the pixels are in worker.js. */
+/** The page: what is on the screen and what a person does with it. */
 
-const SAMPLE_URL = "sample.jpg";
-// Px of the longer side that the network sees of a frame: as many as the device manages.
-const CAMERA_SIZES = [256, 320, 384, 512];
+import { findHead, load, parse, squareAround, squareAt, whole } from "./network.js";
+import { colourLayer, cutOut, imageData, labelMap, recolour, resize, toLabelPng, toPng } from "./pixels.js";
+
+const SAMPLE = "sample.jpg";
+const MAX_PIXELS = 4096 * 4096; // what a canvas holds on every phone
+const MAX_VIEW = 1280; // px of what is shown; downloads have the photograph's own size
+const CAMERA_SIZES = [256, 320, 384, 512]; // px that the network sees of a frame: as many as the device manages
 const TOO_SLOW = 4; // frames a second
 const FAST_ENOUGH = 8; // to try the next size, which costs at most 1.8 times as much
-const MOST_PIXELS = 4096 * 4096; // what a canvas holds on every phone
-const SMALLEST_SQUARE = 64; // px of the photograph
-const BACKGROUND = 0;
+const BACKGROUND = 0; // class id
 // Class names as data sets abbreviate them, in plain words; others are shown as they are. Left is the person's own.
 const PLAIN_NAMES = {
-  eye_g: "glasses",
-  l_eye: "left eye",
-  r_eye: "right eye",
-  l_brow: "left brow",
-  r_brow: "right brow",
-  l_ear: "left ear",
-  r_ear: "right ear",
-  u_lip: "upper lip",
-  l_lip: "lower lip",
-  i_mouth: "inner mouth",
-  ear_r: "earring",
-  neck_l: "necklace",
-  cloth: "clothes",
+  eye_g: "glasses", ear_r: "earring", neck_l: "necklace", cloth: "clothes",
+  l_eye: "left eye", r_eye: "right eye", l_brow: "left brow", r_brow: "right brow", l_ear: "left ear",
+  r_ear: "right ear", u_lip: "upper lip", l_lip: "lower lip", i_mouth: "inner mouth",
 };
-// The smallest module that uses a SIMD instruction: a browser without SIMD calls it invalid.
-const SIMD_MODULE = Uint8Array.of(
-  0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0, 65, 0, 253, 15, 253, 98, 11,
-);
 
 const page = Object.fromEntries([...document.querySelectorAll("[id]")].map((element) => [element.id, element]));
-const saveButtons = document.querySelectorAll("[data-save]");
+const settings = { shown: new Set(), tints: {} }; // class ids; {class id: [red, green, blue]}
 
-let names = []; // of the classes, by id
-let shown = new Set(); // ids
-let tints = {}; // {id: [red, green, blue]}
-let photo = null; // {name, width, height}
-let square = null; // {x, y, width, height} in px of the photograph
-let labels = null; // {ids, width, height} of the layers on the screen
+let model; // face_parser.json
+let engine; // what runs the network, in words
+let photo = null; // {name, canvas, view: a canvas no larger than the screen needs, square, grid}
 let camera = null; // the MediaStream while it runs
-let engine = ""; // a sentence
-
-// ---- talking to the worker
-
-let worker;
-const waiting = new Map();
-
-function startWorker() {
-  worker = new Worker("worker.js", { type: "module" });
-  worker.onmessage = ({ data }) => {
-    if (data.received) {
-      say(`Loading the network and its runtime: ${Math.round(data.received / 1e6)} MB …`);
-      return;
-    }
-    const { resolve, reject } = waiting.get(data.id);
-    waiting.delete(data.id);
-    if (data.error) reject(new Error(data.error));
-    else resolve(data.answer);
-  };
-  worker.onerror = () => complain("The part of the page that runs the network did not start. Reload the page.");
-}
-
-let lastId = 0;
-
-/** Put a question to the worker; see `answers` there. */
-function ask(question, message = {}, transfer = []) {
-  const id = ++lastId;
-  worker.postMessage({ id, question, ...message }, transfer);
-  return new Promise((resolve, reject) => waiting.set(id, { resolve, reject }));
-}
-
-/** Make a function that runs one call at a time; of the calls that come meanwhile only the last is run. */
-function latestOnly(run) {
-  let busy = false;
-  let again = false;
-  return async () => {
-    again = true;
-    if (busy) return;
-    busy = true;
-    while (again) {
-      again = false;
-      await run().catch(fail);
-    }
-    busy = false;
-  };
-}
-
-// ---- what is said
+let choices = 0; // of a file or of the camera, counted so that the last one counts
 
 function say(text) {
-  if (page.status.textContent !== text) page.status.textContent = text; // a screen reader reads each change aloud
+  page.status.textContent = text;
 }
 
 function complain(text) {
@@ -97,492 +35,313 @@ function complain(text) {
   page.problem.hidden = !text;
 }
 
-function fail(error) {
-  complain(`Something went wrong: ${error.message ?? error}`);
-  say("");
-}
-
-const plainName = (id) => PLAIN_NAMES[names[id]] ?? names[id].replaceAll("_", " ");
-
 // ---- what is shown
 
-function draw(canvas, bitmap) {
-  if (canvas.width !== bitmap.width) canvas.width = bitmap.width;
-  if (canvas.height !== bitmap.height) canvas.height = bitmap.height;
-  canvas.getContext("bitmaprenderer").transferFromImageBitmap(bitmap);
+function draw(canvas, picture) {
+  page.stage.style.setProperty("--ratio", picture.width / picture.height);
+  [canvas.width, canvas.height] = [picture.width, picture.height];
+  canvas.getContext("2d").putImageData(picture, 0, 0);
 }
 
-function clearColours() {
-  labels = null;
-  page.colours.getContext("bitmaprenderer").transferFromImageBitmap(null);
-  page.part.hidden = true;
-}
-
-function drawResult({ picture, colours, labels: ids, counts, width, height }) {
-  page.stage.style.setProperty("--ratio", width / height);
+function paint({ view, grid }) {
+  const picture = recolour(imageData(view), grid, settings.tints);
+  const labels = labelMap(grid, picture);
   draw(page.photo, picture);
-  draw(page.colours, colours);
-  labels = { ids, width, height };
-  [...page.classes.children].forEach((row, id) => {
-    const share = (100 * counts[id]) / ids.length;
-    row.classList.toggle("absent", counts[id] === 0);
-    row.querySelector("small").textContent =
-      counts[id] === 0 ? "–" : `${share.toFixed(share < 0.1 ? 2 : share < 10 ? 1 : 0)} %`;
-  });
+  draw(page.colours, colourLayer(labels, picture, model.colours, settings));
+  const present = new Set(labels);
+  [...page.classes.children].forEach((row, id) => row.classList.toggle("absent", !present.has(id)));
 }
 
-/** Give back the memory of pictures that are not shown. */
-function discard({ picture, colours }) {
-  picture.close();
-  colours?.close();
+function repaint() {
+  if (photo?.grid) paint(photo);
 }
 
-const settings = () => ({ shown, tints });
+let isParsing = false;
 
-const parse = latestOnly(async () => {
-  if (camera || !square) return; // the head of a new photograph is looked for first
-  const of = photo;
-  const result = await ask("parse", { square, ...settings() });
-  if (of !== photo) return discard(result); // another photograph came meanwhile
-  drawResult(result);
-  page.downloads.disabled = false;
-  page.stage.dataset.parsed = Number(page.stage.dataset.parsed ?? 0) + 1;
-  say(`Parsed in ${(result.milliseconds / 1000).toFixed(2)} s · ${engine}`);
-});
-
-const repaint = latestOnly(async () => {
-  if (camera) return;
-  if (!labels) return parse(); // with these settings, where a first result is still to come
-  const of = photo;
-  const result = await ask("show", settings());
-  if (of !== photo) return discard(result);
-  drawResult(result);
-});
+/** Parse the photograph's square, and again as long as it was moved meanwhile. */
+async function parseSquare() {
+  if (isParsing) return;
+  isParsing = true;
+  try {
+    while (photo?.square && photo.grid?.region !== photo.square) {
+      const asked = photo;
+      const start = performance.now();
+      asked.grid = await parse(asked.canvas, asked.square, model.image_size);
+      if (asked !== photo) continue; // another one was opened meanwhile
+      paint(asked);
+      page.downloads.disabled = false;
+      page.stage.dataset.parsed = Number(page.stage.dataset.parsed ?? 0) + 1;
+      const seconds = (performance.now() - start) / 1000;
+      say(`${asked.canvas.width} × ${asked.canvas.height} px, parsed in ${seconds.toFixed(2)} s · ${engine}`);
+    }
+  } finally {
+    isParsing = false;
+  }
+}
 
 // ---- photographs
 
-let lastChoice = 0; // number of the file, or the use of the camera, chosen last
+/** A photograph of a bitmap or of the video's frame. */
+function takePhoto(source, name) {
+  const size = { width: source.videoWidth ?? source.width, height: source.videoHeight ?? source.height };
+  const resized = (scale) => {
+    const [width, height] = [size.width, size.height].map((side) => Math.max(1, Math.floor(side * scale)));
+    return resize(source, whole(size), width, height);
+  };
+  const canvas = resized(Math.min(1, Math.sqrt(MAX_PIXELS / (size.width * size.height))));
+  return { name, canvas, view: resized(Math.min(1, MAX_VIEW / Math.max(size.width, size.height))) };
+}
 
 async function openFile(file) {
   if (!file) return;
-  const choice = ++lastChoice;
-  let bitmap;
-  try {
-    bitmap = await createImageBitmap(file);
-  } catch {
-    const sentence = `${file.name} is not a picture that this browser can read. Choose a JPEG, PNG or WebP file.`;
-    if (choice === lastChoice) complain(sentence);
-    return;
-  }
-  const pixels = bitmap.width * bitmap.height;
-  let remark = "";
-  if (pixels > MOST_PIXELS) {
-    const large = bitmap;
-    const scale = Math.sqrt(MOST_PIXELS / pixels);
-    const [resizeWidth, resizeHeight] = [large.width, large.height].map((side) => Math.floor(side * scale));
-    bitmap = await createImageBitmap(large, { resizeWidth, resizeHeight, resizeQuality: "high" });
-    large.close();
-    remark = `${file.name} has ${Math.round(pixels / 1e6)} million pixels; it was reduced to 16 million.`;
-  }
-  if (choice !== lastChoice) return bitmap.close(); // something else was chosen while this was decoded
+  const choice = ++choices;
+  const bitmap = await createImageBitmap(file).catch(() => null);
+  if (choice !== choices) return; // something else was chosen while this was decoded
+  if (bitmap) return openPhoto(bitmap, file.name);
+  complain(`${file.name} is not a picture that this browser can read. Choose a JPEG, PNG or WebP file.`);
+}
+
+async function openPhoto(source, name) {
+  choices += 1;
+  photo = takePhoto(source, name.replace(/\.[^.]*$/, ""));
   stopCamera();
-  await openPhoto(bitmap, file.name, remark);
+  page.square.hidden = page.downloads.disabled = true;
+  page.find.disabled = page.size.disabled = false;
+  draw(page.photo, imageData(photo.view));
+  draw(page.colours, new ImageData(photo.view.width, photo.view.height)); // transparent
+  await placeHead();
 }
 
-async function openPhoto(bitmap, name, remark = "") {
-  const opened = { name: name.replace(/\.[^.]*$/, ""), width: bitmap.width, height: bitmap.height, remark };
-  photo = opened;
-  square = labels = null;
-  page.square.hidden = true;
-  page.downloads.disabled = true;
-  page.find.disabled = false;
-  const { picture } = await ask("open", { bitmap }, [bitmap]);
-  if (opened !== photo) return discard({ picture });
-  clearColours();
-  page.stage.style.setProperty("--ratio", picture.width / picture.height);
-  draw(page.photo, picture);
-  await findHead();
-}
-
-async function findHead() {
-  const of = photo;
+async function placeHead() {
+  const asked = photo;
   say("Looking for the head …");
-  const { square: found } = await ask("findHead");
-  if (of !== photo) return;
-  complain([photo.remark, found ? "" : "No face was found. Drag the square over the head."].filter(Boolean).join(" "));
-  const side = Math.min(photo.width, photo.height);
-  moveSquare(found ?? { x: (photo.width - side) / 2, y: (photo.height - side) / 2, width: side });
-  await parse();
+  const square = await findHead(asked.canvas, model);
+  if (asked !== photo) return;
+  complain(square ? "" : "No face was found. Press on the head in the picture, and set the size of the square.");
+  const { canvas } = photo;
+  await place(square ?? squareAt(canvas, canvas.width / 2, canvas.height / 2, Infinity));
 }
 
 // ---- the square over the head
 
-/** Put the square where it is wanted, as far as the photograph allows. */
-function moveSquare({ x, y, width }) {
-  const side = Math.round(Math.min(photo.width, photo.height, Math.max(SMALLEST_SQUARE, width)));
-  const inside = (start, length) => Math.round(Math.min(length - side, Math.max(0, start)));
-  square = { x: inside(x, photo.width), y: inside(y, photo.height), width: side, height: side };
-  page.square.style.left = `${(100 * square.x) / photo.width}%`;
-  page.square.style.top = `${(100 * square.y) / photo.height}%`;
-  page.square.style.width = `${(100 * side) / photo.width}%`;
-  page.square.style.height = `${(100 * side) / photo.height}%`;
+/** Put the square over a part of the photograph, and parse that. */
+function place(square) {
+  const { width, height } = photo.canvas;
+  photo.square = square;
+  page.square.style.left = `${(100 * square.x) / width}%`;
+  page.square.style.top = `${(100 * square.y) / height}%`;
+  page.square.style.width = `${(100 * square.width) / width}%`;
+  page.square.style.height = `${(100 * square.height) / height}%`;
   page.square.ariaLabel =
-    `Square over the head, ${side} pixels wide, ${square.x} from the left and ${square.y} from the top. ` +
-    "Arrow keys move it, plus and minus resize it.";
+    `Square over the head, ${square.width} pixels wide, ${square.x} from the left and ${square.y} from the top. ` +
+    "Arrow keys move it.";
   page.square.hidden = false;
+  page.size.max = Math.min(width, height);
+  page.size.value = square.width;
+  return parseSquare();
 }
 
-function resizeAroundCentre(change) {
-  const width = Math.min(photo.width, photo.height, Math.max(SMALLEST_SQUARE, square.width + change));
-  const shift = (square.width - width) / 2;
-  moveSquare({ x: square.x + shift, y: square.y + shift, width });
+function placeAt(x, y, size) {
+  complain("");
+  return place(squareAt(photo.canvas, x, y, size));
 }
 
-/** The square after one of its corners was dragged; the opposite corner stays. */
-function resizeFromCorner(start, corner, dx, dy) {
-  const [west, north] = [corner.includes("w"), corner.includes("n")];
-  const roomX = west ? start.x + start.width : photo.width - start.x;
-  const roomY = north ? start.y + start.height : photo.height - start.y;
-  const growth = Math.max(west ? -dx : dx, north ? -dy : dy);
-  const width = Math.max(SMALLEST_SQUARE, Math.min(roomX, roomY, start.width + growth));
-  moveSquare({
-    x: west ? start.x + start.width - width : start.x,
-    y: north ? start.y + start.height - width : start.y,
-    width,
-  });
-}
+const centre = ({ x, y, width }) => [x + width / 2, y + width / 2];
 
-function dragSquare(event) {
-  if (event.button !== 0 || !event.isPrimary) return;
-  const start = { ...square };
-  const { corner } = event.target.dataset;
-  const pxPerScreenPx = photo.width / page.stage.clientWidth;
-  page.square.setPointerCapture(event.pointerId);
-  page.square.onpointermove = (move) => {
-    if (move.pointerId !== event.pointerId) return; // a second finger
-    const dx = (move.clientX - event.clientX) * pxPerScreenPx;
-    const dy = (move.clientY - event.clientY) * pxPerScreenPx;
-    if (corner) resizeFromCorner(start, corner, dx, dy);
-    else moveSquare({ x: start.x + dx, y: start.y + dy, width: start.width });
-    parseMoved();
-  };
-  page.square.onlostpointercapture = (lost) => {
-    if (lost.pointerId === event.pointerId) page.square.onpointermove = null;
-  };
-}
-
-function moveSquareByKey(event) {
-  const small = Math.ceil(Math.min(photo.width, photo.height) * 0.02);
-  const step = event.shiftKey ? 5 * small : small;
-  const moves = {
-    ArrowLeft: () => moveSquare({ ...square, x: square.x - step }),
-    ArrowRight: () => moveSquare({ ...square, x: square.x + step }),
-    ArrowUp: () => moveSquare({ ...square, y: square.y - step }),
-    ArrowDown: () => moveSquare({ ...square, y: square.y + step }),
-    "+": () => resizeAroundCentre(2 * small),
-    "=": () => resizeAroundCentre(2 * small),
-    "-": () => resizeAroundCentre(-2 * small),
-  };
-  if (!moves[event.key] || event.ctrlKey || event.metaKey || event.altKey) return;
-  event.preventDefault();
-  moves[event.key]();
-  parseMoved();
-}
-
-function parseMoved() {
-  complain(photo.remark); // and no longer that no face was found
-  parse();
-}
-
-// ---- the name under the pointer
-
-function namePart(event) {
+/** Bring the square to the pointer while it is pressed. */
+function moveByPointer(event) {
+  if (!photo?.square || !event.isPrimary || event.buttons !== 1) return;
+  if (event.type === "pointerdown") page.stage.setPointerCapture(event.pointerId);
   const box = page.stage.getBoundingClientRect();
-  let across = (event.clientX - box.left) / box.width;
-  const down = (event.clientY - box.top) / box.height;
-  const isOver = labels && across >= 0 && across < 1 && down >= 0 && down < 1;
-  page.part.hidden = !isOver;
-  if (!isOver) return;
-  page.part.style.left = `${100 * across}%`;
-  page.part.style.top = `${100 * down}%`;
-  page.part.classList.toggle("left", across > 0.7);
-  if (page.stage.classList.contains("mirrored")) across = 1 - across;
-  const at = Math.floor(down * labels.height) * labels.width + Math.floor(across * labels.width);
-  page.part.textContent = plainName(labels.ids[at]);
-  [...page.classes.children].forEach((row, id) => row.classList.toggle("pointed", id === labels.ids[at]));
+  const scale = photo.canvas.width / box.width;
+  return placeAt((event.clientX - box.left) * scale, (event.clientY - box.top) * scale, photo.square.width);
 }
 
-function nameNothing({ pointerType }) {
-  if (pointerType === "touch") return; // the name stays where the finger was
-  page.part.hidden = true;
-  for (const row of page.classes.children) row.classList.remove("pointed");
+function moveByKey(event) {
+  const directions = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+  if (!directions[event.key]) return;
+  event.preventDefault();
+  const step = Math.ceil(0.02 * photo.canvas.width);
+  const [x, y] = centre(photo.square).map((at, axis) => at + step * directions[event.key][axis]);
+  return placeAt(x, y, photo.square.width);
 }
 
 // ---- the camera
 
-const REFUSALS = {
-  NotAllowedError: "The camera was refused. Allow it in the browser’s settings for this page, or choose a photograph.",
-  NotFoundError: "This device has no camera. Choose a photograph instead.",
-  NotReadableError: "The camera is in use by another program. Close that program and try again.",
-};
-
 async function startCamera() {
-  if (!navigator.mediaDevices) {
-    complain("Browsers give a camera only to pages from https or from this machine itself (127.0.0.1, localhost).");
-    return;
-  }
-  page.camera.disabled = true; // until the first frame can be shown
-  try {
-    await openCamera();
-  } catch (error) {
-    if (!camera) return; // a photograph was opened meanwhile
-    stopCamera();
-    throw error;
-  } finally {
-    page.camera.disabled = false;
-  }
-  const stream = camera;
-  if (!stream) return; // it was refused
-  try {
-    await parseFrames(stream);
-  } catch (error) {
-    if (camera !== stream) return;
-    stopCamera();
-    throw error;
-  }
-}
-
-async function openCamera() {
+  complain("");
+  const choice = ++choices;
+  const wanted = { video: { width: { ideal: 640 }, height: { ideal: 480 }, facingMode: "user" } };
   let stream;
   try {
-    stream = await navigator.mediaDevices.getUserMedia({
-      video: { width: { ideal: 640 }, height: { ideal: 480 }, facingMode: "user" },
-    });
+    stream = await navigator.mediaDevices.getUserMedia(wanted);
+    if (choice !== choices) throw new Error("a photograph was opened");
+    page.video.srcObject = stream;
+    await page.video.play();
   } catch (error) {
-    complain(REFUSALS[error.name] ?? `The camera did not start (${error.message}). Choose a photograph instead.`);
-    return;
+    for (const track of stream?.getTracks() ?? []) track.stop();
+    page.video.srcObject = null;
+    if (choice !== choices) return;
+    const hint = navigator.mediaDevices
+      ? "Allow it in the browser’s settings for this page, or choose a photograph."
+      : "Browsers give a camera only to pages from https or from this machine itself (127.0.0.1, localhost).";
+    return complain(`The camera did not start (${error.message}). ${hint}`);
   }
-  complain("");
-  lastChoice += 1;
   camera = stream;
-  photo = square = labels = null;
-  page.square.hidden = true;
-  page.downloads.disabled = true;
-  page.find.disabled = true;
+  photo = null;
+  page.square.hidden = page.downloads.disabled = page.find.disabled = page.size.disabled = true;
   page.camera.textContent = "Take the picture";
-  page.status.ariaLive = "off"; // it tells the speed once a second
-  page.video.srcObject = stream;
-  await page.video.play();
-  if (camera !== stream) return;
+  page.status.ariaLive = "off"; // it tells the speed every two seconds
   const [track] = stream.getVideoTracks();
   track.onended = () => {
-    if (camera !== stream) return;
     stopCamera();
     complain("The camera has stopped. Start it again, or choose a photograph.");
   };
   const isSelfie = track.getSettings().facingMode !== "environment";
   page.stage.classList.toggle("mirrored", isSelfie); // as in a mirror; left and right stay the person's own
+  parseFrames(stream);
 }
 
 async function parseFrames(stream) {
   let step = 1;
-  let times = [];
-  let saidAt = -Infinity;
-  while (camera === stream) {
-    const before = performance.now();
+  let frames = 0;
+  let start = performance.now();
+  let grid = null; // of the frame before, whose face tells the square
+  while (true) {
     await new Promise(requestAnimationFrame); // which rests while the page is hidden
-    if (performance.now() - before > 1000) times = []; // a rest is no slowness
     if (camera !== stream) return;
-    const bitmap = await createImageBitmap(page.video);
-    if (camera !== stream) return bitmap.close(); // the worker would take it for the photograph that was opened
-    const size = CAMERA_SIZES[step];
-    const result = await ask("frame", { bitmap, size, ...settings() }, [bitmap]);
-    if (camera !== stream) return discard(result);
-    drawResult(result);
-    times.push(performance.now());
-    if (times.length < 3) continue;
-    const perSecond = (1000 * (times.length - 1)) / (times.at(-1) - times[0]);
-    if (performance.now() - saidAt > 1000) {
-      saidAt = performance.now();
-      say(`${perSecond.toFixed(1)} frames a second at ${size} px · ${engine}`);
-    }
-    if (times.length < 20) continue;
-    times.shift();
-    const change = perSecond < TOO_SLOW ? -1 : perSecond > FAST_ENOUGH ? 1 : 0;
-    if (change && CAMERA_SIZES[step + change]) {
-      step += change;
-      times = [];
-    }
+    const frame = takePhoto(page.video, "camera");
+    const square = grid && squareAround(grid, model, CAMERA_SIZES[step])?.square;
+    const size = square ? CAMERA_SIZES[step] : model.image_size;
+    grid = await parse(frame.canvas, square ?? whole(frame.canvas), size);
+    if (camera !== stream) return;
+    paint({ ...frame, grid });
+    frames += 1;
+    const seconds = (performance.now() - start) / 1000;
+    if (seconds < 2) continue;
+    const speed = frames / seconds;
+    say(`${speed.toFixed(1)} frames a second at ${size} px · ${engine}`);
+    if (speed < TOO_SLOW && step > 0) step -= 1;
+    if (speed > FAST_ENOUGH && step < CAMERA_SIZES.length - 1) step += 1;
+    [frames, start] = [0, performance.now()];
   }
 }
 
 function stopCamera() {
-  if (!camera) return;
-  for (const track of camera.getTracks()) track.stop();
-  camera = null;
-  page.video.srcObject = null;
+  for (const track of camera?.getTracks() ?? []) track.stop();
+  camera = page.video.srcObject = null;
   page.camera.textContent = "Use the camera";
   page.status.ariaLive = null;
   page.stage.classList.remove("mirrored");
 }
 
-async function takePicture() {
-  page.camera.disabled = true; // a second press would start it again
-  try {
-    const choice = ++lastChoice;
-    const bitmap = await createImageBitmap(page.video);
-    if (choice !== lastChoice) return bitmap.close();
-    stopCamera();
-    await openPhoto(bitmap, "camera");
-  } finally {
-    page.camera.disabled = false;
-  }
-}
-
-// ---- downloads
-
-async function save(what) {
-  const { name, width, height } = photo; // another may be open when the file is there
-  say("Writing the file …");
-  const question = { what, ...settings(), opacity: page.opacity.value / 100 };
-  const { blob } = await ask("save", question);
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(blob);
-  link.download = `${name}_${what}.png`;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
-  say(`${link.download}: ${width} × ${height} px, ${(blob.size / 1e6).toFixed(2)} MB`);
-}
-
 // ---- the panel
 
-function listClasses(classes) {
-  names = classes.names;
-  shown = new Set(names.keys());
-  shown.delete(BACKGROUND);
-  page.classes.replaceChildren(
-    ...classes.colours.map(([red, green, blue], id) => {
-      const row = document.createElement("li");
-      row.innerHTML = "<label><input type='checkbox'><span></span><small></small></label>";
-      const [box, name] = row.firstChild.children;
-      box.checked = shown.has(id);
-      box.dataset.id = id;
-      box.style.setProperty("--colour", `rgb(${red} ${green} ${blue})`);
-      box.style.setProperty("--tick", 0.299 * red + 0.587 * green + 0.114 * blue > 140 ? "black" : "white");
-      name.textContent = plainName(id);
-      name.title = names[id];
-      return row;
-    }),
-  );
-  page.tint_part.replaceChildren(...names.map((name, id) => new Option(plainName(id), id)));
-  page.tint_part.value = Math.max(0, names.indexOf("hair"));
+function listClasses() {
+  const names = model.names.map((name) => PLAIN_NAMES[name] ?? name.replaceAll("_", " "));
+  const rows = model.colours.map(([red, green, blue], id) => {
+    const row = document.createElement("li");
+    row.innerHTML = "<label><input type='checkbox'><span></span></label>";
+    const [box, name] = row.firstChild.children;
+    box.style.setProperty("--colour", `rgb(${red} ${green} ${blue})`);
+    box.style.setProperty("--tick", 0.299 * red + 0.587 * green + 0.114 * blue > 140 ? "black" : "white");
+    name.textContent = names[id];
+    return row;
+  });
+  page.classes.replaceChildren(...rows);
+  page.tint_part.replaceChildren(...names.map((name, id) => new Option(name, id)));
+  page.tint_part.value = Math.max(0, model.names.indexOf("hair"));
+  tickClasses((id) => id !== BACKGROUND);
 }
 
-function showClasses(change) {
-  for (const box of page.classes.querySelectorAll("input")) {
-    change?.(box);
-    if (box.checked) shown.add(Number(box.dataset.id));
-    else shown.delete(Number(box.dataset.id));
-  }
+function tickClasses(isTicked) {
+  page.classes.querySelectorAll("input").forEach((box, id) => (box.checked = isTicked(id)));
+  showClasses();
+}
+
+function showClasses() {
+  const boxes = [...page.classes.querySelectorAll("input")];
+  settings.shown = new Set(boxes.flatMap((box, id) => (box.checked ? [id] : [])));
   repaint();
 }
 
 function showOpacity() {
-  page.opacity_value.textContent = `${page.opacity.value} %`;
   page.colours.style.opacity = page.opacity.value / 100;
 }
 
-function tint(colour) {
-  const id = page.tint_part.value;
-  if (colour) tints[id] = [1, 3, 5].map((start) => parseInt(colour.slice(start, start + 2), 16));
-  else delete tints[id];
-  showTint();
+function tint() {
+  const colour = page.tint_colour.value; // #rrggbb
+  settings.tints[page.tint_part.value] = [1, 3, 5].map((start) => parseInt(colour.slice(start, start + 2), 16));
   repaint();
 }
 
-function showTint() {
-  const colour = tints[page.tint_part.value];
-  page.tint_undo.disabled = !colour;
-  if (colour) page.tint_colour.value = `#${colour.map((channel) => channel.toString(16).padStart(2, "0")).join("")}`;
+async function save(what) {
+  const { name, canvas, grid } = photo;
+  const picture = recolour(imageData(canvas), grid, settings.tints);
+  const labels = labelMap(grid, picture);
+  const files = {
+    labels: () => toLabelPng(labels, picture, model.colours),
+    overlay: () => toPng(picture, colourLayer(labels, picture, model.colours, settings), page.opacity.value / 100),
+    cutout: () => toPng(cutOut(picture, grid, settings.shown)),
+  };
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(await files[what]());
+  link.download = `${name}_${what}.png`;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
 }
 
 function listen() {
   page.file.onchange = () => openFile(page.file.files[0]).finally(() => (page.file.value = ""));
-  page.camera.onclick = () => (camera ? takePicture() : startCamera());
-  page.find.onclick = findHead;
-  page.square.onpointerdown = dragSquare;
-  page.square.onkeydown = moveSquareByKey;
-  page.stage.onpointermove = page.stage.onpointerdown = namePart;
-  page.stage.onpointerleave = nameNothing;
-  page.classes.onchange = () => showClasses();
-  page.all.onclick = () => showClasses((box) => (box.checked = Number(box.dataset.id) !== BACKGROUND));
-  page.none.onclick = () => showClasses((box) => (box.checked = false));
+  page.camera.onclick = async () => {
+    page.camera.disabled = true; // a second press would start what the first ends
+    try {
+      await (camera ? openPhoto(page.video, "camera") : startCamera());
+    } finally {
+      page.camera.disabled = false;
+    }
+  };
+  page.find.onclick = placeHead;
+  page.size.oninput = () => placeAt(...centre(photo.square), Number(page.size.value));
+  page.stage.onpointerdown = page.stage.onpointermove = moveByPointer;
+  page.square.onkeydown = moveByKey;
+  page.classes.onchange = showClasses;
+  page.all.onclick = () => tickClasses((id) => id !== BACKGROUND);
+  page.none.onclick = () => tickClasses(() => false);
   page.opacity.oninput = showOpacity;
-  page.tint_part.onchange = showTint;
   // A click too: the input event tells only changes, and the colour on display may be the one that is wanted.
-  page.tint_colour.onclick = page.tint_colour.oninput = () => tint(page.tint_colour.value);
-  page.tint_undo.onclick = () => tint(null);
-  page.panel.onsubmit = (event) => event.preventDefault();
-  for (const button of saveButtons) button.onclick = () => save(button.dataset.save);
-  document.ondragover = (event) => {
-    event.preventDefault();
-    page.drop.hidden = false;
+  page.tint_colour.onclick = page.tint_colour.oninput = tint;
+  page.tint_undo.onclick = () => {
+    settings.tints = {};
+    repaint();
   };
-  document.ondragleave = (event) => {
-    if (!event.relatedTarget) page.drop.hidden = true;
-  };
+  for (const button of document.querySelectorAll("[data-save]")) button.onclick = () => save(button.dataset.save);
+  document.ondragover = (event) => event.preventDefault();
   document.ondrop = (event) => {
     event.preventDefault();
-    page.drop.hidden = true;
     if (!page.file.disabled) openFile(event.dataTransfer.files[0]);
   };
-  window.onunhandledrejection = ({ reason }) => fail(reason);
-}
-
-/** What this browser lacks to run the page, as a sentence; an empty one where it lacks nothing. */
-function whatIsMissing() {
-  if (!globalThis.WebAssembly?.validate(SIMD_MODULE)) {
-    return (
-      "This browser’s WebAssembly has no SIMD instructions, which the network needs. " +
-      "A current Firefox, Chrome, Edge or Safari has them."
-    );
-  }
-  if (!globalThis.OffscreenCanvas || !globalThis.CompressionStream) {
-    return "This browser is too old for the page. A current Firefox, Chrome, Edge or Safari will do.";
-  }
-  return "";
+  window.onunhandledrejection = ({ reason }) => complain(`Something went wrong: ${reason.message ?? reason}`);
 }
 
 async function main() {
-  const missing = whatIsMissing();
-  if (missing) {
-    complain(missing);
-    say("The network cannot run here.");
-    return;
-  }
   listen();
   showOpacity();
-  startWorker();
-  const sample = fetch(SAMPLE_URL)
+  const sample = fetch(SAMPLE)
     .then((response) => response.blob())
     .then((blob) => createImageBitmap(blob))
     .catch(() => null);
-  let loaded;
   try {
-    loaded = await ask("load");
+    ({ model, engine } = await load());
   } catch (error) {
-    complain(`The network could not be loaded: ${error.message}`);
-    say("The network cannot run here.");
-    return;
+    complain(`The network could not be loaded: ${error.message ?? error}`);
+    return say("A current Firefox, Chrome, Edge or Safari runs it.");
   }
-  const threads = loaded.threads === 1 ? "one thread" : `${loaded.threads} threads`;
-  engine = loaded.engine === "webgpu" ? "WebGPU" : `WebAssembly, ${threads} (${loaded.why})`;
-  listClasses(loaded.classes);
+  listClasses();
   page.file.disabled = page.camera.disabled = false;
   const bitmap = await sample;
   if (!bitmap) say(`Ready · ${engine}`); // a host may leave the sample out
-  else if (lastChoice) bitmap.close();
-  else await openPhoto(bitmap, SAMPLE_URL);
+  else if (!choices) await openPhoto(bitmap, SAMPLE);
 }
 
 main();

@@ -3,10 +3,12 @@
     make web                            # writes the network, fetches the runtime, and calls this
     python -m web.serve --port 8080
 
-Any static host will do as well. This one adds two headers that let WebAssembly use several threads, and the page's
-content-security policy as a header too, which then holds for the worker as well.
+It first writes face_parser.json, which tells the page the classes of face_parser.onnx. Any static host will do as well;
+this server adds two headers that let WebAssembly use several threads, and the page's content-security policy as a
+header too, which then holds for the worker as well.
 """
 
+import json
 import re
 from contextlib import suppress
 from functools import partial
@@ -14,6 +16,9 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from faceparse.errors import InputError, run_script
+from faceparse.faces.crops import CLASSES_OF_PARTS, MEAN_PARTS
+from faceparse.files import atomic_path
+from faceparse.inference.networks import OnnxNetwork
 from options import serve_parser
 
 FOLDER = Path(__file__).resolve().parent
@@ -46,8 +51,26 @@ def content_security_policy(folder):
     return " ".join(policy.split())  # a header is one line
 
 
+def describe_network(path):
+    """Write beside an .onnx file, as JSON, its classes, its image size, and where the parts of a face lie in a crop."""
+    network = OnnxNetwork(path)
+    names = network.class_set.names
+    parts = []
+    for part, centre in MEAN_PARTS.items():
+        ids = network.class_set.subject_ids(*CLASSES_OF_PARTS.get(part, (part,)))
+        parts.append({"ids": ids, "centre": centre})  # shares of the sides
+    description = {
+        "names": names,
+        "colours": network.class_set.colours,
+        "image_size": network.image_size,
+        "parts": parts,
+    }
+    with atomic_path(path.with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps(description), encoding="utf-8")
+
+
 def make_server(folder, port):
-    """Return the server of a folder on 127.0.0.1; port 0 is a free one. Raises InputError where the port is taken."""
+    """Return the server of a folder on 127.0.0.1; port 0 is a free one. Raises InputError if the port is taken."""
     try:
         return ThreadingHTTPServer(("127.0.0.1", port), partial(Handler, directory=str(folder)))
     except OSError as error:
@@ -58,6 +81,7 @@ def main(args):
     missing = [name for name in BUILT if not (FOLDER / name).exists()]
     if missing:
         raise InputError(f"{FOLDER / missing[0]}: is missing; make web writes it")
+    describe_network(FOLDER / "face_parser.onnx")
     with make_server(FOLDER, args.port) as server:
         print(f"http://127.0.0.1:{server.server_port}/    (Ctrl-C ends it)", flush=True)
         with suppress(KeyboardInterrupt):

@@ -7,11 +7,13 @@ CelebAMask-HQ's 19 classes are the default and LaPa's 11 are built in. A JSON fi
       "colours": [[0, 0, 0], [204, 0, 0], [51, 51, 255], [204, 0, 204], [0, 0, 204]],
       "left_right_pairs": [["l_eye", "r_eye"]],
       "left": "subject",
-      "ignored_id": 255
+      "ignored_id": 255,
+      "sets": {"19": ["skin", "l_eye", "r_eye", "hair"]}
     }
 
 The position of a name is its class id; the first, 0, is the background. Only the names are required: colours are made
-up, no pair is swapped, left is the subject's, and pixels of id 255 are ignored.
+up, no pair is swapped, left is the subject's, and pixels of id 255 are ignored. Masks may hold the ids of `sets` too,
+each for a pixel of one of these classes, it is not known which: training learns from that, scores leave it out.
 """
 
 import colorsys
@@ -34,6 +36,7 @@ class ClassSet:
     colours: RGB from 0 to 255, by class id.
     left_right_pairs: (id, id) of the classes that a horizontal flip swaps, the left one first.
     ignored_id: the pixel value, in mask files, of pixels that count nowhere. 255 always does.
+    sets: (id in masks, class ids) of what stands for one of several classes.
     left: whose left the names mean. The subject's left eye lies in the right half of the picture, the viewer's in the
         left half.
     """
@@ -43,6 +46,7 @@ class ClassSet:
     left_right_pairs: tuple[tuple[int, int], ...] = ()
     ignored_id: int = IGNORE_INDEX
     left: str = "subject"
+    sets: tuple[tuple[int, tuple[int, ...]], ...] = ()
 
     def __len__(self):
         return len(self.names)
@@ -73,7 +77,8 @@ class ClassSet:
     def to_dict(self):
         """Return the description as plain containers, as checkpoints and ONNX files hold it."""
         pairs = [[self.names[left], self.names[right]] for left, right in self.left_right_pairs]
-        return json.loads(json.dumps(asdict(self) | {"left_right_pairs": pairs}))
+        sets = {mask_id: [self.names[each] for each in classes] for mask_id, classes in self.sets}
+        return json.loads(json.dumps(asdict(self) | {"left_right_pairs": pairs, "sets": sets}))
 
 
 # Upper and lower lip (u_lip, l_lip) are not a left/right pair. eye_g are glasses, ear_r earrings, neck_l a necklace.
@@ -147,7 +152,7 @@ def class_set_from_dict(description, source):
         if not condition:
             raise InputError(f"{source}: {problem}")
 
-    fields = ("names", "colours", "left_right_pairs", "left", "ignored_id")
+    fields = ("names", "colours", "left_right_pairs", "left", "ignored_id", "sets")
     is_known = isinstance(description, dict) and description.keys() <= {*fields}
     require(is_known, f"a class set is a JSON object with no other fields than {', '.join(fields)}")
 
@@ -158,12 +163,12 @@ def class_set_from_dict(description, source):
     require(len(set(names)) == len(names), f"names holds {max(names, key=names.count)!r} twice")
 
     colours = description.get("colours", distinct_colours(len(names)))
-    channels = [channel for colour in lists_of(3, colours) for channel in colour]
-    are_colours = len(channels) == 3 * len(names) and all(type(each) is int and 0 <= each <= 255 for each in channels)
+    are_colours = isinstance(colours, list) and len(colours) == len(names) and all(map(is_colour, colours))
     require(are_colours, f"colours must be a list of {len(names)} times three whole numbers from 0 to 255")
 
     pairs = description.get("left_right_pairs", [])
-    require(pairs == lists_of(2, pairs), "left_right_pairs must be a list of pairs of names")
+    are_pairs = isinstance(pairs, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in pairs)
+    require(are_pairs, "left_right_pairs must be a list of pairs of names")
     paired = [name for pair in pairs for name in pair]
     for name in paired:
         require(name in names and paired.count(name) == 1, f"left_right_pairs holds {name!r}, no name or twice")
@@ -175,13 +180,18 @@ def class_set_from_dict(description, source):
     is_free = type(ignored_id) is int and last < ignored_id <= 255
     require(is_free, f"ignored_id is {ignored_id}; it must lie after {last}, the id of the last class, and up to 255")
     pairs = tuple((names.index(first), names.index(second)) for first, second in pairs)
-    return ClassSet(tuple(names), tuple(map(tuple, colours)), pairs, ignored_id, left)
+    sets = description.get("sets", {})
+    are_sets = isinstance(sets, dict) and all(isinstance(each, list) and {*each} <= {*names} for each in sets.values())
+    require(are_sets, "sets must map ids of masks to lists of names")
+    are_ids = all(mask_id.isdecimal() and int(mask_id) < IGNORE_INDEX for mask_id in sets) and all(sets.values())
+    require(are_ids, f"sets must have ids below {IGNORE_INDEX}, and a name in each")
+    sets = tuple((int(mask_id), tuple(sorted(map(names.index, each)))) for mask_id, each in sets.items())
+    return ClassSet(tuple(names), tuple(map(tuple, colours)), pairs, ignored_id, left, sets)
 
 
-def lists_of(length, value):
-    """Return a value of JSON if it is a list of lists of this length, else []."""
-    is_one = isinstance(value, list) and all(isinstance(each, list) and len(each) == length for each in value)
-    return value if is_one else []
+def is_colour(channels):
+    is_rgb = isinstance(channels, list) and len(channels) == 3
+    return is_rgb and all(type(channel) is int and 0 <= channel <= 255 for channel in channels)
 
 
 def distinct_colours(count):

@@ -54,8 +54,8 @@ def cut_out(photo, probability):
 def recolour(photo, colour, opacity):
     """Give a photograph, uint8 RGB [H, W, 3], another colour (RGB, 0 to 255) where `opacity`, float [H, W], is 1.
 
-    The shading stays: a pixel whose luma is the part's mean gets the colour itself, a darker one is as much darker, a
-    brighter one nearer to white. web/worker.js does the same.
+    The shading stays, as on the page (web/pixels.js): a pixel whose luma (ITU-R BT.601) is the part's mean gets the
+    colour itself, a darker one is as much darker, and a brighter one nearer to white.
     """
     part = opacity > 0.5
     if not part.any():

@@ -132,9 +132,10 @@ def resize_mask(mask, width, height):
     return np.array(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
 
 
-def read_mask(path, class_set=CELEBAMASK, turn=upright):
+def read_mask(path, class_set=CELEBAMASK, turn=upright, keep_sets=False):
     """Return a mask as uint8 class ids [H, W]; ignored pixels are 255, whatever id the class set has for them.
 
+    So are those of a set of classes, if `keep_sets` does not leave them their id in the file.
     `turn` takes the PIL image and returns it upright, by default as its EXIF data say. Raises InputError for a mask
     that is not single-channel (mode P, L or 1) or that holds an id that is no class.
     """
@@ -143,18 +144,21 @@ def read_mask(path, class_set=CELEBAMASK, turn=upright):
             how = "dataset/README.md turns colours into ids"
             raise InputError(f"{path}: a mask has one channel of class ids (PNG mode P or L), not {image.mode}; {how}")
         mask = np.array(turn(image)).astype(np.uint8, copy=False)
-    last, ignored_id = len(class_set) - 1, class_set.ignored_id
+    last, ignored_id, sets = len(class_set) - 1, class_set.ignored_id, [mask_id for mask_id, _ in class_set.sets]
     if mask.max() > last:  # a histogram tells ignored pixels from wrong ids; it takes time, so only here
         if ignored_id != IGNORE_INDEX:
             mask[mask == ignored_id] = IGNORE_INDEX
-        ids = np.flatnonzero(np.bincount(mask.ravel(), minlength=256)[:IGNORE_INDEX])
-        if ids.size and ids[-1] > last:
+        held = np.flatnonzero(np.bincount(mask.ravel(), minlength=256)[:IGNORE_INDEX])
+        wrong = [each for each in held if each > last and each not in sets]
+        if wrong:
             known = f"ids go from 0 to {last}, {ignored_id} is ignored; for another class set give --classes"
-            raise InputError(f"{path}: holds class id {ids[-1]}; {known}")
+            raise InputError(f"{path}: holds class id {wrong[0]}; {known}")
+    if sets and not keep_sets:
+        mask[np.isin(mask, sets)] = IGNORE_INDEX
     return mask
 
 
-def read_mask_of(path, shape, class_set=CELEBAMASK, owner="photograph", photo_turn=1):
+def read_mask_of(path, shape, class_set=CELEBAMASK, owner="photograph", photo_turn=1, keep_sets=False):
     """Read a mask as `read_mask` does. Raises InputError if it has not its owner's height and width, `shape`.
 
     A mask without an EXIF orientation may lie as its photograph's file does or as that is shown; `photo_turn` is the
@@ -172,7 +176,7 @@ def read_mask_of(path, shape, class_set=CELEBAMASK, owner="photograph", photo_tu
             raise InputError(f"{path}: {problem}; save the photograph as it is shown, or leave both out")
         return upright(image)
 
-    mask = read_mask(path, class_set, turn)
+    mask = read_mask(path, class_set, turn, keep_sets)
     if mask.shape != (height, width):
         sizes = f"is {mask.shape[1]} x {mask.shape[0]} but its {owner} is {width} x {height}"
         raise InputError(f"{path}: {sizes}; they must be of one size; resize a mask by nearest neighbour")
@@ -188,11 +192,11 @@ def orientation(photo):
     return turn if turn in range(1, 9) else 1
 
 
-def read_pair(photo_path, mask_path, class_set=CELEBAMASK):
-    """Return photograph [H, W, 3] and mask [H, W], both upright; InputError if their sizes differ."""
+def read_pair(photo_path, mask_path, class_set=CELEBAMASK, keep_sets=False):
+    """Return photograph [H, W, 3] and mask [H, W] as `read_mask` does, both upright; InputError if sizes differ."""
     with open_image(photo_path) as image:
         photo, turn = to_rgb(image), orientation(image)
-    return photo, read_mask_of(mask_path, photo.shape, class_set, photo_turn=turn)
+    return photo, read_mask_of(mask_path, photo.shape, class_set, photo_turn=turn, keep_sets=keep_sets)
 
 
 def read_maker(path):

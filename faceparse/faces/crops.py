@@ -58,6 +58,22 @@ class Crop:
         return (*low.tolist(), *high.tolist())
 
 
+def crop_of_landmarks(landmarks):
+    """The crop of CelebA-HQ around five landmarks [5, 2], px, in the order of `detection.Detection`.
+
+    Karras et al., 2018, https://arxiv.org/abs/1710.10196, appendix C. If the face is turned so far that the eyes lie
+    close together, the distance from the eyes to the mouth decides.
+    """
+    eye, other_eye, _, corner, other_corner = (complex(*point) for point in landmarks)
+    eyes, mouth = (eye + other_eye) / 2, (corner + other_corner) / 2
+    between, down = other_eye - eye, mouth - eyes
+    across = between - 1j * down  # both point along the picture's upper side
+    half = max(2 * abs(between), 1.8 * abs(down))
+    centre = eyes + 0.1 * down
+    angle = degrees(atan2(across.imag, across.real))
+    return Crop(centre.real, centre.imag, 2 * half, 2 * half, angle)
+
+
 def whole_picture(shape):
     """The crop that is all of a picture [H, W]."""
     height, width = shape[:2]

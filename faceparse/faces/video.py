@@ -11,12 +11,14 @@ from tqdm import tqdm
 
 from faceparse.data.drawing import overlay
 from faceparse.errors import InputError
-from faceparse.faces.crops import Crop
-from faceparse.faces.face_parser import Face, ParsedPhoto, refined_crop
+from faceparse.faces.crops import Crop, whole_picture
+from faceparse.faces.face_parser import ParsedPhoto, refined_crop
+from faceparse.faces.looks import Face
 from faceparse.files import atomic_path
 
 VIDEO_SUFFIXES = {".3gp", ".avi", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".webm", ".wmv"}
 SEARCH_EVERY = 15  # frames
+WHOLE_SHARE = 0.5  # side at the network of the look at the whole frame, share of a face's: a quarter of the time
 PATIENCE = 5  # frames in which a face may not be seen before it is given up
 STILL, MOVING = 0.3, 0.15  # weight of the new frame in the exponential means; motion that makes it 1, share of the side
 SAME_FACE = 0.3  # largest distance from the middle of the crop of a face that is followed, share of its side
@@ -49,20 +51,21 @@ class FaceTracker:
             self.search(frame)
         self.frames += 1
         faces = sorted((track.face for track in self.tracks), key=lambda face: -face.crop.width)
-        return ParsedPhoto(frame, faces, self.parser.class_set)
+        whole = self.parser.look(frame, [whole_picture(frame.shape)], round(WHOLE_SHARE * self.parser.image_size))
+        return ParsedPhoto(frame, faces, self.parser.class_set, [whole, faces])
 
     def follow(self, frame):
-        seen = self.parser.parse_crops(frame, [track.crop for track in self.tracks])
-        for track, face in zip(self.tracks, seen, strict=True):
+        seen = self.parser.look(frame, [track.crop for track in self.tracks])
+        for track, look in zip(self.tracks, seen, strict=True):
             log_probabilities, crop = track.face.log_probabilities, track.crop
-            target = refined_crop(face)
+            target = refined_crop(look, self.parser.class_set)
             weight = new_weight(crop, target or crop)
             if target:
                 track.crop = blend(crop, target, weight)
             track.misses = 0 if target else track.misses + 1
-            face.log_probabilities = log_probabilities + weight * (face.log_probabilities - log_probabilities)
-            face.box = moved(track.face.box, crop, track.crop)
-            track.face = face
+            smoothed = log_probabilities + weight * (look.log_probabilities - log_probabilities)
+            box = moved(track.face.box, crop, track.crop)
+            track.face = Face(look.crop, smoothed, box, angle=look.crop.angle)
         # If one face hides another, both tracks end at the one in front. One of them goes.
         tracks, self.tracks = sorted(self.tracks, key=lambda track: track.misses), []
         for track in tracks:
@@ -72,7 +75,7 @@ class FaceTracker:
     def search(self, frame):
         new = [each for each in self.parser.detector(frame) if not self.follows(*middle(each.box))]
         for face in self.parser.parse_detections(frame, new):
-            self.tracks.append(Track(face, refined_crop(face) or face.crop))
+            self.tracks.append(Track(face, refined_crop(face, self.parser.class_set) or face.crop))
 
     def follows(self, x, y):
         """Tell whether a face whose middle is there is followed already."""

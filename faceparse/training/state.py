@@ -3,12 +3,14 @@
 from argparse import Namespace
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from torch import nn
 from torch.optim import Optimizer
 
 from faceparse.data.layout import is_within, split_folders
+from faceparse.data.targets import Targets, read_extra_classes
 from faceparse.errors import InputError, counted
 from faceparse.inference import checkpoints
 from faceparse.training import distributed
@@ -18,7 +20,7 @@ from faceparse.training.teachers import Teachers
 # The flags that may differ between a run and its --resume.
 FREE_ON_RESUME = {
     *("resume", "epochs", "learning_rate", "batch_size", "save_every", "save_visualizations", "save_prefix", "logger"),
-    *("dataset_dir", "label_dir", "truth_dir", "unlabelled_dir", "classes", "cache", "gpu_id", "workers"),
+    *("dataset_dir", "label_dir", "truth_dir", "unlabelled_dir", "extra_dir", "classes", "cache", "gpu_id", "workers"),
     *("cuda_graphs", "pretrained", "load_model_path", "load_not_strict"),
     *("compile", "save_steps", "partial_masks"),  # of earlier versions
 }
@@ -46,6 +48,11 @@ class TrainingState:
     precision: Precision
     teachers: Teachers | None = None  # these do not change
     best_miou: float = -1.0  # of best.pt
+
+    @cached_property
+    def targets(self):
+        """The ids that the masks of --dataset_dir and --extra_dir have in training."""
+        return Targets(self.model.class_set, [read_extra_classes(folder) for folder in self.args.extra_dir])
 
     @property
     def evaluated(self):
