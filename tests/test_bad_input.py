@@ -117,6 +117,8 @@ def test_relabelling_masks_of_other_classes_than_the_checkpoint(place, refusal):
         (f"--model_type {CHALLENGE} --load_model_path model.pt", "model.pt: does not fit the model (--load_not_strict"),
         (f"--model_type {CHALLENGE} --load_model_path model.pt --load_not_strict", "model.pt: nothing in it fits"),
         ("--image_size 31", "argument --image_size: "),
+        ("--image_size large", "argument --image_size: "),
+        ("--workers 100000", "argument --workers: "),
         ("--distill_threshold 1.1", "argument --distill_threshold: "),
         ("--save_prefix=", "argument --save_prefix: "),
     ],

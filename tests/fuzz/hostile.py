@@ -75,17 +75,16 @@ def in_place_of(make):
     return replace
 
 
-pipe, folder = in_place_of(os.mkfifo), in_place_of(os.mkdir)
-loop = in_place_of(lambda path: path.symlink_to(path.name))
-dangling = in_place_of(lambda path: path.symlink_to("nowhere.png"))
-device = in_place_of(lambda path: path.symlink_to("/dev/zero"))
-empty = in_place_of(lambda path: path.touch())
-SPECIAL = {"pipe": pipe, "loop": loop, "dangling": dangling, "device": device, "folder": folder, "empty": empty}
 DAMAGE = {
     **{f"cut {n}": cut for n in range(6)},
     **{f"bits {n}": flip_bits for n in range(8)},
     **{f"noise {n}": noise for n in range(2)},
-    **SPECIAL,
+    "pipe": in_place_of(os.mkfifo),
+    "loop": in_place_of(lambda path: path.symlink_to(path.name)),
+    "dangling": in_place_of(lambda path: path.symlink_to("nowhere.png")),
+    "device": in_place_of(lambda path: path.symlink_to("/dev/zero")),
+    "folder": in_place_of(os.mkdir),
+    "empty": in_place_of(lambda path: path.touch()),
 }
 
 
