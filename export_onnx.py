@@ -90,8 +90,7 @@ def random_batches():
 def require_close(network, path, tolerance):
     """Return how far the logits of a file are from the network's at most; InputError if that is too far."""
     other = OnnxNetwork(path)
-    pairs = [(network.coarse_logits(each), other.coarse_logits(each)) for each in random_batches()]
-    difference = max(np.abs(ours - theirs).max() for ours, theirs in pairs)
+    difference = max(np.abs(network.coarse_logits(each) - other.coarse_logits(each)).max() for each in random_batches())
     if not difference <= tolerance:  # NaN too
         raise InputError(f"not written, its logits differ from PyTorch's by {difference:.2g}")
     return f"its logits differ from PyTorch's by at most {difference:.1g}"
@@ -109,12 +108,12 @@ def write_labels(model, path, metadata):
     """Write the file of --labels; return what came of it."""
     import onnxruntime
 
-    module = Labels(model).eval()
+    module, batches = Labels(model).eval(), random_batches()
     export(module, path, "labels", metadata)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    theirs = [session.run(["labels"], {"photos": photos})[0] for photos in random_batches()]
     with torch.inference_mode():
-        ours = [module(torch.from_numpy(photos)).numpy() for photos in random_batches()]
+        ours = [module(torch.from_numpy(photos)).numpy() for photos in batches]
+    theirs = [session.run(["labels"], {"photos": photos})[0] for photos in batches]
     return require_same_labels(ours, theirs, MAX_CHANGED, "of its labels are not those of PyTorch")
 
 
@@ -142,9 +141,8 @@ def write_int8(network, path, photos):
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
         )
-    ours, theirs = (
-        [each.coarse_logits(photo).argmax(axis=1) for photo in to_compare] for each in (network, OnnxNetwork(path))
-    )
+    both = (network, OnnxNetwork(path))
+    ours, theirs = ([each.coarse_logits(photo).argmax(axis=1) for photo in to_compare] for each in both)
     what = f"of the labels of {counted(len(to_compare), 'other photograph')} are changed by int8"
     return require_same_labels(ours, theirs, MAX_CHANGED_BY_INT8, what)
 
@@ -162,15 +160,12 @@ def store_as_float16(path):
     import onnx
 
     network = onnx.load(path)
-    casts = []
     for weight in network.graph.initializer:
         if weight.data_type == onnx.TensorProto.FLOAT:
             halved = onnx.numpy_helper.to_array(weight).astype("float16")
-            casts.append(onnx.helper.make_node("Cast", [f"{weight.name}_16"], [weight.name], to=weight.data_type))
+            cast = onnx.helper.make_node("Cast", [f"{weight.name}_16"], [weight.name], to=weight.data_type)
+            network.graph.node.insert(0, cast)
             weight.CopyFrom(onnx.numpy_helper.from_array(halved, f"{weight.name}_16"))
-    nodes = [*casts, *network.graph.node]
-    del network.graph.node[:]
-    network.graph.node.extend(nodes)
     onnx.save(network, path)
 
 

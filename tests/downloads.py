@@ -1,7 +1,5 @@
 """Drawn faces in the layouts of the official downloads."""
 
-from pathlib import Path
-
 import cv2
 import numpy as np
 from PIL import Image
@@ -10,36 +8,28 @@ from faceparse.data.classes import CELEBAMASK, LAPA
 from tools.make_sample_dataset import class_ids_in, draw_face
 
 
-def make_celebamask_download(folder, orig_idx, distinct=None):
+def make_celebamask_download(folder, orig_idx):
     """Draw what the official download of CelebAMask-HQ holds: pictures 0, 1, ... of these numbers in CelebA.
 
     Photographs are of 1024 px; the files of the parts, white on black, of 512 px. A part extends some pixels below
     the parts that are painted after it, so the order of painting matters. Returns the true masks, a list of uint8
-    [512, 512]. Only `distinct` faces are drawn, the others are links to their files.
+    [512, 512].
     """
-    folder, distinct = Path(folder), distinct or len(orig_idx)
     (folder / "CelebA-HQ-img").mkdir(parents=True)
     rows = [f"{idx} {number} {number + 1:06d}.jpg" for idx, number in enumerate(orig_idx)]
     (folder / "CelebA-HQ-to-CelebA-mapping.txt").write_text("\n".join(["idx orig_idx orig_file", *rows, ""]))
-    masks, part_files = [], []
+    masks = []
     for idx in range(len(orig_idx)):
         parts_dir = folder / "CelebAMask-HQ-mask-anno" / str(idx // 2000)
         parts_dir.mkdir(parents=True, exist_ok=True)
-        photo_file = folder / f"CelebA-HQ-img/{idx}.jpg"
-        if idx >= distinct:
-            photo_file.hardlink_to(folder / f"CelebA-HQ-img/{idx % distinct}.jpg")
-            for file in part_files[idx % distinct]:
-                (parts_dir / f"{idx:05d}{file.name[5:]}").hardlink_to(file)
-            continue
-        Image.fromarray(draw_face(1024, 0, "train", idx)[0]).save(photo_file, quality=95)
+        photo = Image.fromarray(draw_face(1024, 0, "train", idx)[0])
+        photo.save(folder / f"CelebA-HQ-img/{idx}.jpg", quality=95)
         masks.append(draw_face(512, 0, "train", idx)[1])
-        part_files.append([])
         for class_id in set(np.unique(masks[-1])) - {0}:
             part = (masks[-1] == class_id).astype(np.uint8)
             grown = cv2.dilate(part, np.ones((5, 5), np.uint8)) * (masks[-1] > class_id)
             file = parts_dir / f"{idx:05d}_{CELEBAMASK.names[class_id]}.png"
             Image.fromarray(255 * (part | grown)).convert("RGB").save(file)
-            part_files[-1].append(file)
     return masks
 
 

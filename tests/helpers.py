@@ -12,6 +12,10 @@ from models import build_model
 
 SLIM, CHALLENGE = "deeplabv3plus_mobilenet_slim", "deeplabv3plus_mobilenet"
 SMALL = ("--image_size", 32, "--workers", 0)
+# Flags that work in the working directory of the fixture `place`.
+TRAIN = ("--dataset_dir", "dataset", "--batch_size", 4, "--epochs", 1, "--save_every", 1, *SMALL)
+PREDICT = ("--checkpoint", "model.pt", "--image_dir", "dataset/val/val_image", *SMALL)
+MERGE = (*PREDICT, "--label_dir", "dataset/val/val_mask", "--output_dir", "merged", "--colored_dir", "colored")
 PARSERS = {  # module of a script: its parser
     "main_deeplab": options.train_parser,
     "validate": options.validate_parser,

@@ -2,12 +2,11 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import TRAIN, call, contents
 from PIL import Image
 
 import main_deeplab
@@ -22,18 +21,15 @@ from faceparse.data.checks import (
 from faceparse.data.classes import CELEBAMASK, LAPA
 from faceparse.data.images import read_mask, read_pair, write_label_map
 from faceparse.errors import InputError
-from options import check_dataset_parser, train_parser
 from tools import check_dataset
-
-ROOT = Path(__file__).parents[1]
 
 
 def check(*flags):
-    check_dataset.main(check_dataset_parser("Check.").parse_args([str(flag) for flag in flags]))
+    call(check_dataset, "--dataset_dir", ".", *flags)
 
 
 def train(*flags):
-    main_deeplab.main(train_parser("Train.").parse_args([str(flag) for flag in flags]))
+    call(main_deeplab, *TRAIN, "--dataset_dir", ".", "--batch_size", 2, *flags)
 
 
 def face(*reversed_pairs):
@@ -56,8 +52,11 @@ def picture(seed):
 
 
 @pytest.fixture
-def dataset(tmp_path):
-    """3 train and 2 val pairs; train/b and val/e reversed; val/d a copy of train/c, the test picture a mirrored a."""
+def dataset(tmp_path, monkeypatch):
+    """3 train and 2 val pairs; train/b and val/e reversed; val/d a copy of train/c, the test picture a mirrored a.
+
+    It is the working directory.
+    """
     masks = {"train": {"a": face(), "b": face(*ALL), "c": face()}, "val": {"d": face(), "e": face(*ALL)}}
     for split, stems in masks.items():
         (tmp_path / f"data/{split}/{split}_image").mkdir(parents=True)
@@ -67,11 +66,8 @@ def dataset(tmp_path):
             picture(seed).save(tmp_path / f"data/{split}/{split}_image/{stem}.jpg", quality=60 if stem == "d" else 95)
     (tmp_path / "data/test_image").mkdir()
     Image.fromarray(np.array(picture(ord("a")))[:, ::-1]).save(tmp_path / "data/test_image/f.jpg")
+    monkeypatch.chdir(tmp_path / "data")
     return tmp_path / "data"
-
-
-def contents(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_majority_of_the_pairs_on_both_sides_decides():
@@ -89,173 +85,26 @@ def test_majority_of_the_pairs_on_both_sides_decides():
     assert not left_right_reversed(tie)
 
 
+def test_lapas_left_is_the_viewers():
+    """The mask of `left_eye`, id 4, lies in the left half of an upright face, which facer's models call right eye."""
+    mask = np.ones((32, 32), dtype=np.uint8)
+    mask[12:14, 6:12], mask[12:14, 20:26] = 4, 5
+    assert LAPA.names[4:6] == ("l_eye", "r_eye")
+    assert not left_right_reversed(mask, LAPA) and left_right_reversed(mask[:, ::-1], LAPA)
+
+
 def test_swap_touches_left_and_right_alone():
-    every_id = np.array([[*range(19), 255]], dtype=np.uint8)
-    swapped = swap_left_right(every_id)
+    swapped = swap_left_right(np.array([[*range(19), 255]], dtype=np.uint8))
     assert swapped.dtype == np.uint8
     assert swapped.tolist() == [[0, 1, 2, 3, 5, 4, 7, 6, 9, 8, *range(10, 19), 255]]
-    np.testing.assert_array_equal(swap_left_right(face(*ALL)), face())
 
 
 def test_near_duplicates_are_found_through_size_compression_and_mirroring():
     photos = [np.array(picture(seed)) for seed in range(8)]
     copy = np.array(picture(3).resize((50, 50), Image.Resampling.BILINEAR))
-    mirrored = photos[5][:, ::-1]
     hashes = np.array([hash_photo(photo) for photo in photos])
-    found = near_duplicates(hashes, np.array([hash_photo(copy), hash_photo(mirrored), hash_photo(photos[0] // 2)]))
-    assert sorted((i, j) for _, i, j in found) == [(0, 2), (3, 0), (5, 1)]
-    assert (0, 5, 1) in found
-    naive = min((hashes[3, 0] != other).sum() for other in hash_photo(copy))
-    assert (naive, 3, 0) in found
-
-
-def test_report(dataset, capsys):
-    check("--dataset_dir", dataset)
-    printed = capsys.readouterr().out
-    assert "train: 3 pairs; sizes 32x32 (3)" in printed
-    assert "reversed in 1 mask of 3\n  b\n" in printed
-    assert "reversed in 1 mask of 2\n  e\n" in printed
-    assert "of train and val (32 bits of 256 or fewer): 1\n  train c, val d: " in printed
-    assert "of train and test (32 bits of 256 or fewer): 1\n  train a, test f: " in printed
-    assert "of val and test (32 bits of 256 or fewer): 0" in printed
-    assert f"python -m tools.check_dataset --dataset_dir {dataset} --classes celebamask --fix_left_right OUT" in printed
-    write_label_map(dataset / "test_mask/f.png", face(*ALL))
-    check("--dataset_dir", dataset)
-    printed = capsys.readouterr().out
-    assert "test: 1 pair;" in printed and "are reversed in 3 masks of 6: write corrected copies" in printed
-
-
-def test_corrected_copies_and_sheet(dataset, tmp_path, capsys):
-    before = contents(dataset)
-    out = tmp_path / "new/corrected"
-    check("--dataset_dir", dataset, "--fix_left_right", out, "--sheet", tmp_path / "sheet.png")
-    assert contents(dataset) == before
-    assert sorted(contents(out)) == [f"train_mask/{stem}.png" for stem in "abc"] + [f"val_mask/{s}.png" for s in "de"]
-    for file in out.rglob("*.png"):
-        np.testing.assert_array_equal(read_mask(file), face())
-    unchanged = dataset / "train/train_mask/a.png"
-    assert (out / "train_mask/a.png").read_bytes() == unchanged.read_bytes()
-    assert [path.name for path in out.parent.iterdir()] == ["corrected"]
-    assert Image.open(tmp_path / "sheet.png").mode == "RGB"
-    assert "--fix_left_right OUT" not in capsys.readouterr().out  # it is being done
-
-
-@pytest.mark.parametrize(
-    ("sheet", "message"),
-    [("data/train/train_mask/a.png", "holds the files to read"), ("s.bmp", "no picture's name")],
-)
-def test_a_sheet_takes_no_mask_s_place_and_a_picture_s_name(dataset, tmp_path, monkeypatch, sheet, message):
-    monkeypatch.chdir(tmp_path)
-    before = contents(tmp_path)
-    with pytest.raises(InputError, match=message):
-        check("--dataset_dir", dataset, "--sheet", sheet, "--fix_left_right", "out")
-    assert contents(tmp_path) == before
-
-
-@pytest.mark.parametrize(
-    ("removed", "added", "message"),
-    [
-        ("val/val_mask/d.png", "other.png", r"d\.jpg: has no mask"),
-        ("train/train_image", "images", "train_image: no such folder; --dataset_dir holds train/train_image"),
-        ("train", "CelebA-HQ-img", r"prepare_celebamask --source \S+ --output_dir"),
-    ],
-)
-def test_another_layout_is_refused(dataset, removed, added, message):
-    (dataset / removed).rename(dataset / added)
-    with pytest.raises(InputError, match=message):
-        check("--dataset_dir", dataset)
-
-
-def test_out_must_be_new_and_elsewhere(dataset, tmp_path):
-    before = contents(tmp_path)
-    (tmp_path / "link").symlink_to(dataset / "val/val_mask")
-    masks = dataset / "train/train_mask"
-    for out in (masks, masks / "inside", tmp_path / "link", tmp_path / "link/inside", dataset, masks / "a.png"):
-        with pytest.raises(InputError, match="--fix_left_right"):
-            check("--dataset_dir", dataset, "--fix_left_right", out)
-    (tmp_path / "link").unlink()
-    assert contents(tmp_path) == before
-    (tmp_path / "empty").mkdir()
-    check("--dataset_dir", dataset, "--fix_left_right", tmp_path / "empty")
-    assert len(contents(tmp_path / "empty")) == 5
-
-
-def test_every_bad_file_is_listed_before_the_script_ends(dataset, tmp_path):
-    Image.new("RGB", (32, 32)).save(dataset / "train/train_mask/a.png")
-    write_label_map(dataset / "train/train_mask/b.png", np.full((32, 32), 19, dtype=np.uint8))
-    write_label_map(dataset / "val/val_mask/d.png", np.zeros((32, 31), dtype=np.uint8))
-    command = [sys.executable, "-m", "tools.check_dataset", "--dataset_dir", dataset]
-    command += ["--fix_left_right", tmp_path / "out"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "3 pairs cannot be used" in done.stderr
-    for expected in (
-        "a.png: a mask has one",
-        "b.png: holds class id 19",
-        "d.png: is 31 x 32 but its photograph is 32 x 32",
-    ):
-        assert expected in done.stdout
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_square_mask_that_may_lie_either_way_is_named(dataset, capsys, monkeypatch):
-    monkeypatch.chdir(dataset)
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be shown turned a quarter clockwise
-    picture(1).save(dataset / "train/train_image/b.jpg", exif=exif)
-    with pytest.raises(InputError, match="1 pair cannot be used"):
-        check("--dataset_dir", dataset)
-    assert "b.png: its photograph is turned by EXIF data" in capsys.readouterr().out
-    small = ("--image_size", 32, "--batch_size", 2, "--epochs", 1, "--workers", 0, "--save_every", 1)
-    with pytest.raises(InputError, match=r"b\.png: its photograph is turned by EXIF data"):
-        train("--dataset_dir", dataset, *small)
-    write_label_map(dataset / "train/train_mask/b.png", face(*ALL), is_upright=True)
-    check("--dataset_dir", dataset, "--fix_left_right", dataset / "corrected")
-    fixed = dataset / "corrected/train_mask/b.png"
-    np.testing.assert_array_equal(read_pair(dataset / "train/train_image/b.jpg", fixed)[1], face())
-    picture(1).save(dataset / "val/val_image/e.jpg", exif=exif)
-    with pytest.raises(InputError, match=r"e\.png: its photograph is turned by EXIF data"):
-        train("--dataset_dir", dataset, *small)
-
-
-def test_masks_without_any_class_are_named(dataset, capsys):
-    write_label_map(dataset / "train/train_mask/c.png", np.zeros((32, 32), dtype=np.uint8))
-    check("--dataset_dir", dataset)
-    assert "no class but the background in 1 mask: training takes all of it for background\n  c\n" in (
-        capsys.readouterr().out
-    )
-    for file in dataset.glob("*/*_mask/*.png"):  # as of an editor that writes white, 255, for the face
-        write_label_map(file, np.where(read_mask(file) > 0, 255, 0).astype(np.uint8))
-    with pytest.raises(InputError, match="hold fewer than two classes; their pixels are class ids, from 0 to 18"):
-        check("--dataset_dir", dataset)
-
-
-@pytest.mark.parametrize("script", [check, train])
-def test_a_class_set_that_lies_with_the_data_is_not_forgotten(dataset, script, tmp_path, monkeypatch):
-    monkeypatch.chdir(dataset)
-    (dataset / "prepared.json").write_text('{"data_set": "LaPa"}')
-    with pytest.raises(InputError, match="has other classes; give --classes lapa"):
-        script("--dataset_dir", dataset)
-    corrected = dataset / "corrected"
-    for folder in ("train_mask", "val_mask"):  # masks within a data set have its classes, others may have their own
-        shutil.copytree(dataset / "train/train_mask", corrected / folder)
-    with pytest.raises(InputError, match="has other classes; give --classes lapa"):
-        train("--dataset_dir", dataset, "--label_dir", corrected / "train_mask", "--truth_dir", corrected / "val_mask")
-    with pytest.raises(InputError, match="holds no images"):
-        train("--dataset_dir", dataset, "--label_dir", tmp_path, "--truth_dir", tmp_path)
-    (dataset / "classes.json").write_text(json.dumps({"names": ["background", "face"]}))
-    with pytest.raises(InputError, match=r"has other classes; give --classes .*data/classes\.json"):
-        script("--dataset_dir", dataset)
-    (dataset / "classes.json").write_text("[]")
-    with pytest.raises(InputError, match=r"classes\.json: .*rename it if it does not describe these masks"):
-        script("--dataset_dir", dataset)
-    (dataset / "classes.json").write_text(json.dumps(CELEBAMASK.to_dict() | {"ignored_id": 99}))
-    check("--dataset_dir", dataset)  # they are the same classes
-
-
-def test_long_lists_are_cut():
-    lines = [str(number) for number in range(53)]
-    assert listing(lines).splitlines()[-2:] == ["  49", "  ... and 3 more"]
-    assert listing(lines[:50]).splitlines()[-1] == "  49" and listing([]) == ""
+    found = near_duplicates(hashes, np.array([hash_photo(copy), hash_photo(photos[5][:, ::-1])]))
+    assert sorted((i, j) for _, i, j in found) == [(3, 0), (5, 1)] and (0, 5, 1) in found
 
 
 def test_near_duplicates_of_many_are_those_of_a_naive_search():
@@ -273,21 +122,130 @@ def test_near_duplicates_of_many_are_those_of_a_naive_search():
     assert near_duplicates(hashes, others) == [(30, ROWS_AT_A_TIME + 3, 2)]
 
 
+def test_report(dataset, capsys):
+    write_label_map("test_mask/f.png", face(*ALL))
+    check("--dataset_dir", dataset)
+    printed = capsys.readouterr().out
+    assert "train: 3 pairs; sizes 32x32 (3)" in printed and "test: 1 pair;" in printed
+    assert "reversed in 1 mask of 3\n  b\n" in printed
+    assert "reversed in 1 mask of 2\n  e\n" in printed
+    assert "of train and val (32 bits of 256 or fewer): 1\n  train c, val d: " in printed
+    assert "of train and test (32 bits of 256 or fewer): 1\n  train a, test f: " in printed
+    assert "of val and test (32 bits of 256 or fewer): 0" in printed
+    assert "are reversed in 3 masks of 6: write corrected copies" in printed
+    assert f"python -m tools.check_dataset --dataset_dir {dataset} --classes celebamask --fix_left_right OUT" in printed
+    assert listing(list(map(str, range(53)))).splitlines()[-2:] == ["  49", "  ... and 3 more"]
+
+
+def test_corrected_copies_and_sheet(dataset, tmp_path):
+    before = contents(dataset)
+    out = tmp_path / "new/corrected"
+    check("--dataset_dir", dataset, "--fix_left_right", out, "--sheet", tmp_path / "sheet.png")
+    assert contents(dataset) == before
+    assert sorted(contents(out)) == [f"train_mask/{stem}.png" for stem in "abc"] + [f"val_mask/{s}.png" for s in "de"]
+    for file in out.rglob("*.png"):
+        np.testing.assert_array_equal(read_mask(file), face())
+    assert (out / "train_mask/a.png").read_bytes() == (dataset / "train/train_mask/a.png").read_bytes()
+    assert [path.name for path in out.parent.iterdir()] == ["corrected"]
+    assert Image.open(tmp_path / "sheet.png").mode == "RGB"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--sheet", "train/train_mask/a.png"), "holds the files to read"),
+        (("--sheet", "s.bmp"), "no picture's name"),
+        (("--fix_left_right", "train/train_mask"), "lies in the masks' own folder"),
+        (("--fix_left_right", "link/inside"), "lies in the masks' own folder"),
+        (("--fix_left_right", "."), "exists already"),
+    ],
+)
+def test_outputs_are_new_and_elsewhere(dataset, refusal, flags, message):
+    Path("link").symlink_to("val/val_mask")
+    assert message in refusal(check_dataset, "--dataset_dir", ".", *flags)
+
+
+@pytest.mark.parametrize(
+    ("removed", "added", "message"),
+    [
+        ("val/val_mask/d.png", "other.png", r"d\.jpg: has no mask"),
+        ("train/train_image", "images", "train_image: no such folder; --dataset_dir holds train/train_image"),
+        ("train", "CelebA-HQ-img", r"prepare_celebamask --source \S+ --output_dir"),
+    ],
+)
+def test_another_layout_is_refused(dataset, removed, added, message):
+    Path(removed).rename(added)
+    with pytest.raises(InputError, match=message):
+        check()
+
+
+def test_every_bad_file_is_listed_before_the_script_ends(dataset, capsys):
+    Image.new("RGB", (32, 32)).save("train/train_mask/a.png")
+    write_label_map(Path("train/train_mask/b.png"), np.full((32, 32), 19, dtype=np.uint8))
+    write_label_map(Path("val/val_mask/d.png"), np.zeros((32, 31), dtype=np.uint8))
+    with pytest.raises(InputError, match="3 pairs cannot be used"):
+        check("--fix_left_right", "out")
+    printed = capsys.readouterr().out
+    assert "a.png: a mask has one" in printed and "b.png: holds class id 19" in printed
+    assert "d.png: is 31 x 32 but its photograph is 32 x 32" in printed
+    assert not Path("out").exists()
+
+
+def test_a_square_mask_that_may_lie_either_way_is_named(dataset, capsys):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned a quarter clockwise
+    picture(1).save("train/train_image/b.jpg", exif=exif)
+    with pytest.raises(InputError, match="1 pair cannot be used"):
+        check()
+    assert "b.png: its photograph is turned by EXIF data" in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"b\.png: its photograph is turned by EXIF data"):
+        train()
+    write_label_map(Path("train/train_mask/b.png"), face(*ALL), is_upright=True)
+    check("--fix_left_right", "corrected")
+    np.testing.assert_array_equal(read_pair("train/train_image/b.jpg", "corrected/train_mask/b.png")[1], face())
+    picture(1).save("val/val_image/e.jpg", exif=exif)
+    with pytest.raises(InputError, match=r"e\.png: its photograph is turned by EXIF data"):
+        train()
+
+
+def test_masks_without_any_class_are_named(dataset, capsys):
+    write_label_map(Path("train/train_mask/c.png"), np.zeros((32, 32), dtype=np.uint8))
+    check()
+    expected = "no class but the background in 1 mask: training takes all of it for background\n  c\n"
+    assert expected in capsys.readouterr().out
+    for file in dataset.glob("*/*_mask/*.png"):  # as of an editor that writes white, 255, for the face
+        write_label_map(file, np.where(read_mask(file) > 0, 255, 0).astype(np.uint8))
+    with pytest.raises(InputError, match="hold fewer than two classes; their pixels are class ids, from 0 to 18"):
+        check()
+
+
+def test_a_class_set_that_lies_with_the_data_is_not_forgotten(dataset):
+    Path("prepared.json").write_text('{"data_set": "LaPa"}')
+    for folder in ("train_mask", "val_mask"):  # masks within a data set have its classes, others may have their own
+        shutil.copytree("train/train_mask", f"corrected/{folder}")
+    corrected = ("--label_dir", "corrected/train_mask", "--truth_dir", "corrected/val_mask")
+    for run in (train, lambda: train(*corrected), check):
+        with pytest.raises(InputError, match="has other classes; give --classes lapa"):
+            run()
+    description, elsewhere = Path("classes.json"), dataset.parent
+    with pytest.raises(InputError, match="holds no images"):
+        train("--label_dir", elsewhere, "--truth_dir", elsewhere)
+    description.write_text(json.dumps({"names": ["background", "face"]}))
+    with pytest.raises(InputError, match=r"has other classes; give --classes classes\.json"):
+        check()
+    description.write_text("[]")
+    with pytest.raises(InputError, match=r"classes\.json: .*rename it if it does not describe these masks"):
+        check()
+    description.write_text(json.dumps(CELEBAMASK.to_dict() | {"ignored_id": 99}))
+    check()  # they are the same classes
+
+
 def test_a_class_set_says_whose_left_it_means(dataset, capsys):
     for file in dataset.glob("*/*_mask/*.png"):
         write_label_map(file, face(*ALL), palette_of=CELEBAMASK)
-    check("--dataset_dir", dataset)
-    assert 'reversed in 5 masks of 5: they seem to mean the viewer\'s left; say "left": "viewer"' in (
-        capsys.readouterr().out
-    )
-    (dataset / "viewer.json").write_text(json.dumps(CELEBAMASK.to_dict() | {"left": "viewer"}))
-    check("--dataset_dir", dataset, "--classes", dataset / "viewer.json")
+    check()
+    expected = 'reversed in 5 masks of 5: they seem to mean the viewer\'s left; say "left": "viewer"'
+    assert expected in capsys.readouterr().out
+    Path("viewer.json").write_text(json.dumps(CELEBAMASK.to_dict() | {"left": "viewer"}))
+    check("--classes", "viewer.json")
     assert "no mask has left and right reversed" in capsys.readouterr().out
-
-
-def test_lapas_left_is_the_viewers():
-    """The mask of `left_eye`, id 4, lies in the left half of an upright face, which facer's models call right eye."""
-    mask = np.ones((32, 32), dtype=np.uint8)
-    mask[12:14, 6:12], mask[12:14, 20:26] = 4, 5
-    assert LAPA.names[4:6] == ("l_eye", "r_eye")
-    assert not left_right_reversed(mask, LAPA) and left_right_reversed(mask[:, ::-1], LAPA)

@@ -56,12 +56,8 @@ def test_round_trip_rebuilds_each_model(tmp_path, model_type, class_set):
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
-@pytest.mark.parametrize("bare", [True, False])
-def test_a_bare_state_dict_is_the_challenge_s_network_and_wrappers_may_have_renamed_it(
-    tmp_path, challenge_model, prefix, bare
-):
-    state_dict = {prefix + key: value for key, value in challenge_model.state_dict().items()}
-    torch.save(state_dict if bare else checkpoints.describe(CHALLENGE, CELEBAMASK, state_dict), tmp_path / "a.pt")
+def test_a_bare_state_dict_is_the_challenge_s_and_wrappers_may_have_renamed_it(tmp_path, challenge_model, prefix):
+    torch.save({prefix + key: value for key, value in challenge_model.state_dict().items()}, tmp_path / "a.pt")
     loaded = checkpoints.load_model(tmp_path / "a.pt")
     assert torch.equal(logits(loaded), logits(challenge_model)) and loaded.image_size == 512
 
@@ -84,9 +80,8 @@ def test_float16_weights_load_as_float32(tmp_path, challenge_model):
     }
     checkpoints.save(tmp_path / "half.pt", checkpoints.describe(CHALLENGE, CELEBAMASK, half))
     loaded = checkpoints.load_model(tmp_path / "half.pt").state_dict()
-    for key, value in half.items():
-        assert loaded[key].dtype == (torch.float32 if value.is_floating_point() else torch.int64)
-        assert torch.equal(loaded[key], value.to(loaded[key].dtype)), key
+    assert {value.dtype for value in loaded.values()} == {torch.float32, torch.int64}
+    assert all(torch.equal(loaded[key], value.to(loaded[key].dtype)) for key, value in half.items())
 
 
 def test_strict_loading_lists_all_that_does_not_fit_and_the_other_loads_what_does(challenge_model):
@@ -107,31 +102,17 @@ def test_strict_loading_lists_all_that_does_not_fit_and_the_other_loads_what_doe
         source = fresh if key in (MISSING, RESHAPED) else challenge_model.state_dict()
         assert torch.equal(value, source[key]), key
     assert checkpoints.load_weights(model, challenge_model.state_dict(), "a.pt", strict=False) == []
-
-
-@pytest.mark.parametrize("strict", [True, False])
-def test_loading_that_fits_nothing_is_an_error(challenge_model, strict):
-    model = build_model(SLIM)
-    with pytest.raises(InputError, match="does not fit the model .*; and 620 more" if strict else "nothing in it fits"):
-        checkpoints.load_weights(model, challenge_model.state_dict(), "a.pt", strict)
-
-
-def test_random_bytes_are_refused(tmp_path):
-    generator = torch.Generator().manual_seed(0)
-    for length in [1, 2, 3, 10, 1000] * 40:
-        (tmp_path / "a.pt").write_bytes(bytes(torch.randint(256, (length,), generator=generator).tolist()))
-        with pytest.raises(InputError, match=r"a\.pt: "):
-            checkpoints.read_checkpoint(tmp_path / "a.pt")
+    with pytest.raises(InputError, match=r"does not fit the model .*; and 620 more"):
+        checkpoints.load_weights(build_model(SLIM), challenge_model.state_dict(), "a.pt")
 
 
 @pytest.mark.parametrize(
     ("interruption", "seen"),
-    # torch tells of a full disk by a RuntimeError
     [
         (KeyboardInterrupt, KeyboardInterrupt),
         (OSError(errno.ENOSPC, "full"), InputError),
         (OSError("a bug"), OSError),
-        (RuntimeError("unexpected pos 64"), InputError),
+        (RuntimeError("unexpected pos 64"), InputError),  # torch's way to tell of a full disk
     ],
 )
 def test_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch, interruption, seen):
@@ -161,9 +142,8 @@ def test_a_start_needs_the_same_classes_unless_asked_for_what_fits(tmp_path, cha
     assert torch.equal(logits(model.eval()), logits(challenge_model))
 
 
-def test_a_training_starts_from_a_bare_state_dict(tmp_path):
+def test_a_training_starts_from_a_bare_state_dict_of_any_network(tmp_path):
     source, model = used(SLIM), build_model(SLIM)
-    model.class_set = CELEBAMASK
     torch.save(source.state_dict(), tmp_path / "bare.pt")
     checkpoints.load_start(model, tmp_path / "bare.pt", strict=True)
     assert torch.equal(logits(model.eval()), logits(source))

@@ -2,13 +2,12 @@
 
 import json
 from pathlib import Path
-from shlex import split
 
 import numpy as np
 import pytest
 import torch
+from helpers import SMALL, call
 
-import export_onnx
 import f1score
 import main_deeplab
 import validate
@@ -18,16 +17,10 @@ from faceparse.data.images import list_images, read_mask, read_photo
 from faceparse.data.provenance import provenance, require_makers_class_set
 from faceparse.errors import InputError
 from faceparse.inference import checkpoints
-from models import MODELS
-from options import export_parser, f1score_parser, sample_dataset_parser, train_parser, validate_parser
 from tools import make_sample_dataset
 
 NAMES = ["background", "face", "l_eye", "r_eye", "hair"]
 DESCRIPTION = {"names": NAMES, "left_right_pairs": [["l_eye", "r_eye"]], "ignored_id": 9}
-
-
-def run(script, parser, flags, *more):
-    script.main(parser("Run.").parse_args([*split(flags), *map(str, more)]))
 
 
 @pytest.fixture(scope="module")
@@ -37,10 +30,10 @@ def folder(tmp_path_factory):
     (folder / "five.json").write_text(json.dumps(DESCRIPTION))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        flags = "--output_dir dataset --train 8 --val 3 --test 1 --image_size 64 --classes five.json"
-        run(make_sample_dataset, sample_dataset_parser, flags)
-        flags = "--classes five.json --image_size 32 --batch_size 4 --epochs 1 --workers 0"
-        run(main_deeplab, train_parser, flags, "--out_channels", 5)
+        flags = "--output_dir dataset --train 4 --val 2 --test 1 --image_size 64 --classes five.json"
+        call(make_sample_dataset, *flags.split())
+        flags = "--classes five.json --batch_size 4 --epochs 1 --out_channels 5"
+        call(main_deeplab, *flags.split(), *SMALL)
     return folder
 
 
@@ -55,11 +48,6 @@ def test_the_drawn_masks_have_the_five_classes():
     assert set(np.concatenate([mask.ravel() for mask in masks]).tolist()) == {0, 2, 3, 4}
 
 
-@pytest.mark.parametrize("model_type", MODELS)
-def test_every_network_takes_five_classes(model_type):
-    assert MODELS[model_type](num_classes=5).eval()(torch.rand(1, 3, 32, 32)).shape == (1, 5, 32, 32)
-
-
 def test_the_flip_swaps_this_sets_pairs():
     class_set = find_class_set("five.json")
     images, masks = torch.zeros(64, 3, 32, 32), torch.full((64, 32, 32), 2)
@@ -72,53 +60,41 @@ def test_the_flip_swaps_this_sets_pairs():
 def test_checkpoints_carry_the_classes_and_tables_print_their_names(capsys):
     checkpoint, scores = "checkpoints/deeplab/best.pt", Path("scores_with_f1_precision_recall.txt")
     assert checkpoints.load_model(checkpoint).class_set == find_class_set("five.json")
-    run(validate, validate_parser, f"--checkpoint {checkpoint} --workers 0 --save_visualizations")
+    call(validate, "--checkpoint", checkpoint, "--save_visualizations", *SMALL)
     labels = read_mask("predictions/val_0000.png", find_class_set("five.json"))
     assert labels.shape == read_photo("dataset/val/val_image/val_0000.jpg").shape[:2] and labels.max() < 5
-    run(f1score, f1score_parser, "--classes five.json")
+    call(f1score, "--classes", "five.json")
     printed = capsys.readouterr().out
     assert all(name in printed for name in NAMES) and "cloth" not in printed
     with pytest.raises(InputError, match="predictions: its label maps have other classes; give theirs as --classes"):
-        run(f1score, f1score_parser, "")
+        call(f1score)
     assert scores.read_text().count("Class ") == 5
 
 
-@pytest.mark.parametrize(("made_with", "scored_with"), [(CELEBAMASK, LAPA), (LAPA, CELEBAMASK)], ids=len)
-def test_label_maps_are_refused_by_a_class_set_of_other_names(made_with, scored_with):
-    maker = provenance("checkpoints/deeplab/best.pt", 512, tta=False, class_set=made_with, faces="found")
-    require_makers_class_set("predictions", ["", "self-distillation after epoch 3", maker], made_with)
-    with pytest.raises(InputError, match="have other classes"):
-        require_makers_class_set("predictions", ["", maker], scored_with)
-
-
-@pytest.mark.slow
-def test_an_onnx_file_carries_them_too():
-    for package in ("onnx", "onnxruntime", "onnxscript"):
-        pytest.importorskip(package)
-    run(export_onnx, export_parser, "--checkpoint checkpoints/deeplab/best.pt --output five.onnx")
-    run(validate, validate_parser, "--checkpoint five.onnx --output_dir by_onnx --classes five.json")
-    assert len(list_images("by_onnx")) == 3
+def test_label_maps_are_refused_by_a_class_set_of_other_names():
+    for made_with, scored_with in ((CELEBAMASK, LAPA), (LAPA, CELEBAMASK)):
+        maker = provenance("checkpoints/deeplab/best.pt", 512, tta=False, class_set=made_with, faces="found")
+        require_makers_class_set("predictions", ["", "self-distillation after epoch 3", maker], made_with)
+        with pytest.raises(InputError, match="have other classes"):
+            require_makers_class_set("predictions", ["", maker], scored_with)
 
 
 def test_a_mix_of_class_sets_is_refused():
-    start = "--load_model_path checkpoints/deeplab/best.pt --epochs 1 --image_size 32 --workers 0 --save_prefix other"
+    checkpoint = "checkpoints/deeplab/best.pt"
     with pytest.raises(InputError, match="its 5 classes are not those of --classes"):
-        run(main_deeplab, train_parser, start, "--batch_size", 4)
+        call(main_deeplab, "--load_model_path", checkpoint, "--batch_size", 4, "--save_prefix", "other", *SMALL)
     with pytest.raises(InputError, match="has other classes than --classes: 5, background, face, l_eye"):
-        run(validate, validate_parser, "--checkpoint checkpoints/deeplab/best.pt --classes celebamask")
+        call(validate, "--checkpoint", checkpoint, "--classes", "celebamask")
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"names": ["background"]}, "names has 1 class; 2 to 255 fit"),
-        ({"names": []}, "names has 0 classes"),
         ({"names": [*NAMES, "hair"]}, "names holds 'hair' twice"),
         ({"names": None}, "names is no list of names"),
         ({"colours": [[0, 0, 0]]}, "colours must be a list of 5 times three whole numbers"),
-        ({"colours": [[0, 0, 256]] * 5}, "three whole numbers from 0 to 255"),
         ({"left_right_pairs": [["l_eye", "r_ear"]]}, "'r_ear', no name or twice"),
-        ({"left_right_pairs": [["l_eye", "l_eye"]]}, "'l_eye', no name or twice"),
         ({"left_right_pairs": "l_eye"}, "must be a list of pairs of names"),
         ({"left": "mine"}, "left is 'mine'; it must be 'subject' or 'viewer'"),
         ({"ignored_id": 4}, "it must lie after 4, the id of the last class"),
@@ -132,12 +108,11 @@ def test_a_wrong_description_is_refused_in_one_line(tmp_path, change, message):
     assert "wrong.json" in str(refused.value) and "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("class_set", [CELEBAMASK, LAPA], ids=["celebamask", "lapa"])
+@pytest.mark.parametrize("class_set", [CELEBAMASK, LAPA], ids=len)
 def test_descriptions_of_older_checkpoints_do_not_say_whose_left_they_mean(class_set):
     description = class_set.to_dict()
-    assert class_set_from_dict(description, "a.pt") == class_set
-    del description["left"]
-    assert class_set_from_dict(description, "a.pt") == class_set
+    for each in (description, {key: value for key, value in description.items() if key != "left"}):
+        assert class_set_from_dict(each, "a.pt") == class_set
 
 
 def test_other_colours_are_the_same_classes(tmp_path):

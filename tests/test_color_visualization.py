@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from helpers import call
 from PIL import Image
 
 import color_visualization
@@ -9,23 +10,22 @@ from faceparse.data.classes import CELEBAMASK, LAPA
 from faceparse.data.drawing import colorize, contact_sheet, overlay
 from faceparse.data.images import write_label_map
 from faceparse.data.provenance import provenance
-from faceparse.errors import InputError
-from options import color_parser
 
 LABEL_MAP = np.arange(18, dtype=np.uint8).reshape(3, 6)
 
 
 def colour(*flags):
-    color_visualization.main(color_parser("Colour.").parse_args([str(flag) for flag in flags]))
+    call(color_visualization, "--label_dir", "labels", "--output_dir", "out", *flags)
 
 
 @pytest.fixture
-def folders(tmp_path):
-    """Two label maps of 6 x 3 px with photographs."""
+def folder(tmp_path, monkeypatch):
+    """The working directory, with two label maps of 6 x 3 px in labels/ and their photographs in photos/."""
     (tmp_path / "photos").mkdir()
     for stem in ("a", "b c"):
         write_label_map(tmp_path / f"labels/{stem}.png", LABEL_MAP)
         Image.new("RGB", (6, 3), (100, 50, 0)).save(tmp_path / f"photos/{stem}.bmp")
+    monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
@@ -53,64 +53,37 @@ def test_contact_sheet_holds_pictures_and_every_legend_colour(count, shape):
     assert (250, 250, 250) in colours
 
 
-def test_folder_of_colours_and_of_overlays(folders):
-    colour("--label_dir", folders / "labels", "--output_dir", folders / "out")
-    assert sorted(path.name for path in (folders / "out").iterdir()) == ["a.png", "b c.png"]
-    with Image.open(folders / "out/b c.png") as image:
-        assert image.mode == "RGB"
-        np.testing.assert_array_equal(np.array(image), colorize(LABEL_MAP))
-    flags = ["--label_dir", folders / "labels", "--image_dir", folders / "photos", "--alpha", 0.5]
-    colour(*flags, "--output_dir", folders / "blend")
-    with Image.open(folders / "blend/a.png") as image:
-        assert image.getpixel((0, 0)) == (50, 25, 0)
-
-
-def test_label_maps_of_other_classes_are_not_drawn(folders):
-    (folders / "network").touch()
-    write_label_map(folders / "labels/a.png", LABEL_MAP, made_by=provenance(folders / "network", 64, False, LAPA))
-    with pytest.raises(InputError, match="its label maps have other classes; give theirs as --classes"):
-        colour("--label_dir", folders / "labels", "--output_dir", folders / "out")
-    assert not (folders / "out").exists()
-
-
-def test_sheet_is_written_instead(folders, capsys):
-    flags = ["--label_dir", folders / "labels", "--image_dir", folders / "photos", "--output_dir", folders / "out"]
-    colour(*flags, "--sheet", folders / "sheet.png")
-    assert not (folders / "out").exists() and Image.open(folders / "sheet.png").mode == "RGB"
-    assert "written, 2 of 2 label maps" in capsys.readouterr().out
-
-
-def test_label_maps_of_other_photographs_are_left_out(folders, capsys):
-    Image.fromarray(LABEL_MAP).save(folders / "labels/other.png")
-    flags = ["--label_dir", folders / "labels", "--image_dir", folders / "photos", "--output_dir", folders / "out"]
-    colour(*flags)
-    assert sorted(path.name for path in (folders / "out").iterdir()) == ["a.png", "b c.png"]
+def test_folder_of_colours_and_of_overlays(folder, capsys):
+    for _ in range(2):  # its own pictures are replaced
+        colour()
+    assert sorted(path.name for path in (folder / "out").iterdir()) == ["a.png", "b c.png"]
+    np.testing.assert_array_equal(np.array(Image.open("out/b c.png")), colorize(LABEL_MAP))
+    write_label_map(folder / "labels/other.png", LABEL_MAP)
+    colour("--image_dir", "photos", "--alpha", 0.5, "--output_dir", "blend")
+    assert sorted(path.name for path in (folder / "blend").iterdir()) == ["a.png", "b c.png"]
+    assert Image.open("blend/a.png").getpixel((0, 0)) == (50, 25, 0)
     assert "left out 1 label map without" in capsys.readouterr().err
 
 
-def test_photographs_are_not_replaced(folders):
-    flags = ["--label_dir", folders / "labels", "--output_dir", folders / "out"]
-    colour(*flags)
-    colour(*flags)  # replaces its own pictures
-    name = sorted((folders / "out").iterdir())[0].name
-    photograph = folders / "photographs" / name
-    photograph.parent.mkdir()
-    Image.new("RGB", (7, 3), "red").save(photograph)
-    before = photograph.read_bytes()
-    with pytest.raises(InputError, match=f"{name} does not say that this program made it; choose another"):
-        colour("--label_dir", folders / "labels", "--output_dir", photograph.parent)
-    assert photograph.read_bytes() == before
+def test_sheet_is_written_instead(folder, capsys):
+    colour("--image_dir", "photos", "--sheet", "sheet.png")
+    assert not (folder / "out").exists() and Image.open("sheet.png").mode == "RGB"
+    assert "written, 2 of 2 label maps" in capsys.readouterr().out
 
 
-def test_bad_input(folders):
-    labels, photos, out = folders / "labels", folders / "photos", folders / "out"
-    with pytest.raises(InputError, match="holds the files to read"):
-        colour("--label_dir", labels, "--output_dir", labels)
-    with pytest.raises(InputError, match="no picture's name"):
-        colour("--label_dir", labels, "--sheet", folders / "sheet.doc")
-    Image.new("RGB", (7, 3)).save(photos / "a.bmp")
-    with pytest.raises(InputError, match=r"a\.png: .*must be of one size"):
-        colour("--label_dir", labels, "--image_dir", photos, "--output_dir", out)
-    (photos / "a.bmp").rename(folders / "stranger.bmp")
-    with pytest.raises(InputError, match="holds no label map of the photographs"):
-        colour("--label_dir", labels, "--image_dir", folders / "stranger.bmp", "--output_dir", out)
+def test_bad_input_writes_nothing(folder, refusal):
+    def refused(*flags):
+        return refusal(lambda: colour(*flags))
+
+    (folder / "photographs").mkdir()
+    Image.new("RGB", (7, 3), "red").save("photographs/a.png")
+    for flags in (("--output_dir", "photographs"), ("--sheet", "photographs/a.png")):
+        assert "a.png does not say that this program made it; choose another" in refused(*flags)
+    assert "holds the files to read" in refused("--output_dir", "labels")
+    assert "no picture's name" in refused("--sheet", "sheet.doc")
+    assert "must be of one size" in refused("--image_dir", "photographs")
+    Image.new("RGB", (7, 3)).save("stranger.bmp")
+    assert "holds no label map of the photographs" in refused("--image_dir", "stranger.bmp")
+    (folder / "network").touch()
+    write_label_map(folder / "labels/a.png", LABEL_MAP, made_by=provenance("network", 64, False, LAPA))
+    assert "its label maps have other classes; give theirs as --classes" in refused()

@@ -9,21 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import SMALL, call
 from PIL import Image
 
-import options
 from faceparse import SHIPPED_CHECKPOINT
 from faceparse.data.images import read_mask
 from faceparse.training.log import read_log
 
 TEXT = (Path(__file__).parents[1] / "dataset/README.md").read_text(encoding="utf-8")
-PARSERS = {  # by the script's name
-    "tools.check_dataset": options.check_dataset_parser,
-    "main_deeplab": options.train_parser,
-    "validate": options.validate_parser,
-    "f1score": options.f1score_parser,
-    "color_visualization": options.color_parser,
-}
 
 
 def block(language):
@@ -41,12 +34,11 @@ def test_an_own_set_of_four_classes_trains(tmp_path, monkeypatch):
     (tmp_path / "dataset_own/classes.json").write_text(block("json")[0])
     shutil.copy(SHIPPED_CHECKPOINT, tmp_path)
     monkeypatch.chdir(tmp_path)
-    small = ["--image_size", "32", "--epochs", "1", "--save_every", "1", "--batch_size", "2", "--workers", "0"]
+    small = ("--epochs", 1, "--batch_size", 2, *SMALL)
     for line in "".join(block("bash")[1:3]).replace("\\\n", "").splitlines():
         name, *flags = shlex.split(line.removeprefix("python ").removeprefix("-m "))
-        name = name.removesuffix(".py")
-        flags += small if name == "main_deeplab" else []
-        import_module(name).main(PARSERS[name]("Run.").parse_args(flags))
+        script = import_module(name.removesuffix(".py"))
+        call(script, *flags, *(small if name == "main_deeplab.py" else ()))
     assert "mIoU" in read_log(tmp_path / "checkpoints/own/log.jsonl", last_epoch=1)[0]
     assert Path("checkpoints/own_from_shipped/best.pt").exists() and Path("own.png").exists()
     assert Path("scores_with_f1_precision_recall.txt").read_text().count("Class ") == 4

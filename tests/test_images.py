@@ -19,15 +19,12 @@ from faceparse.data.images import (
     write_picture,
 )
 from faceparse.errors import InputError
-from faceparse.files import atomic_path, check_new_folder
+from faceparse.files import check_new_folder
 
 ROOT = Path(__file__).parent.parent
 HEIC = ROOT / "tests/phone.heic"
-
-
-@pytest.fixture
-def photo():
-    return np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
+PHOTO = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
+MASK = np.arange(12, dtype=np.uint8).reshape(3, 4)
 
 
 def turned(number):
@@ -35,9 +32,6 @@ def turned(number):
     exif = Image.Exif()
     exif[0x0112] = number
     return exif
-
-
-MASK = np.arange(12, dtype=np.uint8).reshape(3, 4)
 
 
 def touch(folder, *names):
@@ -48,22 +42,22 @@ def touch(folder, *names):
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
-def test_pictures_that_were_drawn_here_say_so(tmp_path, photo, suffix):
-    write_picture(tmp_path / f"drawn.{suffix}", photo)
-    write_picture(tmp_path / f"photo.{suffix}", photo, photograph=True)
+def test_pictures_that_were_drawn_here_say_so(tmp_path, suffix):
+    write_picture(tmp_path / f"drawn.{suffix}", PHOTO)
+    write_picture(tmp_path / f"photo.{suffix}", PHOTO, photograph=True)
     assert is_drawn(tmp_path / f"drawn.{suffix}") and not is_drawn(tmp_path / f"photo.{suffix}")
     np.testing.assert_array_equal(*(read_photo(tmp_path / f"{name}.{suffix}") for name in ("drawn", "photo")))
 
 
-def test_colours_grey_and_transparency(tmp_path, photo):
+def test_colours_grey_and_transparency(tmp_path):
     """What is transparent is white, and grey becomes three equal channels."""
-    alpha, grey = np.full((6, 9), 255, np.uint8), np.dstack([photo[..., 0]] * 3)
+    alpha, grey = np.full((6, 9), 255, np.uint8), np.dstack([PHOTO[..., 0]] * 3)
     alpha[:, :4] = 0
     for pixels, expected in (
-        (photo, photo),
-        (photo[..., 0], grey),
-        (np.dstack([photo, alpha]), np.where(alpha[..., None] > 0, photo, 255)),
-        (np.dstack([photo[..., 0], alpha]), np.where(alpha[..., None] > 0, grey, 255)),
+        (PHOTO, PHOTO),
+        (PHOTO[..., 0], grey),
+        (np.dstack([PHOTO, alpha]), np.where(alpha[..., None] > 0, PHOTO, 255)),
+        (np.dstack([PHOTO[..., 0], alpha]), np.where(alpha[..., None] > 0, grey, 255)),
     ):
         Image.fromarray(pixels).save(tmp_path / "photo.png")
         result = read_photo(tmp_path / "photo.png")
@@ -71,13 +65,13 @@ def test_colours_grey_and_transparency(tmp_path, photo):
         np.testing.assert_array_equal(result, expected)
 
 
-def test_colours_of_a_profile_become_srgb(tmp_path, photo):
+def test_colours_of_a_profile_become_srgb(tmp_path):
     """In the profile, which is sRGB's with two entries exchanged, the red of a pixel is green and its green is red."""
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     swapped = srgb.replace(b"rXYZ", b"old_").replace(b"gXYZ", b"rXYZ").replace(b"old_", b"gXYZ")
     alpha = np.full((6, 9, 1), 255, np.uint8)
-    for name, pixels in (("rgb.png", photo), ("rgba.png", np.dstack([photo, alpha]))):
-        for profile, expected in ((srgb, photo), (swapped, photo[..., [1, 0, 2]]), (b"damaged", photo)):
+    for name, pixels in (("rgb.png", PHOTO), ("rgba.png", np.dstack([PHOTO, alpha]))):
+        for profile, expected in ((srgb, PHOTO), (swapped, PHOTO[..., [1, 0, 2]]), (b"damaged", PHOTO)):
             Image.fromarray(pixels).save(tmp_path / name, icc_profile=profile)
             np.testing.assert_allclose(read_photo(tmp_path / name), expected, atol=1)
 
@@ -90,15 +84,11 @@ def test_cmyk_and_16_bit_grey_which_is_scaled_not_clipped(tmp_path):
 
 
 @pytest.mark.parametrize(("number", "expected"), [(3, MASK[::-1, ::-1]), (6, np.rot90(MASK, -1)), (8, np.rot90(MASK))])
-@pytest.mark.parametrize("mode", ["L", "P"])
-def test_photograph_and_mask_are_read_upright(tmp_path, number, expected, mode):
-    image = Image.fromarray(MASK)
-    if mode == "P":
-        image.putpalette([7, 7, 7] * 256)
-    image.save(tmp_path / "mask.png", exif=turned(number))
+def test_photograph_and_mask_are_read_upright(tmp_path, number, expected):
+    Image.fromarray(MASK).save(tmp_path / "mask.png", exif=turned(number))
     Image.fromarray(MASK).convert("RGB").save(tmp_path / "photo.png", exif=turned(number))
     photo, mask = read_pair(tmp_path / "photo.png", tmp_path / "mask.png")
-    for result in (photo[..., 0], mask, read_mask(tmp_path / "mask.png")):
+    for result in (photo[..., 0], mask):
         np.testing.assert_array_equal(result, expected)
 
 
@@ -117,9 +107,7 @@ def test_sizes_that_do_not_tell_are_refused(tmp_path, side, number):
     Image.new("RGB", (side, 3)).save(tmp_path / "photo.jpg", exif=turned(number))
     mask = MASK[:, :side].copy()
     write_label_map(tmp_path / "mask.png", mask)
-    with pytest.raises(
-        InputError, match=r"mask\.png: its photograph is turned by EXIF data, and the sizes do not tell"
-    ):
+    with pytest.raises(InputError, match=r"mask\.png: its photograph is turned by EXIF data, and the sizes do not"):
         read_pair(tmp_path / "photo.jpg", tmp_path / "mask.png")
     for told in ({"made_by": "a network"}, {"is_upright": True}):
         write_label_map(tmp_path / "mask.png", mask, **told)
@@ -145,15 +133,19 @@ def test_the_package_that_photographs_of_phones_need_is_named(monkeypatch):
 
 
 @pytest.mark.parametrize("read", [read_photo, read_mask])
-@pytest.mark.parametrize("spoil", ["truncated", "text", "empty", "missing"])
-def test_unreadable_files_are_named(tmp_path, read, spoil):
+def test_unreadable_files_are_named(tmp_path, monkeypatch, read):
     path = tmp_path / "bad.png"
-    if spoil == "truncated":
-        write_label_map(path, np.random.default_rng(0).integers(0, 19, (64, 64), dtype=np.uint8))
-        path.write_bytes(path.read_bytes()[:-200])
-    elif spoil != "missing":
-        path.write_bytes(b"not an image" if spoil == "text" else b"")
-    with pytest.raises(InputError, match=r"bad\.png: no"):
+    write_label_map(path, np.random.default_rng(0).integers(0, 19, (64, 64), dtype=np.uint8))
+    for content in (path.read_bytes()[:-200], b"not an image", b""):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"bad\.png: not a readable image"):
+            read(path)
+    path.unlink()
+    with pytest.raises(InputError, match=r"bad\.png: no such file"):
+        read(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    write_label_map(path, np.zeros((64, 64), np.uint8))
+    with pytest.raises(InputError, match=r"bad\.png: has more than 0 million pixels"):
         read(path)
 
 
@@ -171,22 +163,19 @@ def test_label_maps_survive_a_round_trip(tmp_path, palette_of):
     np.testing.assert_array_equal(mask, label_map)
 
 
-def test_two_valued_mask_holds_ids_0_and_1(tmp_path):
-    Image.fromarray(np.array([[False, True]])).save(tmp_path / "mask.png")
-    assert read_mask(tmp_path / "mask.png").tolist() == [[0, 1]]
+def test_masks_have_one_channel_and_of_two_values_ids_0_and_1(tmp_path):
+    path = tmp_path / "mask.png"
+    for mode in ("RGB", "LA", "I;16"):
+        Image.new(mode, (4, 4)).save(path)
+        with pytest.raises(InputError, match=r"mask\.png: a mask has one channel"):
+            read_mask(path)
+    Image.fromarray(np.array([[False, True]])).save(path)
+    assert read_mask(path).tolist() == [[0, 1]]
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "I;16"])
-def test_masks_of_other_modes_are_refused(tmp_path, mode):
-    Image.new(mode, (4, 4)).save(tmp_path / "mask.png")
-    with pytest.raises(InputError, match=r"mask\.png: a mask has one channel"):
-        read_mask(tmp_path / "mask.png")
-
-
-@pytest.mark.parametrize(("wrong", "class_set"), [(19, CELEBAMASK), (100, CELEBAMASK), (254, CELEBAMASK), (11, LAPA)])
-@pytest.mark.parametrize("other", [10, 255])
-def test_ids_without_a_class_are_refused(tmp_path, wrong, class_set, other):
-    write_label_map(tmp_path / "mask.png", np.array([[0, wrong, other]], dtype=np.uint8))
+@pytest.mark.parametrize(("wrong", "class_set"), [(19, CELEBAMASK), (254, CELEBAMASK), (11, LAPA)])
+def test_ids_without_a_class_are_refused(tmp_path, wrong, class_set):
+    write_label_map(tmp_path / "mask.png", np.array([[0, wrong, 255]], dtype=np.uint8))
     with pytest.raises(InputError, match=f"holds class id {wrong}"):
         read_mask(tmp_path / "mask.png", class_set)
 
@@ -221,15 +210,3 @@ def test_a_new_folder_is_missing_or_empty(tmp_path):
     (tmp_path / "a.png").touch()
     with pytest.raises(InputError, match=r"--output_dir .*: exists already"):
         check_new_folder("--output_dir", tmp_path)
-
-
-def test_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path):
-    path = tmp_path / "scores.txt"
-    path.write_text("old")
-    with pytest.raises(RuntimeError), atomic_path(path) as temporary:
-        temporary.write_text("half of the n")
-        raise RuntimeError
-    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
-    with atomic_path(path) as temporary:
-        temporary.write_text("new")
-    assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]

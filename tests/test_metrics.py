@@ -41,10 +41,11 @@ def test_hand_worked_case():
     assert per_image_f1(matrix) == pytest.approx(2 / 3)  # class 2 is not in the truth
 
 
-def test_random_masks_agree_with_naive_loop():
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64])
+def test_random_masks_agree_with_naive_loop(dtype):
     generator = np.random.default_rng(0)
-    truth = generator.choice([*range(17), 255], (67, 41)).astype(np.uint8)  # classes 17 and 18 are not in the truth
-    prediction = generator.integers(1, 18, (67, 41), dtype=np.uint8)  # 0 and 18 are never predicted
+    truth = generator.choice([*range(17), 255], (67, 41)).astype(dtype)  # classes 17 and 18 are not in the truth
+    prediction = generator.integers(1, 18, (67, 41), dtype=dtype)  # 0 and 18 are never predicted
     scores = Scores(confusion_matrix(truth, prediction, 19))
     expected = naive_scores(truth, prediction, 19)
     np.testing.assert_allclose([scores.iou, scores.precision, scores.recall, scores.f1], expected)
@@ -52,14 +53,6 @@ def test_random_masks_agree_with_naive_loop():
         [scores.miou, scores.macro_precision, scores.macro_recall, scores.macro_f1], np.nanmean(expected, axis=1)
     )
     assert np.isnan(scores.iou[18]) and scores.iou[17] == 0 and scores.f1[0] == 0
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int32, np.int64])
-def test_every_integer_type_counts_alike(dtype):
-    truth = np.array([18, 18, 0, 255]).astype(dtype)
-    prediction = np.array([18, 17, 18, 3]).astype(dtype)
-    matrix = confusion_matrix(truth, prediction, 19)
-    assert (matrix[18, 18], matrix[18, 17], matrix[0, 18], matrix.sum()) == (1, 1, 1, 3)
 
 
 def test_large_ids_and_sums_do_not_overflow():
@@ -89,17 +82,10 @@ def test_nothing_but_ignored_pixels_gives_no_score():
     assert matrix.sum() == 0 and np.isnan(Scores(matrix).miou) and np.isnan(per_image_f1(matrix))
 
 
-def test_table_names_every_class():
-    rows = [line.split() for line in format_table(Scores(np.diag([1] * 18 + [0]))).splitlines()]
-    assert len(rows) == 22
-    assert rows[5] == ["4", "l_eye", *["1.0000"] * 4]
-    assert rows[19] == ["18", "cloth", *["n/a"] * 4]
-    assert rows[20] == ["mean", *["1.0000"] * 4]
-
-
 def test_table_has_means_without_the_background():
     """Of 3 pixels of the background one is found, of class 1 all, of class 2 one of two."""
     rows = [line.split() for line in format_table(Scores(np.array([[1, 1, 1], [0, 2, 0], [0, 1, 1]]))).splitlines()]
     recalls = (1 / 3, 1, 1 / 2)
+    assert rows[1][:2] == ["0", "background"] and len(rows) == 6
     assert rows[-2][:1] == ["mean"] and float(rows[-2][3]) == pytest.approx(sum(recalls) / 3, abs=1e-4)
     assert rows[-1][:2] == ["mean", "1-2"] and float(rows[-1][4]) == pytest.approx(sum(recalls[1:]) / 2, abs=1e-4)

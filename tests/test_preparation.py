@@ -1,26 +1,25 @@
 """The official downloads become a data set that trains: masks, splits, interruptions, and what is refused."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from downloads import draw_lapa, make_celebamask_download
+from helpers import call, contents, parse
 from PIL import Image
 
-import main_deeplab
 from faceparse.data.classes import CELEBAMASK, IGNORE_INDEX, LAPA
 from faceparse.data.images import read_mask, read_photo
 from faceparse.data.preparation import Example, read_reduced, select
 from faceparse.errors import InputError
-from faceparse.training.log import read_log
-from options import preparation_parser, train_parser
 from tools import prepare_celebamask, prepare_lapa
 
 ORIG_IDX = [162770, 162771, 182637, 182638, 0, 202598]  # both sides of each boundary, and the ends
-PLACES = ["train/train_{}/00000", "val/val_{}/00001", "val/val_{}/00002", "test_{}/00003", "train/train_{}/00004"]
-PLACES.append("test_{}/00005")
+PLACES = [f"{folder}_{{}}/0000{idx}" for idx, folder in enumerate(("train/train", *["val/val"] * 2, "test"))]
+PLACES += ["train/train_{}/00004", "test_{}/00005"]
 SMALL = ("--image_size", 64)
 
 
@@ -38,20 +37,32 @@ def own_download(download, tmp_path):
 
 
 def prepare(source, output_dir, *flags, script=prepare_celebamask):
-    flags = ["--source", source, "--output_dir", output_dir, *flags]
-    script.main(preparation_parser("Prepare.").parse_args([str(flag) for flag in flags]))
+    call(script, "--source", source, "--output_dir", output_dir, *flags)
 
 
-def contents(folder):
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    return {str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+def shorten(path):
+    os.truncate(path, path.stat().st_size - 5000)
 
 
-def bytes_in(folder):
-    return {name: content for name, (content, _) in contents(folder).items()}
+def overwrite(path, start, data):
+    with path.open("r+b") as file:
+        file.seek(start)
+        file.write(data)
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def damage_each(source, damages):
+    """Damage the files of {path in the download: (how, what is wrong then)}; return the lines that must name them."""
+    for name, (damage, _) in damages.items():
+        damage(source / name)
+    return [f"{source / name}: {problem}" for name, (_, problem) in damages.items()]
 
 
 def test_masks_are_the_merged_truth_in_the_official_splits(download, tmp_path, capsys):
+    """The drawn parts overlap, so that painting them in another order would give another mask."""
     source, masks = download
     prepare(source, tmp_path / "out", "--seed", 3)
     for place, mask in zip(PLACES, masks, strict=True):
@@ -65,16 +76,6 @@ def test_masks_are_the_merged_truth_in_the_official_splits(download, tmp_path, c
     printed = capsys.readouterr().out
     assert "6 pairs, 6 of them written now" in printed and "left out" not in printed
     assert "test: 2 pairs; sizes 512x512 (2)" in printed and "fit to train on" in printed
-
-
-def test_later_parts_hide_earlier_ones_and_order_matters(download):
-    """The drawn parts overlap, so that painting them the other way round gives another mask."""
-    source, masks = download
-    examples, surprises = prepare_celebamask.find_examples(source)
-    assert not surprises
-    np.testing.assert_array_equal(prepare_celebamask.merge_parts(examples[0].label), masks[0])
-    backwards = dict(reversed(examples[0].label.items()))
-    assert (prepare_celebamask.merge_parts(backwards) != masks[0]).sum() > 1000
 
 
 def test_photographs_are_the_antialiased_originals(download):
@@ -95,47 +96,27 @@ def test_masks_of_another_size_are_resized_by_nearest(download, tmp_path):
     np.testing.assert_array_equal(read_mask(tmp_path / "out/val/val_mask/00001.png"), expected)
 
 
-@pytest.mark.slow
-def test_the_next_command_of_the_readme_trains(download, tmp_path, monkeypatch):
-    prepare(download[0], tmp_path / "dataset", *SMALL)
-    monkeypatch.chdir(tmp_path)
-    flags = ["--image_size", "64", "--epochs", "1", "--save_every", "1", "--batch_size", "2", "--workers", "0"]
-    main_deeplab.main(train_parser("Train.").parse_args(flags))
-    (line,) = read_log(tmp_path / "checkpoints/deeplab/log.jsonl", last_epoch=1)
-    assert line["epoch"] == 1 and "mIoU" in line
-
-
 def test_a_rerun_writes_nothing_but_what_is_missing(download, tmp_path, capsys):
     out = tmp_path / "out"
     prepare(download[0], out, *SMALL)
-    before = contents(out)
-    missing = ["val/val_image/00001.jpg", "test_mask/00005.png", "val/val_mask/00002.png"]
-    for name in missing[:2]:
+    before, first = contents(out), out / "train/train_image/00000.jpg"
+    os.utime(first, (0, 0))
+    for name in ("val/val_image/00001.jpg", "test_mask/00005.png"):
         (out / name).unlink()
-    (out / missing[2]).write_bytes(b"")  # as a power cut may leave it
+    (out / "val/val_mask/00002.png").write_bytes(b"")  # as a power cut may leave it
     (out / "val/val_mask/.00002.123.tmp.png").write_bytes(b"left by a killed run")
     prepare(download[0], out, *SMALL)
-    after = contents(out)
-    assert {name for name in after if after[name] != before.get(name)} == set(missing)
-    assert bytes_in(out) == {name: content for name, (content, _) in before.items()}
+    assert contents(out) == before and first.stat().st_mtime == 0
     assert "6 pairs, 3 of them written now" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("flags", [["--image_size", 32], ["--split", "train=1,val=1"], ["--seed", 1]])
-def test_other_flags_do_not_mix_with_what_is_there(download, tmp_path, flags):
+def test_other_flags_and_other_data_sets_do_not_mix_with_what_is_there(download, place, refusal):
+    flags = ("--source", download[0], "--output_dir")
+    assert "is of another data set" in refusal(prepare_celebamask, *flags, "dataset")
     record = {"data_set": "CelebAMask-HQ", "photo_format": "jpg", "image_size": 64, "split": None, "seed": 0}
-    (tmp_path / "prepared.json").write_text(json.dumps(record | {"limit": None}))  # a flag that is no more
-    with pytest.raises(InputError, match=f"was prepared with {flags[0][2:]} "):
-        prepare(download[0], tmp_path, *SMALL, *flags)
-    assert len(contents(tmp_path)) == 1
-
-
-def test_another_data_set_is_left_alone(download, sample_dataset, tmp_path):
-    shutil.copytree(sample_dataset, tmp_path / "out")
-    before = contents(tmp_path / "out")
-    with pytest.raises(InputError, match="another data set"):
-        prepare(download[0], tmp_path / "out")
-    assert contents(tmp_path / "out") == before
+    Path("prepared.json").write_text(json.dumps(record | {"limit": None}))  # a flag that is no more
+    for changed in (("--image_size", 32), ("--image_size", 64, "--seed", 1)):
+        assert f"was prepared with {changed[-2][2:]} " in refusal(prepare_celebamask, *flags, ".", *changed)
 
 
 def test_faces_without_any_part_are_named_and_left_out(own_download, tmp_path, capsys):
@@ -154,38 +135,28 @@ def test_faces_without_any_part_are_named_and_left_out(own_download, tmp_path, c
         assert stems == {"00001", "00003", "00004", "00005"}
 
 
+PHOTOS, PARTS = "CelebA-HQ-img", "CelebAMask-HQ-mask-anno"
+CELEBAMASK_DAMAGES = {
+    f"{PHOTOS}/0.jpg": (Path.unlink, "no such file"),
+    f"{PHOTOS}/1.jpg": (shorten, "is cut off"),
+    f"{PHOTOS}/2.jpg": (Image.new("RGB", (1024, 1000)).save, "is 1024 x 1000, not 1024 x 1024"),
+    f"{PHOTOS}/77.jpg": (empty, "is no part of this download"),
+    f"{PARTS}/0/00004_skin.png": (empty, "not a readable image"),
+    f"{PARTS}/0/00004_hair.png": (lambda path: overwrite(path, 800, bytes(100)), "not a readable image"),  # Pillow can
+    f"{PARTS}/0/00005_nose.png": (Image.new("L", (256, 256)).save, "is 256 x 256, not 512 x 512"),
+    f"{PARTS}/0/00077_skin.png": (Image.new("L", (512, 512)).save, "is no part"),
+    f"{PARTS}/99": (Path.mkdir, "is no part"),
+}
+
+
 def test_all_that_is_wrong_is_named_before_anything_is_written(own_download, tmp_path, capsys):
-    photos, parts = own_download / "CelebA-HQ-img", own_download / "CelebAMask-HQ-mask-anno/0"
-    (photos / "0.jpg").unlink()
-    (photos / "1.jpg").write_bytes((photos / "1.jpg").read_bytes()[:-5000])
-    Image.new("RGB", (1024, 1000)).save(photos / "2.jpg")
-    (photos / "77.jpg").write_bytes(b"")
-    for name in (".DS_Store", "Thumbs.db", "desktop.ini"):
-        (photos / name).write_bytes(b"left by an operating system")
-    (parts / "00004_skin.png").write_bytes(b"")
-    content = (parts / "00004_hair.png").read_bytes()
-    (parts / "00004_hair.png").write_bytes(content[:800] + bytes(100) + content[900:])  # Pillow decodes that
-    Image.new("L", (256, 256)).save(parts / "00005_nose.png")
-    Image.new("L", (512, 512)).save(parts / "00005_beard.png")
-    Image.new("L", (512, 512)).save(parts / "00077_skin.png")
-    (parts.parent / "99").mkdir()
-    with pytest.raises(InputError, match=r"10 problems.* nothing was written"):
+    expected = damage_each(own_download, CELEBAMASK_DAMAGES)
+    empty(own_download / PHOTOS / "Thumbs.db")  # left by Windows
+    with pytest.raises(InputError, match=rf"{len(expected)} problems.* nothing was written"):
         prepare(own_download, tmp_path / "out")
     printed = capsys.readouterr().out
-    for expected in (
-        "0.jpg: no such file",
-        "1.jpg: is cut off",
-        "2.jpg: is 1024 x 1000, not 1024 x 1024",
-        "77.jpg: is no part of this download",
-        "00004_skin.png: not a readable image",
-        "00004_hair.png: not a readable image",
-        "00005_nose.png: is 256 x 256, not 512 x 512",
-        "00005_beard.png: is no part",
-        "00077_skin.png: is no part",
-        "99: is no part",
-    ):
-        assert expected in printed
-    shutil.rmtree(parts)
+    assert [line for line in expected if line not in printed] == []
+    shutil.rmtree(own_download / PARTS / "0")
     with pytest.raises(InputError, match="nothing was written"):
         prepare(own_download, tmp_path / "out")
     assert "mask-anno/0: no such folder, or empty" in capsys.readouterr().out
@@ -193,30 +164,29 @@ def test_all_that_is_wrong_is_named_before_anything_is_written(own_download, tmp
 
 
 def test_a_photograph_that_cannot_be_decoded_is_named_and_the_others_are_kept(own_download, tmp_path, capsys):
-    photo = own_download / "CelebA-HQ-img/1.jpg"
-    whole = photo.read_bytes()
-    table = whole.index(b"\xff\xc4") + 5  # of Huffman codes, which nothing reads before the pixels
-    photo.write_bytes(whole[:table] + b"\xff" * 16 + whole[table + 16 :])
+    photo = own_download / PHOTOS / "1.jpg"
+    table = photo.read_bytes().index(b"\xff\xc4") + 5  # of Huffman codes, which nothing reads before the pixels
+    overwrite(photo, table, b"\xff" * 16)
     with pytest.raises(InputError, match=r"1 problem, .* run the same command again"):
         prepare(own_download, tmp_path / "out", *SMALL)
     assert "1.jpg: not a readable image" in capsys.readouterr().out
     assert len(contents(tmp_path / "out")) == 2 * 5 + 1
 
 
-@pytest.mark.parametrize("content", ["idx orig_idx orig_file\n0 five 000006.jpg\n", "idx orig_idx orig_file\n", ""])
-def test_what_is_no_download_is_refused(own_download, tmp_path, content):
-    (own_download / "CelebA-HQ-to-CelebA-mapping.txt").write_text(content)
-    with pytest.raises(InputError, match=r"no list of idx, orig_idx and orig_file|no photograph is left for train"):
-        prepare(own_download, tmp_path / "out")
+def test_what_is_no_download_is_refused(tmp_path):
     with pytest.raises(InputError, match="CelebA-HQ-img: not there"):
         prepare(tmp_path, tmp_path / "out")
+    mapping = tmp_path / "mapping.txt"
+    mapping.write_text("idx orig_idx orig_file\n0 five 000006.jpg\n")
+    with pytest.raises(InputError, match=r"mapping\.txt: is no list of idx, orig_idx and orig_file"):
+        prepare_celebamask.read_mapping(mapping)
 
 
 def test_split_flag():
-    assert preparation_parser("P.").parse_args(["--split", "train=5,val=2,test=1"]).split["val"] == 2
-    for wrong in ("train=5", "train=5,val=0", "train=5,val=x", "train=5,val=2,dev=1", "nonsense"):
+    assert parse(prepare_lapa, "--split", "train=5,val=2,test=1").split["val"] == 2
+    for wrong in ("train=5", "train=5,val=0", "train=5,val=2,dev=1", "nonsense"):
         with pytest.raises(SystemExit):
-            preparation_parser("P.").parse_args(["--split", wrong])
+            parse(prepare_lapa, "--split", wrong)
 
 
 def test_selection_draws_within_the_official_splits():
@@ -251,34 +221,22 @@ def test_lapa_is_cut_to_squares_around_the_face(tmp_path, capsys):
             assert mask[row, column] == (masks["train", 0][y, x] if inside else IGNORE_INDEX)
 
 
+FAR = "\n".join(["106", *["900 900", "950 950"] * 53])
+LAPA_DAMAGES = {
+    "train/landmarks/0_0.txt": (lambda path: path.write_text("106\n1 2\n"), "does not hold 106 landmarks"),
+    "train/landmarks/1_0.txt": (Path.unlink, "no readable landmarks"),
+    "val/labels/0_0.png": (Image.new("L", (200, 200)).save, "is (200, 200), and its photograph (200, 150)"),
+    "test/landmarks/0_0.txt": (lambda path: path.write_text(FAR), "the face does not lie in the photograph"),
+    "test/labels/9_9.png": (empty, "is no part"),
+    "test/images/notes.doc": (empty, "is no part"),
+}
+
+
 def test_all_that_is_wrong_in_lapa_is_named(tmp_path, capsys):
-    source = tmp_path / "LaPa"
-    draw_lapa(source)
-    (source / "train/landmarks/0_0.txt").write_text("106\n1 2\n")
-    (source / "train/landmarks/1_0.txt").unlink()
-    Image.new("L", (200, 200)).save(source / "val/labels/0_0.png")
-    far = "\n".join(["106", *["900 900", "950 950"] * 53])
-    (source / "test/landmarks/0_0.txt").write_text(far)
-    (source / "test/labels/9_9.png").write_bytes(b"")
-    (source / "test/images/notes.doc").write_bytes(b"")
-    with pytest.raises(InputError, match=r"6 problems.* nothing was written"):
-        prepare(source, tmp_path / "out", script=prepare_lapa)
-    printed = capsys.readouterr().out
-    for expected in (
-        "0_0.txt: does not hold 106 landmarks",
-        "1_0.txt: no readable landmarks",
-        "val/labels/0_0.png: is (200, 200), and its photograph (200, 150)",
-        "test/landmarks/0_0.txt: the face does not lie in the photograph",
-        "9_9.png: is no part",
-        "notes.doc: is no part",
-    ):
-        assert expected in printed
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_label_of_no_class_of_lapa_is_named(tmp_path, capsys):
     draw_lapa(tmp_path / "LaPa")
-    Image.new("L", (200, 150), 11).save(tmp_path / "LaPa/val/labels/0_0.png")
-    with pytest.raises(InputError, match="1 problem,"):
-        prepare(tmp_path / "LaPa", tmp_path / "out", *SMALL, script=prepare_lapa)
-    assert "holds class id 11" in capsys.readouterr().out
+    expected = damage_each(tmp_path / "LaPa", LAPA_DAMAGES)
+    with pytest.raises(InputError, match=rf"{len(expected)} problems.* nothing was written"):
+        prepare(tmp_path / "LaPa", tmp_path / "out", script=prepare_lapa)
+    printed = capsys.readouterr().out
+    assert [line for line in expected if line not in printed] == []
+    assert not (tmp_path / "out").exists()

@@ -1,9 +1,8 @@
 """The drawn data set: layout, determinism, classes, left and right, and what it refuses."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
+from helpers import contents
 from PIL import Image
 
 from faceparse.data.classes import CELEBAMASK, LAPA
@@ -11,11 +10,6 @@ from faceparse.errors import InputError
 from tools import make_sample_dataset as sample
 
 KINDS = (("image", ".jpg"), ("mask", ".png"))
-
-
-def files(root):
-    """Return {path relative to root: bytes} of all files below root."""
-    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(Path(root).rglob("*")) if path.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +23,8 @@ def dataset(tmp_path_factory):
 def test_pairs_of_the_same_stem_rgb_and_palette_pngs_of_class_ids(dataset):
     names = [f"{split}/{split}_{{}}/{split}_{index:04d}" for split in ("train", "val") for index in range(2)]
     photos, paths = ({f"{name.format(kind)}{suffix}" for name in names} for kind, suffix in KINDS)
-    assert set(files(dataset)) == {"test_image/test_0000.jpg"} | photos | paths
-    assert [path.name for path in dataset.parent.iterdir()] == ["sample"]  # no temporary folder is left
-    for name in files(dataset):
+    assert set(contents(dataset)) == {"test_image/test_0000.jpg"} | photos | paths
+    for name in contents(dataset):
         with Image.open(dataset / name) as image:
             expected = ("PNG", "P", (64, 64)) if name in paths else ("JPEG", "RGB", (64, 64))
             assert (image.format, image.mode, image.size) == expected
@@ -40,11 +33,10 @@ def test_pairs_of_the_same_stem_rgb_and_palette_pngs_of_class_ids(dataset):
                 assert np.array(image).max() < 19
 
 
-@pytest.mark.parametrize("size", [32, 64, 101])
-@pytest.mark.parametrize("split", ["train", "val"])
-def test_two_pictures_hold_all_classes_whatever_the_seed(split, size):
+@pytest.mark.parametrize("size", [32, 101])
+def test_two_pictures_hold_all_classes_whatever_the_seed(size):
     for seed in range(10):
-        ids = {int(i) for index in (0, 1) for i in np.unique(sample.draw_face(size, seed, split, index)[1])}
+        ids = {int(i) for index in (0, 1) for i in np.unique(sample.draw_face(size, seed, "train", index)[1])}
         assert ids == set(range(len(CELEBAMASK))), f"seed {seed}"
 
 
@@ -64,7 +56,7 @@ def test_mask_lies_exactly_over_the_photograph():
         parts = [photo[mask == i].astype(float) for i in np.unique(mask)]
         return sum(((part - part.mean(axis=0)) ** 2).sum() for part in parts)
 
-    for index in range(6):
+    for index in range(3):
         photo, mask = sample.draw_face(128, 0, "val", index)
         in_place = variation_within_classes(photo, mask)
         for shift in ((1, 0), (-1, 0), (0, 1), (0, -1)):
@@ -72,16 +64,11 @@ def test_mask_lies_exactly_over_the_photograph():
 
 
 def test_a_picture_depends_on_the_seed_alone_not_on_the_counts(dataset, tmp_path):
-    more = files(sample.make_sample_dataset(tmp_path / "more", train=3, val=4, test=2, image_size=64, seed=0))
-    assert files(dataset).items() < more.items()
-    other = files(sample.make_sample_dataset(tmp_path / "other", train=2, val=2, test=1, image_size=64, seed=1))
-    assert all(other[name] != content for name, content in files(dataset).items())
-
-
-def test_splits_differ():
-    faces = [sample.draw_face(64, 0, split, 0)[0] for split in sample.FOLDERS]
-    assert not np.array_equal(faces[0], faces[1])
-    assert not np.array_equal(faces[1], faces[2])
+    more = contents(sample.make_sample_dataset(tmp_path / "more", train=3, val=4, test=2, image_size=64, seed=0))
+    assert contents(dataset).items() < more.items()
+    assert not np.array_equal(*(sample.draw_face(64, 0, split, 0)[0] for split in ("train", "val")))
+    other = contents(sample.make_sample_dataset(tmp_path / "other", train=2, val=2, test=1, image_size=64, seed=1))
+    assert all(other[name] != content for name, content in contents(dataset).items())
 
 
 def test_what_it_cannot_fill_is_refused_and_left_alone(tmp_path, monkeypatch):
@@ -97,4 +84,4 @@ def test_what_it_cannot_fill_is_refused_and_left_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(sample, "write_label_map", full_disk)
     with pytest.raises((InputError, OSError), match="No space left"):
         sample.make_sample_dataset(tmp_path / "sample", **counts, image_size=64)
-    assert files(tmp_path) == {"mine.txt": b"keep"} and len(list(tmp_path.iterdir())) == 1
+    assert contents(tmp_path) == {"mine.txt": b"keep"} and len(list(tmp_path.iterdir())) == 1

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.scenes import CHANGES, holds, measure, noses
+from benchmarks.scenes import CHANGES, measure, noses
 from faceparse.data.classes import CELEBAMASK
 from faceparse.data.images import list_images, read_mask, read_photo
 from faceparse.faces.crops import Crop
@@ -89,10 +89,3 @@ def test_a_changed_pair_is_the_same_each_time_and_stays_aligned(dataset, change)
     expected = [10 * truth, 10 * np.array(CELEBAMASK.flipped_ids(), dtype=np.uint8)[truth]]
     close = max((np.abs(changed[..., 0].astype(int) - each)[person] < 3).mean() for each in expected)
     assert person.mean() > 0.05 and close > 0.85
-
-
-def test_a_face_without_a_box_is_where_the_middle_of_its_crop_is():
-    face = Face(Crop(50, 50, 40, 40), np.zeros((19, 2, 2), np.float32), CELEBAMASK)
-    assert holds(face, (59, 41)) and not holds(face, (61, 50))
-    face.box = (60, 40, 70, 60)
-    assert holds(face, (61, 50)) and not holds(face, (59, 50))

@@ -1,5 +1,6 @@
 """evaluate.py, f1score.py and iouclass.py as a user runs them."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,25 +8,27 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from helpers import call
 from PIL import Image
+from test_metrics import naive_scores
 
 import evaluate
 import f1score
 import iouclass
 from faceparse.data.classes import CELEBAMASK
 from faceparse.data.images import write_label_map
-from faceparse.errors import InputError, run_script
+from faceparse.errors import InputError
 from faceparse.inference.metrics import score_folders
-from options import f1score_parser
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = {evaluate: "scores.txt", iouclass: "iou_scores.txt", f1score: "scores_with_f1_precision_recall.txt"}
+FLAGS = ("--submit_dir", "submit", "--truth_dir", "truth", "--output_dir", "out")
 STEMS = {"0": (8, 8), "portrait of A. B.": (13, 5), "Ünïcode-7": (3, 17), "x.y": (1, 1)}
 ABSENT = 14
 
 
 @pytest.fixture
-def folders(tmp_path):
+def folders(tmp_path, monkeypatch):
     """Two folders with odd names and sizes: truth in mode P with ignored pixels, predictions in mode L, no class 14."""
     generator = np.random.default_rng(1)
     ids = [index for index in range(19) if index != ABSENT]
@@ -36,16 +39,8 @@ def folders(tmp_path):
         write_label_map(tmp_path / f"truth/{stem}.png", truth, palette_of=CELEBAMASK)
         write_label_map(tmp_path / f"submit/{stem}.png", prediction)
     (tmp_path / "submit/overlays").mkdir()
+    monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def flags(folder):
-    return [f"--submit_dir={folder / 'submit'}", f"--truth_dir={folder / 'truth'}", f"--output_dir={folder / 'out'}"]
-
-
-def run_as_command(script, folder):
-    command = [sys.executable, str(ROOT / f"{script.__name__}.py"), *flags(folder)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def read(folder, stem):
@@ -54,26 +49,12 @@ def read(folder, stem):
     return truth[truth != 255], prediction[truth != 255]
 
 
-def naive_scores(folder):
-    """IoU, precision, recall and F1 of each class, None for one that is absent, by a loop over files and classes."""
-    scores = []
-    for index in range(19):
-        counts = np.zeros(3)
-        for truth, prediction in (read(folder, stem) for stem in STEMS):
-            is_true, is_predicted = truth == index, prediction == index
-            counts += [(is_true & is_predicted).sum(), is_true.sum(), is_predicted.sum()]
-        hits, true, predicted = counts
-        precision, recall = hits / max(predicted, 1), hits / max(true, 1)
-        f1 = 2 * precision * recall / max(precision + recall, 1e-9)
-        scores.append((hits / (true + predicted - hits), precision, recall, f1) if true + predicted else None)
-    return scores
-
-
-def test_formats_byte_for_byte(folders):
-    scores = naive_scores(folders)
-    assert [index for index, each in enumerate(scores) if each is None] == [ABSENT]
-    iou, precision, recall, f1 = map(np.mean, zip(*(each for each in scores if each), strict=True))
-    rows = [[f"{value:.4f}" for value in each] if each else ["n/a"] * 4 for each in scores]
+def test_formats_byte_for_byte(folders, capsys):
+    truth, prediction = map(np.concatenate, zip(*(read(folders, stem) for stem in STEMS), strict=True))
+    scores = naive_scores(truth, prediction, num_classes=19)  # IoU, precision, recall, F1 [4, 19]
+    assert np.flatnonzero(np.isnan(scores[0])).tolist() == [ABSENT]
+    iou, precision, recall, f1 = (each[~np.isnan(each)].mean() for each in scores)
+    rows = [[f"{value:.4f}".replace("nan", "n/a") for value in each] for each in scores.T]
     ious = [f"Class {index}: IoU = {row[0]}\n" for index, row in enumerate(rows)]
     f1s = [f"Class {i}: Precision = {row[1]}, Recall = {row[2]}, F1-score = {row[3]}\n" for i, row in enumerate(rows)]
     expected = {
@@ -86,9 +67,9 @@ def test_formats_byte_for_byte(folders):
         ),
     }
     for script, name in SCRIPTS.items():
-        done = run_as_command(script, folders)
-        assert (done.returncode, done.stderr) == (0, "")
-        assert "background" in done.stdout and str(folders / "out" / name) in done.stdout
+        call(script, *FLAGS)
+        printed = capsys.readouterr().out
+        assert "background" in printed and str(Path("out", name)) in printed
         assert (folders / "out" / name).read_bytes() == expected[name].encode()
     assert sorted(path.name for path in (folders / "out").iterdir()) == sorted(expected)
 
@@ -101,7 +82,7 @@ def test_per_image_metric(folders, capsys):
             hits = ((truth == index) & (prediction == index)).sum()
             f1s.append(2 * hits / ((truth == index).sum() + (prediction == index).sum()))
         means.append(np.mean(f1s))
-    f1score.main(f1score_parser("F1.").parse_args([*flags(folders), "--per_image"]))
+    call(f1score, *FLAGS, "--per_image")
     assert capsys.readouterr().out.endswith(f"averaged over images: {np.mean(means):.4f}\n")
 
 
@@ -121,14 +102,6 @@ def test_published_lines():
     )
 
 
-def truncate(path):
-    path.write_bytes(path.read_bytes()[:60])
-
-
-def make_rgb(path):
-    Image.new("RGB", (8, 8)).save(path)
-
-
 def set_one_pixel(value, shape=(8, 8)):
     def write(path):
         ids = np.zeros(shape, dtype=np.uint8)
@@ -142,23 +115,17 @@ def set_one_pixel(value, shape=(8, 8)):
     ("spoil", "folder", "message"),
     [
         (Path.unlink, "submit", "0.png: has no prediction 0.*"),
-        (truncate, "submit", "0.png: not a readable image"),
-        (truncate, "truth", "0.png: not a readable image"),
-        (make_rgb, "submit", "0.png: a mask has one channel"),
+        (lambda path: os.truncate(path, 60), "submit", "0.png: not a readable image"),
+        (lambda path: os.truncate(path, 60), "truth", "0.png: not a readable image"),
         (set_one_pixel(0, (8, 9)), "submit", "0.png: is 9 x 8 but its truth is 8 x 8"),
         (set_one_pixel(19), "submit", "0.png: holds class id 19"),
         (set_one_pixel(255), "submit", "0.png: holds id 255; predict a class 0 to 18"),
         (set_one_pixel(254), "truth", "0.png: holds class id 254"),
     ],
 )
-def test_bad_file_ends_in_one_line_and_writes_nothing(folders, capsys, spoil, folder, message):
+def test_bad_file_ends_in_one_line_and_writes_nothing(folders, refusal, spoil, folder, message):
     spoil(folders / folder / "0.png")
-    with pytest.raises(SystemExit, match="2"):
-        run_script(lambda: evaluate.main(f1score_parser("F1.").parse_args(flags(folders))))
-    printed = capsys.readouterr()
-    assert printed.out == "" and printed.err.startswith("error: ") and printed.err.count("\n") == 1
-    assert message in printed.err
-    assert not (folders / "out").exists()
+    assert message in refusal(evaluate, *FLAGS)
 
 
 def test_all_ignored_truth_is_an_error(tmp_path):

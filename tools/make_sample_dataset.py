@@ -44,7 +44,6 @@ ROTATION = ({"glasses", "open mouth"}, {"hat", "earrings", "necklace"}, set(), s
 
 SKINS = ((236, 202, 178), (228, 184, 154), (216, 164, 130), (198, 140, 104), (156, 104, 72), (112, 74, 54))
 HAIRS = ((34, 28, 28), (62, 42, 32), (98, 64, 40), (142, 90, 50), (200, 160, 98), (150, 66, 36), (168, 164, 160))
-EARRINGS = (((0.07, 0.07), None), ((0.07, 0.17), None), ((0.1, 0.14), 0.05))  # stud, drop, hoop: radii, line width
 METALS = ((222, 184, 84), (204, 208, 214), (214, 150, 130))
 
 
@@ -135,7 +134,7 @@ def choose_look(rng, index):
     )
 
 
-def draw_back_hair(canvas, look):
+def draw_back_hair(canvas, look, _):
     if look.style == "afro":
         canvas.part("hair", look.hair, ellipse(0, -0.38, 1.12, 1.0), depth=-0.4)
     elif look.style in ("bob", "long"):
@@ -153,39 +152,23 @@ def draw_body(canvas, look, rng):
     neckline = rng.uniform(1.5, 1.7) if "necklace" in look.wears else rng.uniform(1.2, 1.65)
     left_half = [(0.15, neckline), (0.36, neckline - 0.12), (0.5, 1.12), (1.0, 1.24), (1.4, 1.5), (1.7, 3)]
     cloth = np.array([*left_half, *[(-x, y) for x, y in reversed(left_half)]])
-    colour, stripe_colour = rng.uniform(30, 230, (2, 3))
-    canvas.part("cloth", colour, cloth)
-    canvas.detail("cloth", colour * 0.7, cloth[[0, 1, 2]], cloth[[-1, -2, -3]], width=0.05)  # the collar
-    if rng.random() < 0.4:
-        stripes = [[(-3, y), (3, y)] for y in np.arange(1.1, 4, 0.22)]
-        canvas.detail("cloth", stripe_colour, *stripes, width=0.07, opacity=0.8)
+    canvas.part("cloth", rng.uniform(30, 230, 3), cloth)
     if "necklace" in look.wears:
-        chain = ellipse(0, 1.02, 0.46, 0.34, 10, 170)
-        canvas.part("neck_l", look.metal, chain, width=0.06)
+        canvas.part("neck_l", look.metal, ellipse(0, 1.02, 0.46, 0.34, 10, 170), width=0.06)
         canvas.part("neck_l", look.metal, ellipse(0, 1.41, 0.07, 0.09))
-        canvas.detail("neck_l", look.metal * 0.6, *[ellipse(x, y, 0.015, 0.015) for x, y in chain[::2]])
 
 
 def draw_head(canvas, look, rng):
     for side, letter in SIDES:
         canvas.part(f"{letter}_ear", look.skin * 0.95, ellipse(side * 0.79, 0.06, 0.13, 0.25), depth=-0.25)
-        canvas.detail(
-            f"{letter}_ear", look.skin * 0.72, ellipse(side * 0.82, 0.04, 0.06, 0.15), depth=-0.25, opacity=0.6
-        )
     jaw = rng.uniform(0.5, 0.62)
     canvas.part("skin", look.skin, symmetric((0, -1), (0.56, -0.82), (0.75, -0.2), (0.72, 0.3), (jaw, 0.68), (0.2, 1)))
-    cheeks = [ellipse(side * 0.45, 0.33, 0.19, 0.14) for side, _ in SIDES]
-    canvas.detail("skin", look.skin * (1, 0.72, 0.7), *cheeks, depth=0.7, opacity=0.2)
-    if rng.random() < 0.25:  # a short beard, which CelebAMask-HQ labels as skin
-        beard = symmetric((0, 0.42), (0.45, 0.4), (0.74, 0.1), (0.74, 0.5), (jaw + 0.05, 0.75), (0, 1.1))
-        canvas.detail("skin", look.hair, beard, opacity=rng.uniform(0.35, 0.65))
 
 
 def draw_nose_and_mouth(canvas, look, rng):
     width = rng.uniform(0.85, 1.15)
     nose = symmetric((0.06, -0.12), (0.08, 0.1), (0.17 * width, 0.27), (0.12 * width, 0.37), (0, 0.4))
     canvas.part("nose", look.skin * (0.96, 0.9, 0.88), nose, depth=1.2)
-    canvas.detail("nose", look.skin * 1.06, symmetric((0, -0.08), (0.03, 0.1), (0.05, 0.27)), depth=1.3, opacity=0.7)
     canvas.detail("nose", look.skin * 0.5, *[ellipse(side * 0.08, 0.355, 0.035, 0.02) for side, _ in SIDES], depth=1.2)
 
     width, lift = rng.uniform(0.24, 0.32), rng.uniform(0, 0.07)
@@ -198,7 +181,6 @@ def draw_nose_and_mouth(canvas, look, rng):
     bows = [np.stack([width * x, bow], axis=1) for bow in bows]
     upper, opening, lower = [np.concatenate([above, below[::-1]]) for above, below in pairwise(bows)]
     canvas.part("l_lip", lips, lower, depth=1)
-    canvas.detail("l_lip", lips * 1.25, ellipse(0, 0.65 + gap, 0.1, 0.02), depth=1, opacity=0.5)
     if gap:
         canvas.part("mouth", (84, 26, 30), opening, depth=1)
         canvas.detail("mouth", (240, 236, 226), ellipse(0, 0.58, width * 0.8, gap * 0.5), depth=1)  # teeth
@@ -239,7 +221,6 @@ def draw_eyes(canvas, look, rng):
         canvas.detail(name, iris_colour, ellipse(x, y, 0.08, 0.08), depth=0.9)
         canvas.detail(name, (16, 12, 12), ellipse(x, y, 0.038, 0.038), depth=0.9)
         canvas.detail(name, (250, 250, 250), ellipse(x + 0.025, y - 0.03, 0.016, 0.016), depth=0.9)
-        canvas.detail("skin", look.skin * 0.65, eye[4:24] - np.array([0, 0.045]), depth=0.9, width=0.02)  # the lid
 
 
 def draw_front_hair(canvas, look, rng):
@@ -267,23 +248,23 @@ def draw_front_hair(canvas, look, rng):
 
 
 def draw_earrings(canvas, look, rng):
-    radii, width = EARRINGS[rng.integers(len(EARRINGS))]
+    height = rng.uniform(0.07, 0.17)
     if "earrings" in look.wears:
         for side, _ in SIDES:
-            canvas.part("ear_r", look.metal, ellipse(side * 0.83, 0.28 + radii[1], *radii), depth=-0.25, width=width)
+            canvas.part("ear_r", look.metal, ellipse(side * 0.83, 0.28 + height, 0.07, height), depth=-0.25)
 
 
 def draw_hat(canvas, look, rng):
-    brim, colour = rng.random() < 0.5, rng.uniform(30, 220, 3)
-    if "hat" not in look.wears:
-        return
-    if brim:
+    colour = rng.uniform(30, 220, 3)
+    if "hat" in look.wears:
         canvas.part("hat", colour, symmetric((0, -1.42), (0.55, -1.4), (0.75, -0.9), (0.8, -0.6), (0, -0.55)))
-        canvas.detail("hat", colour * 0.5, [(-1, -0.8), (1, -0.8)], width=0.16)
         canvas.part("hat", colour * 0.9, ellipse(0, -0.62, 1.25, 0.17))
-    else:
-        canvas.part("hat", colour, symmetric((0, -1.4), (0.6, -1.22), (0.92, -0.75), (0.9, -0.45), (0, -0.52)))
-        canvas.detail("hat", colour * 0.72, ellipse(0, -0.3, 0.98, 0.33, 180, 360), width=0.2, opacity=0.8)
+
+
+FROM_BACK_TO_FRONT = (
+    *(draw_back_hair, draw_body, draw_head, draw_nose_and_mouth, draw_brows, draw_glasses, draw_eyes),
+    *(draw_front_hair, draw_earrings, draw_hat),
+)
 
 
 def light(canvas, rng):
@@ -319,16 +300,8 @@ def draw_face(size, seed, split, index):
     rng = np.random.default_rng((seed, list(FOLDERS).index(split), index))
     look = choose_look(rng, index)
     canvas = Canvas(size, rng)
-    draw_back_hair(canvas, look)  # from back to front
-    draw_body(canvas, look, rng)
-    draw_head(canvas, look, rng)
-    draw_nose_and_mouth(canvas, look, rng)
-    draw_brows(canvas, look, rng)
-    draw_glasses(canvas, look, rng)
-    draw_eyes(canvas, look, rng)
-    draw_front_hair(canvas, look, rng)
-    draw_earrings(canvas, look, rng)
-    draw_hat(canvas, look, rng)
+    for draw in FROM_BACK_TO_FRONT:
+        draw(canvas, look, rng)
     return light(canvas, rng), canvas.mask
 
 

@@ -123,19 +123,18 @@ DATA_SETS = {
     "celebamask": DataSet("CelebAMask-HQ", CELEBAMASK, "CelebA-HQ-img"),
     "lapa": DataSet("LaPa", LAPA, "train/landmarks"),
 }
-CLASS_SETS = {name: data_set.class_set for name, data_set in DATA_SETS.items()}
 
 
 def find_class_set(name):
-    """Return the class set that `--classes` names: a key of CLASS_SETS or the path of a JSON file.
+    """Return the class set that `--classes` names: a key of DATA_SETS or the path of a JSON file.
 
     Raises InputError for an unknown name, and for a file that describes no class set.
     """
-    if name in CLASS_SETS:
-        return CLASS_SETS[name]
+    if name in DATA_SETS:
+        return DATA_SETS[name].class_set
     path = Path(name)
     if not path.is_file():
-        raise InputError(f"--classes {name}: neither {' nor '.join(CLASS_SETS)}, and no such JSON file")
+        raise InputError(f"--classes {name}: neither {' nor '.join(DATA_SETS)}, and no such JSON file")
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError, RecursionError) as error:

@@ -13,10 +13,9 @@ from faceparse.data.classes import CELEBAMASK, IGNORE_INDEX
 from faceparse.errors import InputError
 from faceparse.files import atomic_path
 
-IMAGE_SUFFIXES = {".bmp", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
-WRITTEN_SUFFIXES = IMAGE_SUFFIXES - {".bmp"}  # BMP files have no EXIF data
+WRITTEN_SUFFIXES = {".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 HEIF_SUFFIXES = {".heic", ".heif"}  # iPhones' photographs
-READ_SUFFIXES = IMAGE_SUFFIXES | HEIF_SUFFIXES
+READ_SUFFIXES = WRITTEN_SUFFIXES | HEIF_SUFFIXES | {".bmp"}  # BMP files have no EXIF data
 MASK_MODES = ("P", "L", "1")  # of Pillow: one channel of ids
 ORIENTATION = ExifTags.Base.Orientation
 FIRST_SIDEWAYS = 5  # of the orientations 1 to 8; from here on width and height are exchanged
@@ -30,24 +29,19 @@ def list_images(*paths):
     Raises InputError if a path holds nothing or two files share a stem.
     """
     images = {}
-    for file in (file for path in paths for file in images_of(Path(path))):
-        if file.stem in images:
-            raise InputError(f"{file}: has the same stem as {images[file.stem]}; remove or rename one of them")
-        images[file.stem] = file
+    for path in map(Path, paths):
+        if not path.exists():
+            hint = "; dataset/README.md says how to get the data" if path.parts[:1] == ("dataset",) else ""
+            raise InputError(f"{path}: no such file or folder{hint}")
+        inside = sorted(path.iterdir()) if path.is_dir() else []
+        files = [file for file in inside if file.suffix.lower() in READ_SUFFIXES and file.name[0] != "."]
+        if path.is_dir() and not files:
+            raise InputError(f"{path}: holds no images ({', '.join(sorted(READ_SUFFIXES))})")
+        for file in files or [path]:
+            if file.stem in images:
+                raise InputError(f"{file}: has the same stem as {images[file.stem]}; remove or rename one of them")
+            images[file.stem] = file
     return dict(sorted(images.items()))
-
-
-def images_of(path):
-    """Return the images in a folder as a list, or the file itself; InputError if there is none."""
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        hint = "; dataset/README.md says how to get the data" if path.parts[:1] == ("dataset",) else ""
-        raise InputError(f"{path}: {'not a regular file' if path.exists() else 'no such file or folder' + hint}")
-    files = [file for file in path.iterdir() if file.suffix.lower() in READ_SUFFIXES and file.name[0] != "."]
-    if not files:
-        raise InputError(f"{path}: holds no images ({', '.join(sorted(READ_SUFFIXES))})")
-    return sorted(files)
 
 
 def match_pairs(image_dir, mask_dir, more_image_dirs=()):
@@ -80,10 +74,13 @@ def open_image(path):
     if Path(path).exists() and not Path(path).is_file():  # a named pipe or a device would be read for ever
         raise InputError(f"{path}: not a regular file; remove it from its folder")
     if Path(path).suffix.lower() in HEIF_SUFFIXES:
-        teach_pillow_heif(path)
+        try:
+            import pi_heif
+        except ImportError:
+            raise InputError(f"{path}: needs one more package, pip install pi-heif; or save it as JPEG") from None
+        pi_heif.register_heif_opener()
     try:
-        image = Image.open(path)
-        with image:
+        with Image.open(path) as image:
             yield image
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
@@ -92,14 +89,6 @@ def open_image(path):
         raise InputError(f"{path}: has more than {most} million pixels; make it smaller") from None
     except READING_ERRORS as error:
         raise InputError(f"{path}: not a readable image, truncated or of an unknown format ({error})") from None
-
-
-def teach_pillow_heif(path):
-    try:
-        import pi_heif
-    except ImportError:
-        raise InputError(f"{path}: needs one more package, pip install pi-heif; or save it as JPEG") from None
-    pi_heif.register_heif_opener()
 
 
 def read_photo(path):
@@ -155,17 +144,15 @@ def read_mask(path, class_set=CELEBAMASK, turn=upright, keep_sets=False):
             how = "dataset/README.md turns colours into ids"
             raise InputError(f"{path}: a mask has one channel of class ids (PNG mode P or L), not {image.mode}; {how}")
         mask = np.array(turn(image)).astype(np.uint8, copy=False)
-    num_classes, ignored_id, sets = len(class_set), class_set.ignored_id, [mask_id for mask_id, _ in class_set.sets]
-    if mask.max() >= num_classes:  # a histogram tells ignored pixels from wrong ids; it takes time, so only here
+    last, ignored_id, sets = len(class_set) - 1, class_set.ignored_id, [mask_id for mask_id, _ in class_set.sets]
+    if mask.max() > last:  # a histogram tells ignored pixels from wrong ids; it takes time, so only here
         if ignored_id != IGNORE_INDEX:
             mask[mask == ignored_id] = IGNORE_INDEX
         held = np.flatnonzero(np.bincount(mask.ravel(), minlength=256)[:IGNORE_INDEX])
-        wrong = [each for each in held if each >= num_classes and each not in sets]
+        wrong = [each for each in held if each > last and each not in sets]
         if wrong:
-            raise InputError(
-                f"{path}: holds class id {wrong[0]}; ids go from 0 to {num_classes - 1}, "
-                f"{ignored_id} is ignored; for another class set give --classes"
-            )
+            known = f"ids go from 0 to {last}, {ignored_id} is ignored; for another class set give --classes"
+            raise InputError(f"{path}: holds class id {wrong[0]}; {known}")
     if sets and not keep_sets:
         mask[np.isin(mask, sets)] = IGNORE_INDEX
     return mask
@@ -190,7 +177,9 @@ def read_mask_of(path, shape, class_set=CELEBAMASK, owner="photograph", photo_tu
         return upright(image)
 
     mask = read_mask(path, class_set, turn, keep_sets)
-    require_size(path, mask, shape, owner)
+    if mask.shape != (height, width):
+        sizes = f"is {mask.shape[1]} x {mask.shape[0]} but its {owner} is {width} x {height}"
+        raise InputError(f"{path}: {sizes}; they must be of one size; resize a mask by nearest neighbour")
     return mask
 
 
@@ -201,14 +190,6 @@ def orientation(photo):
             return orientation(image)
     turn = photo.getexif().get(ORIENTATION)
     return turn if turn in range(1, 9) else 1
-
-
-def require_size(path, mask, shape, owner):
-    if mask.shape != tuple(shape[:2]):
-        raise InputError(
-            f"{path}: is {mask.shape[1]} x {mask.shape[0]} but its {owner} is {shape[1]} x {shape[0]}; "
-            "they must be of one size; resize a mask by nearest neighbour"
-        )
 
 
 def read_pair(photo_path, mask_path, class_set=CELEBAMASK, keep_sets=False):

@@ -44,12 +44,10 @@ def noise(path, chance):
 
 def bomb(path, _):
     """A PNG of 50,000 x 50,000 pixels in a few bytes."""
-
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    head = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(10**6))))
+    data = bytearray(encoded(picture(), "PNG"))
+    data[16:24] = struct.pack(">II", 50_000, 50_000)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    path.write_bytes(data)
 
 
 def text_bomb(path, _):
@@ -77,17 +75,16 @@ def in_place_of(make):
     return replace
 
 
-pipe, folder = in_place_of(os.mkfifo), in_place_of(os.mkdir)
-loop = in_place_of(lambda path: path.symlink_to(path.name))
-dangling = in_place_of(lambda path: path.symlink_to("nowhere.png"))
-device = in_place_of(lambda path: path.symlink_to("/dev/zero"))
-empty = in_place_of(lambda path: path.touch())
-SPECIAL = {"pipe": pipe, "loop": loop, "dangling": dangling, "device": device, "folder": folder, "empty": empty}
 DAMAGE = {
     **{f"cut {n}": cut for n in range(6)},
     **{f"bits {n}": flip_bits for n in range(8)},
     **{f"noise {n}": noise for n in range(2)},
-    **SPECIAL,
+    "pipe": in_place_of(os.mkfifo),
+    "loop": in_place_of(lambda path: path.symlink_to(path.name)),
+    "dangling": in_place_of(lambda path: path.symlink_to("nowhere.png")),
+    "device": in_place_of(lambda path: path.symlink_to("/dev/zero")),
+    "folder": in_place_of(os.mkdir),
+    "empty": in_place_of(lambda path: path.touch()),
 }
 
 
@@ -110,15 +107,14 @@ WRONG_VALUES = (None, "abc", -1, 10**12, [1], {"a": 1}, 0.5)
 
 
 def wrong_field(key, value):
-    return lambda path, _: torch.save(checkpoint_content() | {key: value}, path)
+    return lambda path, _: torch.save(checkpoint_content(**{key: value}), path)
 
 
 def wrong_tensor(change):
     def make(path, chance):
-        content = checkpoint_content()
-        key = chance.choice([key for key, value in content["state_dict"].items() if value.is_floating_point()])
-        content["state_dict"] = content["state_dict"] | {key: change(content["state_dict"][key])}
-        torch.save(content, path)
+        weights = checkpoint_content()["state_dict"]
+        key = chance.choice([key for key, value in weights.items() if value.is_floating_point()])
+        wrong_field("state_dict", weights | {key: change(weights[key])})(path, chance)
 
     return make
 
@@ -142,28 +138,18 @@ CHECKPOINTS = {
 }
 
 
-def onnx_file(**metadata):
-    """Change the metadata of a network by export_onnx.py."""
+def onnx_file(external="", **metadata):
+    """Change the metadata of a network by export_onnx.py, or let its weights lie in the file `external`."""
 
     def make(path, _):
         model = onnx.load(path)
-        entries = {entry.key: entry.value for entry in model.metadata_props}
-        del model.metadata_props[:]
-        onnx.helper.set_model_props(model, entries | metadata)
-        path.write_bytes(model.SerializeToString())
-
-    return make
-
-
-def external(name):
-    """Let the weights of a network lie in the file of that name."""
-
-    def make(path, _):
-        model = onnx.load(path)
-        weights = model.graph.initializer[0]
-        weights.ClearField("raw_data")
-        weights.data_location = onnx.TensorProto.EXTERNAL
-        weights.external_data.add(key="location", value=name)
+        for entry in model.metadata_props:
+            entry.value = metadata.get(entry.key, entry.value)
+        if external:
+            weights = model.graph.initializer[0]
+            weights.ClearField("raw_data")
+            weights.data_location = onnx.TensorProto.EXTERNAL
+            weights.external_data.add(key="location", value=external)
         path.write_bytes(model.SerializeToString())
 
     return make
@@ -175,5 +161,7 @@ ONNX = {
     **{f"image_size {value!r}": onnx_file(image_size=value) for value in ("abc", "0", "1000000", "-1")},
     **{f"classes {value[:9]!r}": onnx_file(classes=value) for value in ("{", "[]", "{}", "[" * 10_000)},
     "11 classes": onnx_file(classes=json.dumps(LAPA.to_dict())),
-    **{f"external {name}": external(name) for name in ("../model.pt", "/etc/passwd", "model.pt", "/dev/zero")},
+    **{
+        f"external {name}": onnx_file(external=name) for name in ("../model.pt", "/etc/passwd", "model.pt", "/dev/zero")
+    },
 }

@@ -85,11 +85,8 @@ def test_killed_predictions_relabellings_and_preparations(sample_dataset, tmp_pa
     make_celebamask_download(download, [*list(range(0, 12)), 170000, 170001, 190000])
     predict = ["--checkpoint", "../model.pt", *SMALL, "--image_dir", sample_dataset / "train/train_image"]
     merge = ["--label_dir", sample_dataset / "train/train_mask", "--output_dir", "merged", "--colored_dir", "colored"]
-    commands = [
-        (validate, predict),
-        (generate_labels, [*predict, *merge]),
-        (prepare_celebamask, ["--source", download, "--image_size", 64]),
-    ]
+    prepare = ["--source", download, "--image_size", 64]
+    commands = [(validate, predict), (generate_labels, [*predict, *merge]), (prepare_celebamask, prepare)]
     seconds = [timed(*command, tmp_path / f"expected{number}") for number, command in enumerate(commands)]
     chance, kills, runs = random.Random(SEED), [0, 0, 0], 0
     while sum(kills) < OTHER_KILLS or 0 in kills:
