@@ -8,8 +8,8 @@
 things, `--as tilted` also turns it by up to 30 degrees, and `--as moved` moves, turns and scales each photograph as
 `--augment wide` does. Each picture depends on its number alone.
 
-A face counts as found when the middle of the nose lies in the box of a face, or in the middle half of the crop of one
-that has no box. All else that is found is a false find. Milliseconds are those of one picture without reading it.
+A face counts as found if the middle of the nose lies in the box of a face. All else that is found is a false find.
+Milliseconds are those of one picture without reading it.
 """
 
 import argparse
@@ -69,13 +69,7 @@ def noses(truth, class_set):
 
 def holds(face, point):
     """Whether a Face is the one with a nose at `point`."""
-    crop = face.crop
-    left, top, right, bottom = face.box or (
-        crop.x - crop.width / 4,
-        crop.y - crop.height / 4,
-        crop.x + crop.width / 4,
-        crop.y + crop.height / 4,
-    )
+    left, top, right, bottom = face.box
     return left <= point[0] <= right and top <= point[1] <= bottom
 
 

@@ -113,7 +113,6 @@ def test_relabelling_masks_of_other_classes_than_the_checkpoint(place, refusal):
         ("--cache gpu", "--cache gpu: there is no CUDA"),
         ("--load_model_path nowhere.pt", "nowhere.pt: no such checkpoint"),
         ("--load_model_path .", ".: is a folder; give a checkpoint in it"),
-        ("--teacher missing.pt", "missing.pt: no such checkpoint"),
         (f"--model_type {CHALLENGE} --load_model_path model.pt", "model.pt: does not fit the model (--load_not_strict"),
         (f"--model_type {CHALLENGE} --load_model_path model.pt --load_not_strict", "model.pt: nothing in it fits"),
         ("--image_size 31", "argument --image_size: "),

@@ -112,7 +112,7 @@ def assert_same_but_for_ties(labels, logits):
 
 def test_predictions_are_those_of_a_naive_loop(predicted, model, photos):
     labels = predicted[1]
-    assert len(np.unique(np.concatenate([each.flatten() for each in labels.values()]))) > 15
+    assert len(np.unique(np.concatenate([each.flatten() for each in labels.values()]))) >= 15
     for stem, path in list_images(photos).items():
         assert_same_but_for_ties(labels[stem], naive_logits(model.coarse_logits, path))
 
