@@ -6,6 +6,7 @@
     python export_onnx.py --labels --output labels.onnx       # photographs in, label maps out, for any language
     python export_onnx.py --float16 --output web/face_parser.onnx
     python export_onnx.py --int8 dataset/train/train_image --output face_parser_int8.onnx
+    python export_onnx.py --layout bisenet --output resnet18.onnx    # for programs that load that network
 
 Input `photos`: float32 [N, 3, H, W], RGB in [0, 1], any N, H and W multiples of 16 (others shift the labels). Output
 `logits`: float32 [N, classes, h, w] at the decoder's stride; bilinear upsampling and an argmax give the labels. With
@@ -16,6 +17,10 @@ With `--float16` the file is half as large and computes in float32 all the same,
 file does; the page in `web/` loads it. With `--int8` weights and activations are 8-bit integers inside; their ranges
 are those seen on some photographs of the folder. That pays on CPUs with VNNI instructions (Intel Ice Lake, AMD Zen 4,
 and later). Without them sums of 8-bit products saturate on an x86 CPU, so the weights get 7 bits there.
+
+With `--layout bisenet` the file takes the place of those of zllrunning's and yakhyo's face-parsing: `input` float32
+[1, 3, S, S] normalised by ImageNet's mean and deviation, S the image size of the training; `output` float32
+[1, 19, S, S], logits in their order of the classes.
 """
 
 import json
@@ -41,6 +46,12 @@ from options import export_parser
 TOLERANCE = 1e-3  # of logits whose range is some tens
 FLOAT16_TOLERANCE = 1  # weights rounded to 11 bits
 CALIBRATION_PHOTOS = 32  # and as many others to compare labels on
+# Of zllrunning/face-parsing.PyTorch, whose networks are trained on CelebAMask-HQ too.
+BISENET_ORDER = (
+    "background", "skin", "l_brow", "r_brow", "l_eye", "r_eye", "eye_g", "l_ear", "r_ear", "ear_r",
+    "nose", "mouth", "u_lip", "l_lip", "neck", "neck_l", "cloth", "hair", "hat",
+)  # fmt: skip
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 MAX_CHANGED = 1e-3  # share of the labels of an exported argmax that rounding may change
 MAX_CHANGED_BY_INT8 = 0.02  # share of the labels
 
@@ -63,15 +74,30 @@ class Labels(CoarseLogits):
         return self.model(photos).argmax(dim=1).to(torch.uint8)
 
 
-def export(module, path, output_name, metadata):
-    """Write the ONNX file of a module above; `metadata` is a dict of str."""
+class BiSeNetLayout(CoarseLogits):
+    """Takes photographs normalised as ImageNet's, and gives logits at input size in BISENET_ORDER."""
+
+    def __init__(self, model):
+        super().__init__(model)
+        ids = [model.class_set.id_of(name, "--layout bisenet:") for name in BISENET_ORDER]
+        *_, last = (module for module in model.modules() if isinstance(module, nn.Conv2d))
+        last.weight.data, last.bias.data = last.weight.data[ids], last.bias.data[ids]
+        self.mean, self.deviation = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, DEVIATION))
+
+    def forward(self, photos):
+        # Not folded into the first convolution: its zero padding would then be of another colour than black.
+        return self.model(photos * self.deviation + self.mean)
+
+
+def export(module, path, names, metadata, size=None):
+    """Write the ONNX file of a module above: names of input and output, metadata a dict of str, a fixed size or any."""
     dynamic = torch.export.Dim.DYNAMIC
     program = torch.onnx.export(
         module.eval(),
-        (torch.rand(2, 3, 96, 128),),
-        input_names=["photos"],
-        output_names=[output_name],
-        dynamic_shapes=({0: dynamic, 2: dynamic, 3: dynamic},),
+        (torch.rand(1, 3, size, size) if size else torch.rand(2, 3, 96, 128),),
+        input_names=names[:1],
+        output_names=names[1:],
+        dynamic_shapes=None if size else ({0: dynamic, 2: dynamic, 3: dynamic},),
         dynamo=True,
         verbose=False,
     )
@@ -79,6 +105,24 @@ def export(module, path, output_name, metadata):
         node.metadata_props.clear()  # stack traces of the export, with the paths of the machine it ran on
     program.model.metadata_props.update(metadata)
     program.save(path)
+
+
+def write_bisenet(model, path, metadata):
+    """Write the file of --layout bisenet; return what came of it."""
+    import onnxruntime
+
+    size = model.image_size
+    photos = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    ids = [model.class_set.id_of(name) for name in BISENET_ORDER]
+    with torch.inference_mode():
+        expected = model.eval()(photos)[:, ids].numpy()
+    export(BiSeNetLayout(model), path, ["input", "output"], metadata, size)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    normalised = (photos - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(DEVIATION).view(3, 1, 1)
+    difference = np.abs(session.run(["output"], {"input": normalised.numpy()})[0] - expected).max()
+    if not difference <= TOLERANCE:
+        raise InputError(f"not written, its logits differ from PyTorch's by {difference:.2g}")
+    return f"its logits differ from PyTorch's by at most {difference:.1g}"
 
 
 def random_batches():
@@ -109,7 +153,7 @@ def write_labels(model, path, metadata):
     import onnxruntime
 
     module, batches = Labels(model).eval(), random_batches()
-    export(module, path, "labels", metadata)
+    export(module, path, ["photos", "labels"], metadata)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     with torch.inference_mode():
         ours = [module(torch.from_numpy(photos)).numpy() for photos in batches]
@@ -192,7 +236,9 @@ def write(model, path, args, photos):
     try:
         if args.labels:
             return write_labels(model, path, metadata)
-        export(CoarseLogits(model), path, "logits", metadata)
+        if args.layout:
+            return write_bisenet(model, path, metadata)
+        export(CoarseLogits(model), path, ["photos", "logits"], metadata)
         network = TorchNetwork(model, torch.device("cpu"))
         outcome = require_close(network, path, TOLERANCE)
         if args.int8:

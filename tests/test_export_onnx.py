@@ -126,9 +126,45 @@ def test_validate_runs_an_onnx_file_without_torch(exported, tmp_path):
 
     assert run_validate("--checkpoint", exported / "a.onnx").returncode == 0
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["me.png", "overlays"]
-    assert "a.pt: needs PyTorch" in run_validate("--checkpoint", exported / "a.pt").stderr
+    assert "a.pt: a .pt needs the repository" in run_validate("--checkpoint", exported / "a.pt").stderr
     assert "--tta needs PyTorch" in run_validate("--checkpoint", exported / "a.onnx", "--tta").stderr
     code = "from faceparse import FaceParser; import faceparse.faces.video"
     code += "; print(FaceParser(sys.argv[1])(sys.argv[2], whole=True).labels.shape)"
     done = run(code, exported / "a.onnx", tmp_path / "me.png", without=["torch", "torchvision", "matplotlib"])
     assert done.stdout == "(60, 80)\n", done.stderr
+
+
+@pytest.fixture(scope="module")
+def bisenet(tmp_path_factory):
+    """The shipped network in that layout."""
+    path = tmp_path_factory.mktemp("bisenet") / "resnet18.onnx"
+    pytest.importorskip("onnxscript")
+    call(export_onnx, "--layout", "bisenet", "--output", path)
+    return path
+
+
+THEIR_IDS = (0, 1, 10, 6, 4, 5, 2, 3, 7, 8, 11, 12, 13, 17, 18, 9, 15, 14, 16)  # by ours, as zllrunning's readme has it
+
+
+@pytest.mark.slow
+def test_a_client_of_the_other_network_gets_our_labels_in_its_order(bisenet, tmp_path, monkeypatch):
+    """uniface's class, unchanged but for where it finds its weights; without uniface what its documentation says."""
+    portrait = Image.open(ROOT / "assets/astronaut.jpg").resize((512, 512), Image.Resampling.BICUBIC)
+    portrait.save(tmp_path / "portrait.png")
+    call(validate, "--image_dir", tmp_path / "portrait.png", "--output_dir", tmp_path / "ours")
+    expected = np.array(THEIR_IDS)[np.array(Image.open(tmp_path / "ours/portrait.png"))]
+    photo = np.array(portrait.convert("RGB"))
+    try:
+        from uniface.parsing import BiSeNet
+        from uniface.parsing import bisenet as module
+    except ImportError:
+        import onnxruntime
+
+        normalised = (photo / 255 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
+        session = onnxruntime.InferenceSession(str(bisenet))
+        logits = session.run(["output"], {"input": normalised.transpose(2, 0, 1)[None].astype(np.float32)})[0]
+        labels = logits[0].argmax(axis=0)
+    else:
+        monkeypatch.setattr(module, "verify_model_weights", lambda name: str(bisenet))
+        labels = BiSeNet(providers=["CPUExecutionProvider"]).parse(photo[..., ::-1])
+    assert (labels == expected).mean() > 0.995
