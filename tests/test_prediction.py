@@ -115,7 +115,7 @@ def test_each_photograph_gets_a_label_map_of_its_own_upright_size(checkpoint_pat
         with Image.open(tmp_path / f"{stem}.png") as image:
             assert image.format == "PNG" and image.mode == "L" and image.size == size
             seen.update(np.unique(np.array(image)).tolist())
-    assert seen <= set(range(19)) and len(seen) > 15
+    assert seen <= set(range(19)) and len(seen) > 10
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])

@@ -7,7 +7,8 @@ from benchmarks.scenes import CHANGES, measure, noses
 from faceparse.data.classes import CELEBAMASK
 from faceparse.data.images import list_images, read_mask, read_photo
 from faceparse.faces.crops import Crop
-from faceparse.faces.face_parser import Face, ParsedPhoto
+from faceparse.faces.face_parser import ParsedPhoto
+from faceparse.faces.looks import Face, Look
 from tools.make_sample_dataset import draw_scene, make_sample_dataset
 from tools.scenes import SCENE_SIZE, put_into
 
@@ -55,15 +56,15 @@ class Oracle:
         self.masks = iter(masks)
 
     def __call__(self, photo, whole):
-        if whole:
-            return ParsedPhoto(photo, [], CELEBAMASK)
-        mask = read_mask(next(self.masks))
+        mask = np.zeros(photo.shape[:2], np.uint8) if whole else read_mask(next(self.masks))
         one_hot = np.eye(len(CELEBAMASK), dtype=np.float32)[mask].transpose(2, 0, 1)
-        face = Face(Crop(640, 480, 1280, 960), one_hot, CELEBAMASK)
+        look = Look(Crop(640, 480, 1280, 960), one_hot)
+        if whole:
+            return ParsedPhoto(photo, [], CELEBAMASK, [[look]])
         (x, y), *_ = noses(mask, CELEBAMASK)
-        face.box = (x - 9, y - 9, x + 9, y + 9)
-        false = Face(Crop(20, 20, 40, 40), one_hot[:, :2, :2], CELEBAMASK)
-        return ParsedPhoto(photo, [face, false] if photo[0, 0, 0] else [face], CELEBAMASK)
+        face = Face(look.crop, one_hot, box=(x - 9, y - 9, x + 9, y + 9))
+        false = Face(Crop(20, 20, 40, 40), one_hot[:, :2, :2], box=(10, 10, 30, 30))
+        return ParsedPhoto(photo, [face, false] if photo[0, 0, 0] else [face], CELEBAMASK, [[look]])
 
 
 def test_the_benchmark_counts_finds_and_scores_them(dataset):
