@@ -311,9 +311,7 @@ def export_parser(description):
     add_classes_of_checkpoint(parser)
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--labels", action="store_true", help="give uint8 label maps at input size in place of logits")
-    kind.add_argument(
-        "--layout", choices=("bisenet",), help="inputs, outputs and class order of another network"
-    )
+    kind.add_argument("--layout", choices=("bisenet",), help="inputs, outputs and class order of another network")
     kind.add_argument("--float16", action="store_true", help="store the weights as 16-bit floats: half the file")
     kind.add_argument(
         "--int8", metavar="IMAGE_DIR", help="write 8-bit integers, calibrated on these photographs; for CPUs with VNNI"
