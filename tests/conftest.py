@@ -21,6 +21,8 @@ from helpers import call, checkpoint_content, contents, the_error
 from faceparse.errors import run_script
 from tools.make_sample_dataset import make_sample_dataset
 
+ROOT = Path(__file__).parents[1]
+
 
 @pytest.fixture(scope="session")
 def sample_dataset(tmp_path_factory):
@@ -40,12 +42,14 @@ def place(sample_dataset, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def refusal(capsys):
+def refusal(capsys, tmp_path, monkeypatch):
     def refused(script, *flags):
         """Run a script's main as its command line does; return the line of its error, whose exit status is 2.
 
         `script` may be any function without arguments. No file of the working directory may appear or change.
         """
+        if Path.cwd() == ROOT:  # which may hold gigabytes, a virtual environment for one
+            monkeypatch.chdir(tmp_path)
         before = contents(Path.cwd())
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
