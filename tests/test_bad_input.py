@@ -19,7 +19,6 @@ import validate
 from faceparse.data.classes import CELEBAMASK
 from faceparse.data.images import write_label_map
 from faceparse.inference import checkpoints
-from faceparse.inference.device import select_device
 
 SCRIPTS = [(main_deeplab, TRAIN), (validate, PREDICT), (generate_labels, MERGE)]
 PHOTO, MASK = "{0}/{0}_image/{0}_0002.jpg", "{0}/{0}_mask/{0}_0002.png"
@@ -132,58 +131,6 @@ def test_gpu_that_does_not_exist(place, refusal, monkeypatch, script, flags):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     message = "error: --gpu_id: there is no GPU 2 here; there are 2, numbered from 0"
     assert refusal(script, *flags, "--gpu_id", 2) == message
-
-
-def test_gpu_whose_driver_does_not_work(refusal, tmp_path, monkeypatch):
-    """60 epochs on the CPU are not what its owner wants."""
-
-    def init():
-        raise RuntimeError("The NVIDIA driver on your system is too old\nUpdate it")
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(torch.version, "cuda", "13.0")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.cuda, "init", init)
-    monkeypatch.setattr(Path, "glob", lambda path, pattern: [path / "nvidia0"] if str(path) == "/dev" else [])
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    message = "error: the GPU does not work (The NVIDIA driver on your system is too old); repair the driver, or set "
-    assert refusal(lambda: select_device(0)) == message + 'CUDA_VISIBLE_DEVICES="" for the CPU'
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")  # hidden
-    assert select_device(0).type == "cpu"
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    monkeypatch.setattr(torch.version, "cuda", None)  # PyTorch for CPUs
-    assert select_device(0).type == "cpu"
-
-
-def test_gpu_that_this_build_has_no_kernels_for(refusal, tmp_path, monkeypatch):
-    """PyTorch finds it and warns; the first computation fails."""
-
-    def zeros(*shape, device):
-        raise RuntimeError("CUDA error: no kernel image is available for execution on the device\nCompile with ...")
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(torch.cuda, "set_device", lambda index: None)
-    monkeypatch.setattr(torch, "zeros", zeros)
-    message = "error: GPU 0: PyTorch cannot compute on it (CUDA error: no kernel image is available for execution on "
-    assert refusal(lambda: select_device(0)).startswith(message + "the device); choose another --gpu_id, install a")
-
-
-@pytest.mark.parametrize(
-    ("script", "flags", "file"),
-    [
-        (main_deeplab, TRAIN, "checkpoints"),
-        (validate, (*PREDICT, "--output_dir", "out/deeper"), "out"),
-        (validate, (*PREDICT, "--output_dir", "new", "--save_visualizations"), "new/overlays"),
-        (generate_labels, (*MERGE, "--output_dir", "out"), "out"),
-        (generate_labels, (*MERGE, "--colored_dir", "out"), "out"),
-    ],
-)
-def test_output_folder_that_is_a_file(place, refusal, script, flags, file):
-    Path(file).parent.mkdir(exist_ok=True)
-    Path(file).write_text("precious")
-    assert file in refusal(script, *flags)
 
 
 # Checkpoints.
