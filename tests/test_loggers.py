@@ -40,15 +40,6 @@ def test_a_missing_package_is_named(monkeypatch, kind, module):
         import_logger(kind)
 
 
-def test_wandb_that_cannot_start_is_bad_input(wandb, tmp_path):
-    def no_account(**_):
-        raise RuntimeError("not logged in\nlong help")
-
-    wandb.init = no_account
-    with pytest.raises(InputError, match=r"\A--logger wandb: not logged in; WANDB_MODE=offline[^\n]*\Z"):
-        open_logger("wandb", tmp_path, [], 1, {}, CELEBAMASK)
-
-
 def test_training_sends_each_epoch_and_a_resumed_run_the_earlier_ones_too(place, monkeypatch, wandb):
     """Epochs that train nothing are enough for that."""
     monkeypatch.setattr(
