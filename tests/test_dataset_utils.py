@@ -140,9 +140,6 @@ def test_fractional_repeat_is_the_chance_of_one_more(pairs):
 @pytest.mark.parametrize(
     ("cache", "needed", "device", "free", "chosen"),
     [
-        ("ram", 1000, "cpu", 0, "ram"),
-        ("off", 1000, "cpu", 10**12, "off"),
-        ("gpu", 10**9, "cuda", 0, "gpu"),
         ("auto", 1000, "cpu", 2001, "ram"),
         ("auto", 1001, "cpu", 2001, "off"),
         ("auto", 1000, "cuda", 4000, "gpu"),  # of 5,001 bytes a step leaves 2,001
@@ -168,10 +165,8 @@ def limit_to(group, limit, names):
 @pytest.mark.parametrize(
     ("line", "group", "names"),
     [
-        ("0::/", "", dataset_utils.VERSION_2),  # a container
         ("0::/system.slice/job_7/step_0", "system.slice/job_7", dataset_utils.VERSION_2),  # the limit is the job's
         ("5:cpu,memory:/slurm/job_7", "slurm/job_7", dataset_utils.VERSION_1),
-        ("5:memory:/docker/abc", "", dataset_utils.VERSION_1),  # the container does not see its own folder
     ],
 )
 def test_free_memory_is_what_linux_calls_available_within_the_smallest_limit(tmp_path, monkeypatch, line, group, names):
