@@ -16,7 +16,6 @@ from faceparse.data.checks import (
     left_right_reversed,
     listing,
     near_duplicates,
-    swap_left_right,
 )
 from faceparse.data.classes import CELEBAMASK, LAPA
 from faceparse.data.images import read_mask, read_pair, write_label_map
@@ -78,8 +77,6 @@ def test_majority_of_the_pairs_on_both_sides_decides():
     one_sided = face(*ALL)
     one_sided[np.isin(one_sided, (5, 7))] = 1  # only the ears are left to vote
     assert left_right_reversed(one_sided)
-    one_sided[one_sided == 9] = 1
-    assert not left_right_reversed(one_sided)  # nothing votes
     tie = face(ALL[0])
     tie[tie == 8] = 1
     assert not left_right_reversed(tie)
@@ -91,12 +88,6 @@ def test_lapas_left_is_the_viewers():
     mask[12:14, 6:12], mask[12:14, 20:26] = 4, 5
     assert LAPA.names[4:6] == ("l_eye", "r_eye")
     assert not left_right_reversed(mask, LAPA) and left_right_reversed(mask[:, ::-1], LAPA)
-
-
-def test_swap_touches_left_and_right_alone():
-    swapped = swap_left_right(np.array([[*range(19), 255]], dtype=np.uint8))
-    assert swapped.dtype == np.uint8
-    assert swapped.tolist() == [[0, 1, 2, 3, 5, 4, 7, 6, 9, 8, *range(10, 19), 255]]
 
 
 def test_near_duplicates_are_found_through_size_compression_and_mirroring():
@@ -154,7 +145,6 @@ def test_corrected_copies_and_sheet(dataset, tmp_path):
     ("flags", "message"),
     [
         (("--sheet", "train/train_mask/a.png"), "holds the files to read"),
-        (("--sheet", "s.bmp"), "no picture's name"),
         (("--fix_left_right", "train/train_mask"), "lies in the masks' own folder"),
         (("--fix_left_right", "link/inside"), "lies in the masks' own folder"),
         (("--fix_left_right", "."), "exists already"),
@@ -163,20 +153,6 @@ def test_corrected_copies_and_sheet(dataset, tmp_path):
 def test_outputs_are_new_and_elsewhere(dataset, refusal, flags, message):
     Path("link").symlink_to("val/val_mask")
     assert message in refusal(check_dataset, "--dataset_dir", ".", *flags)
-
-
-@pytest.mark.parametrize(
-    ("removed", "added", "message"),
-    [
-        ("val/val_mask/d.png", "other.png", r"d\.jpg: has no mask"),
-        ("train/train_image", "images", "train_image: no such folder; --dataset_dir holds train/train_image"),
-        ("train", "CelebA-HQ-img", r"prepare_celebamask --source \S+ --output_dir"),
-    ],
-)
-def test_another_layout_is_refused(dataset, removed, added, message):
-    Path(removed).rename(added)
-    with pytest.raises(InputError, match=message):
-        check()
 
 
 def test_every_bad_file_is_listed_before_the_script_ends(dataset, capsys):
@@ -203,9 +179,6 @@ def test_a_square_mask_that_may_lie_either_way_is_named(dataset, capsys):
     write_label_map(Path("train/train_mask/b.png"), face(*ALL), is_upright=True)
     check("--fix_left_right", "corrected")
     np.testing.assert_array_equal(read_pair("train/train_image/b.jpg", "corrected/train_mask/b.png")[1], face())
-    picture(1).save("val/val_image/e.jpg", exif=exif)
-    with pytest.raises(InputError, match=r"e\.png: its photograph is turned by EXIF data"):
-        train()
 
 
 def test_masks_without_any_class_are_named(dataset, capsys):
@@ -227,17 +200,9 @@ def test_a_class_set_that_lies_with_the_data_is_not_forgotten(dataset):
     for run in (train, lambda: train(*corrected), check):
         with pytest.raises(InputError, match="has other classes; give --classes lapa"):
             run()
-    description, elsewhere = Path("classes.json"), dataset.parent
-    with pytest.raises(InputError, match="holds no images"):
-        train("--label_dir", elsewhere, "--truth_dir", elsewhere)
-    description.write_text(json.dumps({"names": ["background", "face"]}))
+    Path("classes.json").write_text(json.dumps({"names": ["background", "face"]}))
     with pytest.raises(InputError, match=r"has other classes; give --classes classes\.json"):
         check()
-    description.write_text("[]")
-    with pytest.raises(InputError, match=r"classes\.json: .*rename it if it does not describe these masks"):
-        check()
-    description.write_text(json.dumps(CELEBAMASK.to_dict() | {"ignored_id": 99}))
-    check()  # they are the same classes
 
 
 def test_a_class_set_says_whose_left_it_means(dataset, capsys):

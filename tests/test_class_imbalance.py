@@ -4,20 +4,12 @@ import numpy as np
 import pytest
 
 import class_imbalance_fig
-from class_imbalance_fig import class_pixels
 from faceparse.data.images import write_label_map
-from faceparse.errors import InputError
 from options import class_imbalance_parser
 
 
 def draw(*flags):
     class_imbalance_fig.main(class_imbalance_parser("Draw.").parse_args([str(flag) for flag in flags]))
-
-
-def test_class_pixels():
-    counts = class_pixels(np.array([[0, 18, 255], [18, 3, 255]], dtype=np.uint8), 19)
-    assert counts.shape == (19,) and counts.sum() == 4
-    assert (counts[0], counts[3], counts[18]) == (1, 1, 2)
 
 
 @pytest.mark.parametrize("log", [[], ["--log"]])
@@ -36,10 +28,3 @@ def test_chart_and_table(tmp_path, capsys, log):
         ["18", "cloth", "1", "10.000%", "1"],
     ]
     assert table[4] == ["0", "background", "0", "0.000%", "0"]
-
-
-def test_nothing_to_count(tmp_path):
-    write_label_map(tmp_path / "masks/a.png", np.full((2, 2), 255, dtype=np.uint8))
-    with pytest.raises(InputError, match="nothing to count"):
-        draw("--label_dir", tmp_path / "masks", "--output_dir", tmp_path / "out")
-    assert not (tmp_path / "out").exists()

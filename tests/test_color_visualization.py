@@ -42,8 +42,7 @@ def test_overlay_goes_from_photograph_to_colours():
     assert overlay(photo, LABEL_MAP, 0.25)[0, 1].tolist() == [127, 76, 76]  # 0.75 * 101 + 0.25 * (204, 0, 0)
 
 
-@pytest.mark.parametrize("count", [1, 7])
-@pytest.mark.parametrize("shape", [(40, 40), (64, 20), (5, 64)])
+@pytest.mark.parametrize(("count", "shape"), [(1, (5, 64)), (7, (64, 20))])
 def test_contact_sheet_holds_pictures_and_every_legend_colour(count, shape):
     blank = np.full((*shape, 3), 250, dtype=np.uint8)
     sheet = contact_sheet([("a caption that is wider than its item " * 3, [blank, blank])] * count, tile=64)
@@ -80,10 +79,7 @@ def test_bad_input_writes_nothing(folder, refusal):
     for flags in (("--output_dir", "photographs"), ("--sheet", "photographs/a.png")):
         assert "a.png does not say that this program made it; choose another" in refused(*flags)
     assert "holds the files to read" in refused("--output_dir", "labels")
-    assert "no picture's name" in refused("--sheet", "sheet.doc")
     assert "must be of one size" in refused("--image_dir", "photographs")
-    Image.new("RGB", (7, 3)).save("stranger.bmp")
-    assert "holds no label map of the photographs" in refused("--image_dir", "stranger.bmp")
     (folder / "network").touch()
     write_label_map(folder / "labels/a.png", LABEL_MAP, made_by=provenance("network", 64, False, LAPA))
     assert "its label maps have other classes; give theirs as --classes" in refused()

@@ -57,11 +57,6 @@ def test_putting_back_is_bilinear_interpolation_of_the_grid(angle):
                 np.testing.assert_allclose(maps[:, y - top, x - left], expected, atol=0.05)
 
 
-def test_a_crop_outside_the_picture_is_empty():
-    region, inside, maps = paste_back(np.ones((2, 4, 4), np.float32), Crop(-50, -50, 20, 20), (30, 30))
-    assert region[0] == region[2] and inside.size == 0 and len(list(maps)) == 2
-
-
 def draw_parts(positions, class_set=CELEBAMASK, size=200):
     """Probabilities [C, size, size] with a square of certainty around each position."""
     probabilities = np.zeros((len(class_set), size, size), np.float32)
@@ -80,16 +75,6 @@ def test_parts_are_found_where_they_are_drawn(class_set):
     assert centres.keys() == MEAN_PARTS.keys()
     for name, position in centres.items():
         np.testing.assert_allclose(position, MEAN_PARTS[name], atol=0.003)
-
-
-def test_too_small_a_part_is_none():
-    """Of 200 x 200 pixels 12 are 3e-4."""
-    probabilities = np.zeros((len(CELEBAMASK), 200, 200), np.float32)
-    nose = probabilities[CELEBAMASK.names.index("nose")]
-    nose[50:53, 80:84] = 1
-    assert part_centres(probabilities, CELEBAMASK).keys() == {"nose"}
-    nose[50, 80] = 0
-    assert part_centres(probabilities, CELEBAMASK) == {}
 
 
 def test_the_crop_of_parts_is_that_in_which_they_lie_as_on_average():

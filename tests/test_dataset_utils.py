@@ -1,19 +1,16 @@
 """Pairs at the network's size, the training set's order, shares and caches, free memory, and errors in workers."""
 
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from two_processes import in_two_processes
 
 import dataset_utils
 from dataset_utils import PairDataset, TrainingSet, choose_cache, classes_in, find_pairs, free_memory, repeat_factors
 from faceparse.data.classes import CELEBAMASK
 from faceparse.data.images import write_label_map
-from faceparse.errors import InputError
 from faceparse.training import distributed
 
 
@@ -26,13 +23,6 @@ def training_set(pairs, **options):
 def pairs(sample_dataset):
     """The 8 training pairs of the drawn data set, 64 px."""
     return find_pairs(sample_dataset, "train")
-
-
-def test_pairs_are_found_by_stem(sample_dataset):
-    pairs = find_pairs(sample_dataset, "val")
-    assert [stem for stem, _, _ in pairs] == [f"val_{index:04d}" for index in range(5)]
-    val = sample_dataset / "val"
-    assert pairs[2][1:] == (val / "val_image/val_0002.jpg", val / "val_mask/val_0002.png")
 
 
 def write_pair(folder, photo, mask):
@@ -124,26 +114,6 @@ def test_processes_share_each_batch_without_overlap(pairs, monkeypatch, cache, w
             assert torch.equal(mine[0], batch[0][rank::world_size]) and torch.equal(mine[1], batch[1][rank::world_size])
 
 
-def fill_a_share(rank, pairs, out):
-    """Read the set as one of two processes; save what the cache holds then and which files were read."""
-    stems_read, read_pair = [], dataset_utils.read_pair
-    dataset_utils.read_pair = lambda *args, **kwargs: stems_read.append(args[0].stem) or read_pair(*args, **kwargs)
-    tested = training_set(pairs, repeat_rare=0.9)
-    torch.save((tested.photos.clone(), tested.masks.clone(), tested.repeats, stems_read), out / f"{rank}.pt")
-
-
-@pytest.mark.slow
-def test_processes_of_a_host_read_a_share_each_and_hold_the_set_once(pairs, tmp_path):
-    before = set(Path("/dev/shm").glob("face_parser_*"))
-    in_two_processes(fill_a_share, pairs, tmp_path)
-    alone, stems = training_set(pairs, repeat_rare=0.9), [stem for stem, _, _ in pairs]
-    for rank in range(2):
-        *tensors, stems_read = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        torch.testing.assert_close(tensors, [alone.photos, alone.masks, alone.repeats], rtol=0, atol=0)
-        assert stems_read == stems[rank::2]
-    assert set(Path("/dev/shm").glob("face_parser_*")) == before
-
-
 def test_repeat_factors_hand_worked():
     """Four images, share 1/2: class 1 is in one, f = 1/4, sqrt((1/2) / (1/4)) = sqrt(2); class 2 is in two, so 1."""
     masks = [torch.tensor([ids], dtype=torch.uint8) for ids in ([0, 0, 1], [0, 2, 255], [0, 2, 2], [0, 255, 255])]
@@ -158,14 +128,6 @@ def test_repeat_factors_hand_worked():
     assert factors(1.0) == pytest.approx([2**0.5, 2**0.5, 2**0.5, (4 / 3) ** 0.5])
 
 
-@pytest.mark.parametrize("cache", ["ram", "off"])
-def test_repeats_are_counted_from_the_masks_of_the_set(pairs, cache):
-    present = np.array([[index in np.array(Image.open(mask)) for index in range(19)] for _, _, mask in pairs])
-    factors = np.sqrt(0.9 / present.mean(axis=0)).clip(min=1)
-    expected = [factors[row].max() for row in present]
-    np.testing.assert_allclose(training_set(pairs, cache=cache, repeat_rare=0.9).repeats, expected, rtol=1e-6)
-
-
 def test_fractional_repeat_is_the_chance_of_one_more(pairs):
     tested = training_set(pairs)
     tested.repeats = torch.tensor([1.0, 1.25, 1.5, 2.0, 2.75, 1.0, 1.0, 1.0])
@@ -175,21 +137,9 @@ def test_fractional_repeat_is_the_chance_of_one_more(pairs):
     torch.testing.assert_close(counts.mean(dim=0), tested.repeats, atol=0.08, rtol=0)  # 3 standard deviations
 
 
-@pytest.mark.parametrize(("cache", "workers"), [("ram", 2), ("off", 0), ("off", 2)])
-def test_damaged_file_is_named_in_one_line(pairs, tmp_path, cache, workers):
-    """A DataLoader by itself would add the traceback of its worker."""
-    (tmp_path / "damaged.jpg").write_bytes(pairs[3][1].read_bytes()[:400])
-    pairs[3] = (pairs[3][0], tmp_path / "damaged.jpg", pairs[3][2])
-    with pytest.raises(InputError, match=r"\A[^\n]*damaged\.jpg: not a readable image[^\n]*\Z"):
-        list(training_set(pairs, cache=cache, workers=workers).batches(1, batch_size=2))
-
-
 @pytest.mark.parametrize(
     ("cache", "needed", "device", "free", "chosen"),
     [
-        ("ram", 1000, "cpu", 0, "ram"),
-        ("off", 1000, "cpu", 10**12, "off"),
-        ("gpu", 10**9, "cuda", 0, "gpu"),
         ("auto", 1000, "cpu", 2001, "ram"),
         ("auto", 1001, "cpu", 2001, "off"),
         ("auto", 1000, "cuda", 4000, "gpu"),  # of 5,001 bytes a step leaves 2,001
@@ -205,15 +155,6 @@ def test_auto_takes_the_fastest_memory_of_which_half_holds_the_set(monkeypatch, 
     assert choose_cache(cache, needed, SimpleNamespace(type=device)) == chosen
 
 
-@pytest.mark.parametrize(("memory", "cache"), [(24e9, "off"), (64e9, "ram")])
-def test_auto_reads_the_official_set_in_every_epoch_on_24_gb_and_says_so(pairs, monkeypatch, memory, cache, capsys):
-    """24,183 pairs of 512 px, four bytes a pixel, are 25.4 GB."""
-    monkeypatch.setattr(dataset_utils, "free_memory", lambda: memory)
-    monkeypatch.setattr(TrainingSet, "_decode", lambda self: (None, None))
-    assert training_set(pairs[:1] * 24183, image_size=512, cache="auto").cache == cache
-    assert ("25.4 GB of decoded pictures" in capsys.readouterr().out) == (cache == "off")
-
-
 def limit_to(group, limit, names):
     group.mkdir(parents=True, exist_ok=True)
     (group / names[1]).write_text(f"{limit}\n")
@@ -224,10 +165,8 @@ def limit_to(group, limit, names):
 @pytest.mark.parametrize(
     ("line", "group", "names"),
     [
-        ("0::/", "", dataset_utils.VERSION_2),  # a container
         ("0::/system.slice/job_7/step_0", "system.slice/job_7", dataset_utils.VERSION_2),  # the limit is the job's
         ("5:cpu,memory:/slurm/job_7", "slurm/job_7", dataset_utils.VERSION_1),
-        ("5:memory:/docker/abc", "", dataset_utils.VERSION_1),  # the container does not see its own folder
     ],
 )
 def test_free_memory_is_what_linux_calls_available_within_the_smallest_limit(tmp_path, monkeypatch, line, group, names):

@@ -13,12 +13,11 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake
 
 import main_deeplab
 from dataset_utils import TrainingSet, find_pairs
-from faceparse.data.augmentation import MODES, augment, constant
+from faceparse.data.augmentation import constant
 from faceparse.data.classes import CELEBAMASK
 from faceparse.training import distributed, optimisation
 from faceparse.training.optimisation import AveragedModel, Precision, build_optimizer
 from faceparse.training.state import TrainingState
-from loss import loss_at_epoch
 from models import MODELS, build_model
 
 CUDA = torch.device("cuda", 0)
@@ -93,22 +92,6 @@ def training(args):
         model = build_model(args.model_type, num_classes=19)
     model.class_set, model.image_size = CELEBAMASK, args.image_size
     return TrainingState(args, model, AveragedModel(model, args.ema), build_optimizer(args, model), Precision(CUDA))
-
-
-def test_augmentation_and_losses_stay_on_the_gpu(fake_cuda):
-    photos = torch.zeros(4, 3, 64, 64, dtype=torch.uint8, device=CUDA)
-    masks = torch.zeros(4, 64, 64, dtype=torch.uint8, device=CUDA)
-    for mode in MODES:
-        images, labels = augment(photos, masks, mode, torch.Generator())
-        assert images.device == labels.device == CUDA
-        assert images.dtype == torch.float32 and labels.dtype == torch.int64
-        assert images.shape == photos.shape and labels.shape == masks.shape
-        assert images.is_contiguous(memory_format=torch.channels_last)
-    for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        logits = torch.zeros(4, 19, 64, 64, device=CUDA, dtype=dtype)
-        for single in (False, True):
-            loss = loss_at_epoch(parse(main_deeplab, *FLAGS), 1, single)(logits, labels)
-            assert loss.device == CUDA and loss.dtype == torch.float32 and loss.shape == ()
 
 
 @pytest.mark.slow

@@ -116,13 +116,6 @@ def test_batch_of_ignored_pixels_costs_and_changes_nothing(batch, loss):
     assert value.item() == 0 and not logits.grad.any()
 
 
-@every_loss
-def test_target_type_and_memory_layout_do_not_matter(batch, loss):
-    logits, target = batch
-    expected = loss(logits, target).item()
-    assert loss(logits.contiguous(memory_format=torch.channels_last), target.byte()).item() == pytest.approx(expected)
-
-
 @pytest.mark.parametrize("all_classes", [False, True])
 @pytest.mark.parametrize(("focal_weight", "dice_weight"), [(0, 0), (0.1, 0), (0, 0.6), (0.3, 0.6), (1, 0.5), (1, 1)])
 def test_mixed_is_the_weighted_sum_and_dice_joins_at_its_epoch(batch, focal_weight, dice_weight, all_classes):

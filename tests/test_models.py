@@ -60,19 +60,6 @@ def test_logits_are_those_of_the_challenge_network():
 
 def test_keys_and_shapes_are_those_of_the_challenge_checkpoint():
     shapes = {key: list(value.shape) for key, value in build_model(CHALLENGE).state_dict().items()}
-    spelled_out = {
-        "backbone.low_level_features.0.0.weight": [32, 3, 3, 3],
-        "backbone.low_level_features.2.conv.1.0.weight": [48, 1, 3, 3],
-        "backbone.high_level_features.13.conv.3.running_var": [162],
-        "backbone.high_level_features.13.conv.3.num_batches_tracked": [],
-        "classifier.project.0.weight": [48, 12, 1, 1],
-        "classifier.aspp.convs.3.0.weight": [192, 162, 3, 3],
-        "classifier.aspp.convs.4.1.weight": [192, 162, 1, 1],
-        "classifier.aspp.project.0.weight": [192, 960, 1, 1],
-        "classifier.classifier.0.weight": [256, 240, 3, 3],
-        "classifier.classifier.3.bias": [19],
-    }
-    assert {key: shapes.get(key) for key in spelled_out} == spelled_out
     assert len(shapes) == 284
     lines = "\n".join(sorted(f"{key} {shape}" for key, shape in shapes.items()))
     assert hashlib.sha256(lines.encode()).hexdigest() == CHALLENGE_KEYS_SHA256

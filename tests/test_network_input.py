@@ -4,10 +4,8 @@ from functools import partial
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from faceparse.data.classes import CELEBAMASK
-from faceparse.errors import InputError
 from faceparse.inference.image_size import fitted_size
 from faceparse.inference.prediction import batches_of_equal_size, predict, read_resized
 from faceparse.parallel import in_threads
@@ -60,13 +58,6 @@ def test_photographs_keep_their_proportions_to_eight_px(original, expected):
     assert photo.dtype == np.uint8 and photo.shape == (*expected, 3)
 
 
-def test_photograph_of_the_right_size_is_not_touched(tmp_path):
-    photo = random_photo(64, 48)
-    Image.fromarray(photo).save(tmp_path / "a.png")
-    for item in (photo, tmp_path / "a.png"):
-        np.testing.assert_array_equal(read_resized((0, item), 64)[1], photo)
-
-
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_group_neighbours_of_one_size_in_order(workers):
     shapes = [(64, 64)] * 3 + [(48, 64)] + [(64, 64)] * 2
@@ -80,21 +71,3 @@ def test_batches_group_neighbours_of_one_size_in_order(workers):
         np.testing.assert_allclose(logits, photos[index].transpose(2, 0, 1)[:2] / 255, atol=1e-6)
     assert list(predict(network, [], **options)) == []  # the share of a process may be empty
     assert network.shapes == [(2, 3, 64, 64), (1, 3, 64, 64), (1, 3, 48, 64), (2, 3, 64, 64)]
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_damaged_photograph_is_named(tmp_path, workers):
-    for name in ("a.jpg", "b.jpg", "c.jpg"):
-        Image.fromarray(random_photo(64, 64)).save(tmp_path / name)
-    (tmp_path / "b.jpg").write_bytes((tmp_path / "b.jpg").read_bytes()[:400])
-    options = {"image_size": 64, "batch_size": 1, "workers": workers, "progress": None}
-    with pytest.raises(InputError, match=r"\A[^\n]*b\.jpg: not a readable image[^\n]*\Z"):
-        list(predict(RedAndGreen(), sorted(tmp_path.iterdir()), **options))
-
-
-@pytest.mark.parametrize("threads", [0, 3])
-def test_threads_read_no_further_ahead_than_needed(threads):
-    taken = []
-    items = (taken.append(item) or item for item in range(50))
-    for position, _ in enumerate(in_threads(abs, items, threads)):
-        assert len(taken) <= position + 1 + 2 * threads

@@ -5,7 +5,6 @@ import pytest
 from matplotlib import axes
 from PIL import Image
 
-from faceparse.errors import InputError
 from faceparse.training.log import write_log
 from options import plot_runs_parser
 from tools import plot_runs
@@ -36,17 +35,3 @@ def test_all_curves_are_drawn(run, capsys, monkeypatch):
     assert curves.count(([2, 4], [0.6, 0.5])) == curves.count(([2, 4], [0.3, -1])) == 2
     assert Image.open(run / "out/runs.png").width == 12 * 120
     assert "a/log.jsonl: 4 epochs, best mIoU 0.3000 in epoch 2" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("content", "expected"),
-    [(None, "no such file"), ('{"step": 1}\n', "is no log of a training"), ("", "holds no epoch yet")],
-)
-def test_what_is_no_run_is_refused(run, content, expected):
-    if content is not None:
-        (run / "other.jsonl").write_text(content)
-    with pytest.raises(InputError, match=expected):
-        plot(run, run / "other.jsonl", "--output", run / "runs.png")
-    with pytest.raises(InputError, match="must end in"):
-        plot(run, "--output", run / "runs.txt")
-    assert not (run / "runs.png").exists()

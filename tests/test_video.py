@@ -1,7 +1,5 @@
 """Videos: following, smoothing, broken frames, and what parse_faces.py writes of a clip."""
 
-import signal
-from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,13 +10,12 @@ import pytest
 import parse_faces
 from faceparse.data.classes import ClassSet
 from faceparse.data.images import read_photo
-from faceparse.errors import InputError, Stopped
 from faceparse.faces import video
 from faceparse.faces.crops import Crop, whole_picture
 from faceparse.faces.detection import Detection
 from faceparse.faces.face_parser import FaceParser
 from faceparse.faces.looks import Face, Look
-from faceparse.faces.video import FaceTracker, Frames, Track, blend, moved, new_weight, open_video, parse_frames
+from faceparse.faces.video import FaceTracker, Frames, moved, open_video, parse_frames
 from faceparse.flags import parse_faces_parser
 from tools.scenes import draw_backdrop
 
@@ -127,38 +124,7 @@ def test_smoothing_lets_fewer_pixels_change(monkeypatch):
     assert changes[0] < 0.7 * changes[1]
 
 
-def test_blending_takes_the_short_way_round():
-    old, new = Crop(0, 0, 10, 10, 170), Crop(4, 8, 20, 20, -170)
-    middle = blend(old, new, 0.5)
-    assert (middle.x, middle.y, middle.width, middle.height) == (2, 4, 15, 15) and middle.angle % 360 == 180
-    assert blend(old, new, 1).angle % 360 == 190
-    assert new_weight(old, old) == pytest.approx(video.STILL) and new_weight(old, new) == pytest.approx(1)
-
-
 SMALL, LARGE = Crop(12, 12, 16, 16), Crop(28, 28, 24, 24)
-
-
-def test_the_larger_of_two_followed_faces_comes_first():
-    """So that it covers the smaller one, as in photographs, in the frame of the search and in those after it."""
-    tracker = FaceTracker(NoisyParser(SMALL, LARGE))
-    for _ in range(3):
-        assert [face.crop.width for face in tracker(BLANK).faces] == [24, 16]
-
-
-def test_two_tracks_of_one_face_become_one(monkeypatch):
-    """As when a face passes before another: what is seen in both crops is the face in front."""
-    monkeypatch.setattr(video, "refined_crop", lambda look, class_set: look.crop)
-    tracker = FaceTracker(NoisyParser(SMALL, LARGE))
-    assert len(tracker(BLANK).faces) == len(tracker(BLANK).faces) == 2
-    monkeypatch.setattr(video, "refined_crop", lambda look, class_set: LARGE)
-    assert [len(tracker(BLANK).faces) for _ in range(3)] == [1, 1, 1]
-
-
-def test_a_find_is_the_followed_face_up_to_three_tenths_of_its_side_away():
-    tracker = FaceTracker(None)
-    tracker.tracks = [Track(None, Crop(100, 100, 40, 40))]
-    for x, y, near in ((111, 100, True), (113, 100, False), (100, 89, True), (100, 87, False), (109, 109, False)):
-        assert tracker.follows(x, y) == near
 
 
 class FakeCapture:
@@ -197,11 +163,9 @@ def camera(monkeypatch):
 
 @pytest.mark.parametrize(
     ("readable", "promised", "broken"),
-    [
-        ("xxx", 3, 0), ("x.x", 3, 1), (".x..x", 5, 3), ("xx", 3, 1), ("xxx", 0, 0), ("", 0, 0), ("xxxx", 2, 0),
-        ("x.x", 0, 1), ("xx..x", 2, 2),  # as of a camera, and of files with no number of frames or a wrong one
-    ],
-)  # fmt: skip
+    # The last two are as of a camera, and of a file with a wrong number of frames.
+    [("xxx", 3, 0), (".x..x", 5, 3), ("x.x", 0, 1), ("xx..x", 2, 2)],
+)
 def test_broken_frames_are_skipped_and_counted(readable, promised, broken):
     blue = np.zeros((2, 2, 3), np.uint8)
     blue[..., 0] = 255  # OpenCV's order is BGR
@@ -241,21 +205,3 @@ def test_the_webcam_is_shown_until_q_and_outlives_a_broken_frame(monkeypatch, ca
     monkeypatch.setattr(cv2, "getWindowProperty", lambda *_: 1)
     video.show_webcam(NoisyParser(), 0)
     assert len(shown) == 2 and shown[0].any() and capture.released  # the rate is written into the picture
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_ends_the_webcam_as_usual_and_sigterm_does_not(monkeypatch, camera, number):
-    def stop(*_):
-        raise Stopped if number == signal.SIGTERM else KeyboardInterrupt
-
-    camera([BLANK])
-    monkeypatch.setattr(NoisyParser, "detector", stop)
-    with pytest.raises(Stopped) if number == signal.SIGTERM else nullcontext():
-        video.show_webcam(NoisyParser(), 0)
-
-
-def test_a_camera_that_gives_no_picture(camera):
-    """As one that another program uses, on Windows."""
-    camera([])
-    with pytest.raises(InputError, match="--webcam 0: gives no picture"):
-        video.show_webcam(NoisyParser(), 0)

@@ -75,8 +75,8 @@ def test_killed_trainings(sample_dataset, reference, tmp_path, capfd):
         assert not [path for path in tree(folder) if ".tmp." in path.name or ".unfinished" in str(path)]
         shutil.rmtree(folder)
         runs += 1
-        with capfd.disabled():
-            print(f"{kills} kills over {runs} trainings, seed {SEED}: 0 lost, 0 differing", flush=True)
+    with capfd.disabled():
+        print(f"\n{kills} kills over {runs} trainings, seed {SEED}: 0 lost, 0 differing")
 
 
 def test_killed_predictions_relabellings_and_preparations(sample_dataset, tmp_path, capfd):
