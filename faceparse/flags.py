@@ -74,57 +74,34 @@ def new_parser(description):
 
 
 def add_gpu(parser):
-    parser.add_argument(
-        "--gpu_id",
-        "--gpus",
-        type=non_negative_int,
-        default=0,
-        help='number of the GPU (not how many); without CUDA, or with CUDA_VISIBLE_DEVICES="" set, the CPU',
-    )
+    hint = 'number of the GPU (not how many); without CUDA, or with CUDA_VISIBLE_DEVICES="" set, the CPU'
+    parser.add_argument("--gpu_id", "--gpus", type=non_negative_int, default=0, help=hint)
 
 
-def add_classes(parser, default="celebamask", help="classes: celebamask, lapa, or a JSON file that describes them"):
-    parser.add_argument("--classes", default=default, metavar="SET", help=help)
+def add_classes(add, default="celebamask", help="classes: celebamask, lapa, or a JSON file that describes them"):
+    add("--classes", default=default, metavar="SET", help=help)
 
 
-def add_classes_of_checkpoint(parser):
-    add_classes(parser, default=None, help="classes that the checkpoint must have; needed if it does not tell them")
+def add_classes_of_checkpoint(add):
+    add_classes(add, default=None, help="classes that the checkpoint must have; needed if it does not tell them")
 
 
 def parse_faces_parser(description):
     parser = new_parser(description)
-    parser.add_argument("inputs", nargs="*", metavar="INPUT", help="photographs, videos, and folders of them")
-    parser.add_argument("--output_dir", default="parsed", help="receives <stem>.png, _overlay.jpg and .json")
-    parser.add_argument("--checkpoint", default=SHIPPED_CHECKPOINT, help="ours, or a file of export_onnx.py")
-    parser.add_argument(
-        "--image_size",
-        type=network_input_size,
-        help="side of a face at the network, px, to a multiple of 16; default: that of its training",
-    )
-    parser.add_argument(
-        "--cutout",
-        action="append",
-        default=[],
-        metavar="NAMES",
-        help="also cut out classes, e.g. hair,hat or face or person, with soft edges; may be given several times",
-    )
-    parser.add_argument(
-        "--colors",
-        type=recolouring,
-        action="append",
-        default=[],
-        metavar="NAME=#RRGGBB",
-        help="also write <stem>_colored.jpg with a class in another colour; may be given several times",
-    )
-    parser.add_argument("--whole", action="store_true", help="take each photograph for a portrait; no search")
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument(
-        "--face", type=positive_int, metavar="NUMBER", help="write one person alone; 1 is the largest face"
-    )
-    which.add_argument(
-        "--each_face", action="store_true", help="also write <stem>_face1.png and cut-outs of each person"
-    )
-    parser.add_argument("--webcam", type=non_negative_int, metavar="NUMBER", help="show a camera in a window instead")
+    add = parser.add_argument
+    add("inputs", nargs="*", metavar="INPUT", help="photographs, videos, and folders of them")
+    add("--output_dir", default="parsed", help="receives <stem>.png, _overlay.jpg and .json")
+    add("--checkpoint", default=SHIPPED_CHECKPOINT, help="ours, or a file of export_onnx.py")
+    add("--image_size", type=network_input_size, help="side of a face at the network, px; default: as it was trained")
+    hint = "also cut out classes, e.g. hair,hat or face or person, with soft edges; may be given several times"
+    add("--cutout", action="append", default=[], metavar="NAMES", help=hint)
+    hint = "also write <stem>_colored.jpg with a class in another colour; may be given several times"
+    add("--colors", type=recolouring, action="append", default=[], metavar="NAME=#RRGGBB", help=hint)
+    add("--whole", action="store_true", help="take each photograph for a portrait; no search")
+    which = parser.add_mutually_exclusive_group().add_argument
+    which("--face", type=positive_int, metavar="NUMBER", help="write one person alone; 1 is the largest face")
+    which("--each_face", action="store_true", help="also write <stem>_face1.png and cut-outs of each person")
+    add("--webcam", type=non_negative_int, metavar="NUMBER", help="show a camera in a window instead")
     add_gpu(parser)
-    add_classes_of_checkpoint(parser)
+    add_classes_of_checkpoint(add)
     return parser
