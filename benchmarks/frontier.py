@@ -14,8 +14,7 @@ from faceparse.errors import run_script
 from faceparse.inference.checkpoints import read_checkpoint
 from faceparse.inference.metrics import Scores, confusion_matrix
 from faceparse.inference.networks import load_network
-from faceparse.inference.prediction import predict
-from faceparse.inference.upsampling import label_map
+from faceparse.inference.prediction import label_map, predict
 from models.cost import count_flops
 from options import network_input_size
 

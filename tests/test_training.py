@@ -33,9 +33,14 @@ from faceparse.errors import InputError
 from faceparse.files import locked
 from faceparse.inference import checkpoints
 from faceparse.training import distributed, optimisation
-from faceparse.training.cuda_graphs import use_cuda_graphs
 from faceparse.training.log import write_log
-from faceparse.training.optimisation import AveragedModel, build_optimizer, learning_rate, set_learning_rate
+from faceparse.training.optimisation import (
+    AveragedModel,
+    build_optimizer,
+    learning_rate,
+    set_learning_rate,
+    use_cuda_graphs,
+)
 from faceparse.training.state import STATES
 from loss import loss_at_epoch
 from main_deeplab import require_finite, validate_epoch

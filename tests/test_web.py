@@ -28,8 +28,7 @@ from faceparse.data.drawing import overlay
 from faceparse.data.images import read_mask, read_photo
 from faceparse.errors import InputError
 from faceparse.inference.networks import OnnxNetwork
-from faceparse.inference.prediction import predict, to_network_input
-from faceparse.inference.upsampling import label_map
+from faceparse.inference.prediction import label_map, predict, to_network_input
 from options import export_parser, serve_parser
 from web import serve
 from web.serve import describe_network, make_server
