@@ -143,11 +143,7 @@ def score_folders(submit_dir, truth_dir, class_set=CELEBAMASK):
     if not matrix.any():
         raise InputError(f"{truth_dir}: every pixel is 255, ignored; there is nothing to score")
     require_makers_class_set(submit_dir, makers, class_set)
-    said, warning = describe_makers(submit_dir, makers)
-    if said:
-        print(said)
-    if warning:
-        print(warning, file=sys.stderr)
+    describe_makers(submit_dir, makers)
     return matrix, mean(f1_of_images)
 
 
