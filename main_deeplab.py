@@ -59,9 +59,8 @@ from options import train_parser
 def train_one_epoch(state, epoch, model, training_set, device):
     """Train an epoch of a TrainingState, `model` its network or what wraps it; return the entries for the log.
 
-    train_loss is the mean over steps and processes; images_per_second counts all processes; data_wait is this process's
-    share of time spent waiting for data, and peak_gib the most memory of the GPU that PyTorch held. Only the progress
-    bar waits for the GPU, every 20 steps.
+    train_loss and images_per_second are over all processes; data_wait is this process's share of time spent waiting for
+    data, peak_gib the most memory of the GPU that PyTorch held. Only the progress bar waits for it, every 20 steps.
     """
     args, steps = state.args, training_set.steps(state.args.batch_size)
     if device.type == "cuda":
@@ -116,8 +115,8 @@ def require_finite(state, loss, epoch):
 def try_largest_step(state, model, pairs, device):
     """Go forward and backward on a full batch with every loss term, so that too little memory shows before epoch 1.
 
-    `pairs` is their number, without repeats. Weights, BatchNorm statistics and random numbers stay as they are. What
-    memory the step took is in PyTorch's statistics, by which `choose_cache` leaves it free.
+    `pairs` is their number. Weights, BatchNorm statistics and random numbers stay as they are. `choose_cache` leaves
+    the memory free that the step took, by PyTorch's statistics.
     """
     args, side = state.args, round_to_stride(state.args.image_size)
     if device.type == "cuda":
@@ -137,9 +136,8 @@ def try_largest_step(state, model, pairs, device):
 def validate_epoch(args, epoch, model, pairs, device, visualization_dir=None):
     """Validate on (stem, photograph, mask) at each mask's own size; return loss and Scores of the whole set.
 
-    Every process takes its share, none twice, and all get the same result. The loss is a mean over the photographs that
-    have any labels, with Dice over the classes that occur in each; a photograph larger than the network's input counts
-    at that size, because its probabilities would take gigabytes.
+    Every process takes its share, and all get the same result. The loss is a mean over the photographs that have any
+    labels, with Dice over the classes of each; what is larger than the network's input counts at that size.
     """
     mine = pairs[distributed.rank() :: distributed.world_size()]
     loss_function = loss_at_epoch(args, epoch, single_photographs=True)
@@ -173,12 +171,8 @@ def validate_epoch(args, epoch, model, pairs, device, visualization_dir=None):
 
 
 def prediction_options(args, progress):
-    return {
-        "image_size": args.image_size,
-        "batch_size": max(1, args.batch_size // distributed.world_size()),
-        "workers": args.workers,
-        "progress": progress if distributed.rank() == 0 else None,
-    }
+    batch_size, progress = args.batch_size // distributed.world_size(), progress if distributed.rank() == 0 else None
+    return {"image_size": args.image_size, "batch_size": batch_size, "workers": args.workers, "progress": progress}
 
 
 def self_distil(state, epoch, run_dir, pairs, device):

@@ -18,19 +18,9 @@ from faceparse.flags import (
 )
 from faceparse.inference.image_size import MAX_SIDE
 
-MAX_WORKERS = 256  # more processes or threads read no faster, and thousands stop the machine
-
-
-def worker_count(text):
-    return whole_number(text, 0, MAX_WORKERS, "more read no faster")
-
-
-def port_number(text):
-    return whole_number(text, 0, 65535, "there is no such port")
-
-
-def picture_side(text):
-    return whole_number(text, 1, MAX_SIDE, TOO_LARGE)
+worker_count = whole_number(0, 256, "more read no faster")  # and thousands stop the machine
+port_number = whole_number(0, 65535, "there is no such port")
+picture_side = whole_number(1, MAX_SIDE, TOO_LARGE)
 
 
 def non_negative_float(text):
@@ -75,7 +65,7 @@ def train_parser(description):
     from faceparse.data.augmentation import MODES as AUGMENTATIONS
     from models import MODELS
 
-    parser = new_parser(description)
+    parser, _ = new_parser(description)
     caches, schedules = ("auto", "ram", "gpu", "off"), ("cosine", "warm_restarts", "constant")
 
     add = parser.add_argument_group("data").add_argument
@@ -144,8 +134,7 @@ def train_parser(description):
 
 
 def _prediction_parser(description, checkpoint, image_dir):
-    parser = new_parser(description)
-    add = parser.add_argument
+    parser, add = new_parser(description)
     add("--checkpoint", default=checkpoint, help="ours, a bare state_dict, or a file of export_onnx.py")
     add("--image_dir", default=image_dir, help="folder of photographs, or one file")
     add("--image_size", type=network_input_size, help="longer side at the network, px; default: that of its training")
@@ -177,8 +166,7 @@ def generate_labels_parser(description):
 
 
 def score_parser(description):
-    parser = new_parser(description)
-    add = parser.add_argument
+    parser, add = new_parser(description)
     add("--submit_dir", default="predictions", help="predicted label maps")
     add("--truth_dir", default="dataset/val/val_mask", help="true masks of the same stems")
     add("--output_dir", default=".", help="receives the score file")
@@ -193,8 +181,7 @@ def f1score_parser(description):
 
 
 def color_parser(description):
-    parser = new_parser(description)
-    add = parser.add_argument
+    parser, add = new_parser(description)
     add("--label_dir", default="predictions", help="label maps: a folder, or one file")
     add("--image_dir", help="photographs of the same stems to blend over")
     add("--output_dir", default="colored_predictions", help="receives <stem>.png")
@@ -205,8 +192,7 @@ def color_parser(description):
 
 
 def class_imbalance_parser(description):
-    parser = new_parser(description)
-    add = parser.add_argument
+    parser, add = new_parser(description)
     add("--label_dir", default="dataset/train/train_mask", help="masks to count")
     add("--output_dir", default=".", help="receives proportions_given_data.pdf and .png")
     add("--log", action="store_true", help="logarithmic axis, which shows the rare classes")
@@ -215,8 +201,7 @@ def class_imbalance_parser(description):
 
 
 def sample_dataset_parser(description):
-    parser = new_parser(description)
-    add = parser.add_argument
+    parser, add = new_parser(description)
     add("--output_dir", default="dataset_sample", help="receives train/, val/ and test_image/")
     add("--train", type=positive_int, default=48, help="training pairs")
     add("--val", type=positive_int, default=13, help="validation pairs")
@@ -229,8 +214,7 @@ def sample_dataset_parser(description):
 
 
 def preparation_parser(description, source):
-    parser = new_parser(description)
-    add = parser.add_argument
+    parser, add = new_parser(description)
     add("--source", default=source, help="folder of the official download")
     add("--output_dir", default="dataset", help="receives train/, val/, test_image/ and test_mask/")
     add("--image_size", type=picture_side, default=512, help="side of photographs and masks, px")
@@ -240,15 +224,14 @@ def preparation_parser(description, source):
 
 
 def plot_runs_parser(description):
-    parser = new_parser(description)
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run, or its log.jsonl")
-    parser.add_argument("--output", default="runs.png", metavar="FILE", help="picture to write: .png, .svg or .pdf")
+    parser, add = new_parser(description)
+    add("runs", nargs="+", metavar="RUN", help="folder of a run, or its log.jsonl")
+    add("--output", default="runs.png", metavar="FILE", help="picture to write: .png, .svg or .pdf")
     return parser
 
 
 def check_dataset_parser(description):
-    parser = new_parser(description)
-    add = parser.add_argument
+    parser, add = new_parser(description)
     add("--dataset_dir", default="dataset", help="holds train/ and val/")
     add("--sheet", metavar="FILE", help="write a contact sheet of suspected left/right swaps, at most 60")
     add("--fix_left_right", metavar="OUT", help="write corrected copies of all masks under OUT")
@@ -257,10 +240,10 @@ def check_dataset_parser(description):
 
 
 def export_parser(description):
-    parser = new_parser(description)
-    parser.add_argument("--checkpoint", default=SHIPPED_CHECKPOINT, help="ours or a bare state_dict")
-    parser.add_argument("--output", default="face_parser.onnx", help="file to write")
-    add_classes_of_checkpoint(parser.add_argument)
+    parser, add = new_parser(description)
+    add("--checkpoint", default=SHIPPED_CHECKPOINT, help="ours or a bare state_dict")
+    add("--output", default="face_parser.onnx", help="file to write")
+    add_classes_of_checkpoint(add)
     add = parser.add_mutually_exclusive_group().add_argument
     add("--labels", action="store_true", help="give uint8 label maps at input size in place of logits")
     add("--layout", choices=("bisenet",), help="inputs, outputs and class order of another network")
@@ -270,6 +253,6 @@ def export_parser(description):
 
 
 def serve_parser(description):
-    parser = new_parser(description)
-    parser.add_argument("--port", type=port_number, default=8000, help="of 127.0.0.1; 0 takes a free one")
+    parser, add = new_parser(description)
+    add("--port", type=port_number, default=8000, help="of 127.0.0.1; 0 takes a free one")
     return parser

@@ -29,9 +29,8 @@ def measure(checkpoint, pairs, sizes):
     rows = []
     for size in sizes:
         total = 0
-        for index, logits, own_size in predict(
-            network, photos, image_size=size, batch_size=network.batch_size, workers=1, progress=f"{size} px"
-        ):
+        options = {"batch_size": network.batch_size, "workers": 1, "progress": f"{size} px"}
+        for index, logits, own_size in predict(network, photos, image_size=size, **options):
             truth = read_mask_of(pairs[index][2], own_size, classes)
             total = total + confusion_matrix(truth, label_map(logits, own_size), len(classes))
         scores = Scores(total)

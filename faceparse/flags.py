@@ -6,7 +6,6 @@ import re
 from faceparse import SHIPPED_CHECKPOINT
 from faceparse.inference.image_size import MAX_SIDE, MIN_SIDE
 
-MAX_NUMBER = 2**31 - 1  # of what counts; what is larger overflows in one library or another
 TOO_LARGE = "the memory that it takes grows with its square"
 
 
@@ -18,21 +17,23 @@ def number(text, kind=float):
         raise argparse.ArgumentTypeError(f"{text!r} is not {what}") from None
 
 
-def whole_number(text, least, most, reason):
-    value = number(text, int)
-    if value < least:
-        raise argparse.ArgumentTypeError(f"{value} is {'negative' if least == 0 else f'not at least {least}'}")
-    if value > most:
-        raise argparse.ArgumentTypeError(f"{value} is more than {most}: {reason}")
-    return value
+def whole_number(least, most, reason):
+    """Return the type of an argument from `least` to `most`; `reason` says why no more."""
+
+    def parse(text):
+        value = number(text, int)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{value} is {'negative' if least == 0 else f'not at least {least}'}")
+        if value > most:
+            raise argparse.ArgumentTypeError(f"{value} is more than {most}: {reason}")
+        return value
+
+    return parse
 
 
-def positive_int(text):
-    return whole_number(text, 1, MAX_NUMBER, "a typing error?")
-
-
-def non_negative_int(text):
-    return whole_number(text, 0, MAX_NUMBER, "a typing error?")
+# Larger numbers overflow in one library or another.
+positive_int, non_negative_int = (whole_number(least, 2**31 - 1, "a typing error?") for least in (1, 0))
+network_input_size = whole_number(MIN_SIDE, MAX_SIDE, TOO_LARGE)
 
 
 def fraction(text):
@@ -48,10 +49,6 @@ def recolouring(text):
     if not match:
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form hair=#a02020, one class at a time")
     return match[1], tuple(bytes.fromhex(match[2]))
-
-
-def network_input_size(text):
-    return whole_number(text, MIN_SIDE, MAX_SIDE, TOO_LARGE)
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -70,7 +67,10 @@ class Parser(argparse.ArgumentParser):
 
 
 def new_parser(description):
-    return Parser(description=description.strip().splitlines()[0], formatter_class=HelpFormatter, allow_abbrev=False)
+    """Return a parser and its `add_argument`; of the description, a script's docstring, the first line is shown."""
+    description = description.strip().splitlines()[0]
+    parser = Parser(description=description, formatter_class=HelpFormatter, allow_abbrev=False)
+    return parser, parser.add_argument
 
 
 def add_gpu(parser):
@@ -87,8 +87,7 @@ def add_classes_of_checkpoint(add):
 
 
 def parse_faces_parser(description):
-    parser = new_parser(description)
-    add = parser.add_argument
+    parser, add = new_parser(description)
     add("inputs", nargs="*", metavar="INPUT", help="photographs, videos, and folders of them")
     add("--output_dir", default="parsed", help="receives <stem>.png, _overlay.jpg and .json")
     add("--checkpoint", default=SHIPPED_CHECKPOINT, help="ours, or a file of export_onnx.py")

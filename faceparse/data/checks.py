@@ -75,10 +75,7 @@ def hash_file(path):
 
 
 def near_duplicates(hashes, others):
-    """Return [(bits, i, j), ...] of hashes [N, 2, 256] and others [M, 2, 256] that differ little, the nearest first.
-
-    The bits are those of the nearer of a picture and its mirror image.
-    """
+    """Return [(bits, i, j), ...] of hashes [N, 2, 256] and others, mirrored or not, that differ little, sorted."""
     signs, other_signs = (2 * each.astype(np.float32) - 1 for each in (hashes[:, 0], others))
     found = []
     for start in range(0, len(signs), ROWS_AT_A_TIME):
@@ -106,10 +103,7 @@ def listing(lines):
 
 
 def check_dataset(root, class_set):
-    """Read all pairs of a data set, print what it holds, and return {split: [Pair, ...]}.
-
-    Raises InputError for a folder that is laid out otherwise, and after printing them for pairs that cannot be used.
-    """
+    """Read all pairs of a data set, print what it holds, and return {split: [Pair, ...]}; InputError if it is unfit."""
     check = partial(check_pair, class_set=class_set)
     splits = {split: list(in_parallel(check, pairs, split)) for split, pairs in find_splits(root).items()}
     unusable = [pair for pairs in splits.values() for pair in pairs if pair.problem]
@@ -120,10 +114,8 @@ def check_dataset(root, class_set):
         report_split(split, pairs, class_set)
     found = sum(pair.pixels for pair in splits["train"]) > 0
     if found.sum() < 2:
-        raise InputError(
-            f"{root}: the training masks hold fewer than two classes; their pixels are class ids, from 0 to "
-            f"{len(class_set) - 1}, and {class_set.ignored_id} is ignored"
-        )
+        ids = f"class ids, from 0 to {len(class_set) - 1}, and {class_set.ignored_id} is ignored"
+        raise InputError(f"{root}: the training masks hold fewer than two classes; their pixels are {ids}")
 
     hashes = {split: ([p.stem for p in pairs], np.array([p.hashes for p in pairs])) for split, pairs in splits.items()}
     test_dir = split_folders(root, "test")[0]

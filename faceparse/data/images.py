@@ -44,10 +44,9 @@ def list_images(*paths):
 
 
 def match_pairs(image_dir, mask_dir, more_image_dirs=()):
-    """Pair the files of two folders by stem, never by position: a list of (stem, image path, mask path).
+    """Pair images, which may lie in further folders, with the masks of the same stems: [(stem, image, mask path)].
 
-    The images may lie in further folders, the masks of all are in one. Raises InputError if an image has no mask or a
-    mask no image.
+    Raises InputError if an image has no mask or a mask no image.
     """
     images, masks = list_images(image_dir, *more_image_dirs), list_images(mask_dir)
     require_partners(images, masks, "mask", mask_dir)
@@ -197,9 +196,8 @@ def read_maker(path):
 def write_label_map(path, label_map, palette_of=None, made_by="", is_upright=False):
     """Write uint8 class ids [H, W] as a single-channel PNG, atomically.
 
-    The mode is L by default, which every reader returns as class ids. With the ClassSet `palette_of` it is P in the
-    colours of that set, as in the data set's own masks; OpenCV turns such files into colours. The text `made_by` is
-    kept in the file, for `read_maker`. With `is_upright` EXIF data say so, for `read_mask_of`.
+    The mode is L, which every reader returns as ids, or P in the colours of the ClassSet `palette_of`, as in the data
+    set's own masks. `made_by` is a text for `read_maker`. With `is_upright` EXIF data say so, for `read_mask_of`.
     """
     image = Image.fromarray(label_map)
     if palette_of:
@@ -222,10 +220,7 @@ def check_picture_name(path):
 
 
 def write_picture(path, picture, photograph=False):
-    """Write uint8 RGB [H, W, 3] in the format of the path's suffix, atomically; JPEG in high quality.
-
-    Unless it is a photograph, its EXIF data say what drew it, for `is_drawn`.
-    """
+    """Write uint8 RGB [H, W, 3], atomically; unless it is a photograph, EXIF data say what drew it, for `is_drawn`."""
     check_picture_name(path)
     options = {"compress_level": 1, "quality": 95, "subsampling": 0}
     if not photograph:

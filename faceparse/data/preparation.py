@@ -119,7 +119,7 @@ def write_pair(example, make_pair, class_set, output_dir, image_size):
 
 
 def refuse(problems, source, what_to_do):
-    """Print a list of problems, cut to a bounded length, and raise InputError; do nothing if it is empty."""
+    """Print a list of problems and raise InputError; do nothing if it is empty."""
     if problems:
         print(listing(problems), end="")
         raise InputError(f"{source}: {counted(len(problems), 'problem')}, listed above; {what_to_do}")

@@ -33,10 +33,7 @@ def predict(network, photos, *, image_size, batch_size, workers, tta=False, prog
 
 
 def read_resized(item, image_size):
-    """Return (index, photograph, its own (height, width)) of an item (index, path or uint8 RGB array [H, W, 3]).
-
-    The photograph comes as uint8 [h, w, 3] of `fitted_size`: faces keep their proportions, to a few px.
-    """
+    """Return (index, photograph at `fitted_size`, its own (height, width)) of an item (index, path or array)."""
     index, photo = item
     if not isinstance(photo, np.ndarray):
         photo = read_photo(photo)

@@ -25,16 +25,14 @@ MAX_WAIT = timedelta(minutes=30)
 def process_group(device):
     """Join torchrun's processes (NCCL on CUDA, gloo on CPUs) for the block; do nothing when started plainly.
 
-    After an error the group is not taken down, because that may wait for the other processes, which wait for this one.
-    Instead this process ends, and torchrun ends the others. Raises InputError if another process has ended.
+    Raises InputError if another process has ended. After an error the group is not taken down, because that may wait
+    for processes that wait for this one; torchrun ends them when this one ends.
     """
     if not is_launched():
         yield
         return
-    if device.type == "cuda":
-        dist.init_process_group("nccl", device_id=device, timeout=MAX_WAIT)
-    else:
-        dist.init_process_group("gloo", timeout=MAX_WAIT)
+    options = {"backend": "nccl", "device_id": device} if device.type == "cuda" else {"backend": "gloo"}
+    dist.init_process_group(**options, timeout=MAX_WAIT)
     try:
         yield
     except RuntimeError as error:
@@ -121,19 +119,15 @@ class _SumWithGradient(torch.autograd.Function):
 
 
 def sum_with_gradient(tensor):
-    """Return the sum of the processes' tensors for a loss that all of them compute from it alike.
+    """Return the sum of the processes' tensors, for a loss that all of them compute from it alike.
 
-    The gradient is that of the sum times the number of processes, because DistributedDataParallel then takes the mean
-    over them: its result is the gradient that one process would get for the whole batch.
+    Its gradient is multiplied by their number, because DistributedDataParallel takes the mean over them.
     """
     return _SumWithGradient.apply(tensor) if is_distributed() else tensor
 
 
 def data_parallel(model, device):
-    """Return the model as several processes train it: they start with equal weights and average their gradients.
-
-    BatchNorm statistics stay each process's own. One process gets the model itself.
-    """
+    """Return the model as processes train it together; BatchNorm statistics stay each one's own."""
     if not is_distributed():
         return model
     is_new = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters  # torch 2.14's name

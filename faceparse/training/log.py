@@ -42,10 +42,10 @@ def parsed_epoch(text):
 
 
 def read_log(path, last_epoch=math.inf):
-    """Return the lines up to `last_epoch`, which is resumed. What was logged after it was not saved, and is not read.
+    """Return the lines up to `last_epoch`, which is resumed; what was logged after it was not saved.
 
-    A missing file has no lines, nor has one that begins after `last_epoch`, because the earlier one was lost. Raises
-    InputError if a line up to there is damaged or missing; with an infinite `last_epoch` the last line may be cut off.
+    A missing file has no lines, nor has one that begins later. Raises InputError if a line up to there is damaged or
+    missing; with an infinite `last_epoch` the last line may be cut off.
     """
     if not path.exists():
         return []
