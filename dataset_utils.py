@@ -8,7 +8,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 from tqdm import tqdm
 
 from faceparse.data.classes import IGNORE_INDEX
-from faceparse.data.images import list_images, match_pairs, read_pair, resize_mask, resize_photo
+from faceparse.data.images import list_images, match_pairs, read_pair, resize
 from faceparse.data.layout import advice, split_folders
 from faceparse.data.targets import Targets
 from faceparse.errors import InputError
@@ -70,11 +70,11 @@ class PairDataset(Dataset):
     def read(self, index):
         _, photo_path, mask_path = self.pairs[index]
         photo, mask = read_pair(photo_path, mask_path, self.class_set, keep_sets=True)
-        photo = self.fit(photo, resize_photo, mode="symmetric")
-        mask = self.fit(self.table[mask], resize_mask, constant_values=IGNORE_INDEX)
+        photo = self.fit(photo, mode="symmetric")
+        mask = self.fit(self.table[mask], constant_values=IGNORE_INDEX)
         return to_tensor(photo), torch.from_numpy(mask)
 
-    def fit(self, picture, resize, **padding):
+    def fit(self, picture, **padding):
         """Return a picture [H, W, ...] as [S, S, ...], resized into the middle of a square; `padding` as of np.pad."""
         size = self.image_size
         picture = resize(picture, *fitted_size(picture.shape, size))
@@ -170,7 +170,8 @@ class TrainingSet:
         n, size = len(self.dataset), self.image_size
         photos, masks = distributed.shared_bytes(self.bytes).split([3 * n * size**2, n * size**2])
         photos, masks = photos.view(n, size, size, 3).permute(0, 3, 1, 2), masks.view(n, size, size)
-        share = range(distributed.local_rank(), n, distributed.local_world_size())
+        first, processes = distributed.place_on_host()
+        share = range(first, n, processes)
         for index, pair in self._read(share, "reading"):
             photos[index], masks[index] = pair
         distributed.barrier()

@@ -25,7 +25,7 @@ from dataset_utils import TrainingSet, epoch_seed, find_pairs, find_unlabelled
 from faceparse.data.augmentation import augment
 from faceparse.data.classes import find_class_set
 from faceparse.data.drawing import save_overlay
-from faceparse.data.images import orientation, read_mask_of, resize_mask
+from faceparse.data.images import orientation, read_mask_of, resize
 from faceparse.data.layout import is_within, require_classes_of
 from faceparse.data.targets import read_extra_classes
 from faceparse.errors import InputError, counted, run_script
@@ -35,54 +35,46 @@ from faceparse.inference.device import is_launched, keep_freed_memory, say_devic
 from faceparse.inference.image_size import fitted_size, round_to_stride
 from faceparse.inference.metrics import Scores, confusion_matrix, format_table
 from faceparse.inference.networks import TorchNetwork
-from faceparse.inference.prediction import predict
-from faceparse.inference.upsampling import label_map
+from faceparse.inference.prediction import label_map, predict
 from faceparse.parallel import in_threads
 from faceparse.training import distributed
-from faceparse.training.cuda_graphs import use_cuda_graphs
 from faceparse.training.log import draw_runs, import_logger, open_logger, read_log, write_log
-from faceparse.training.optimisation import AveragedModel, Precision, build_optimizer, learning_rate, set_learning_rate
+from faceparse.training.optimisation import (
+    AveragedModel,
+    Precision,
+    build_optimizer,
+    learning_rate,
+    set_learning_rate,
+    unchanged_buffers,
+    use_cuda_graphs,
+)
 from faceparse.training.self_distillation import format_changes, write_labels
-from faceparse.training.state import STATES, TrainingState, read_newest, unchanged_buffers
+from faceparse.training.state import STATES, TrainingState, read_newest
 from loss import loss_at_epoch
 from models import build_model
 from models.cost import count_parameters
 from options import train_parser
 
 
-class TimedBatches:
-    """Yields the batches and sums, in `wait_seconds`, how long it waited for them."""
-
-    def __init__(self, batches):
-        self.batches, self.wait_seconds = batches, 0.0
-
-    def __iter__(self):
-        start = time.perf_counter()
-        for batch in self.batches:
-            self.wait_seconds += time.perf_counter() - start
-            yield batch
-            start = time.perf_counter()
-
-
 def train_one_epoch(state, epoch, model, training_set, device):
     """Train an epoch of a TrainingState, `model` its network or what wraps it; return the entries for the log.
 
-    train_loss is the mean over steps and processes; images_per_second counts all processes; data_wait is this process's
-    share of time spent waiting for data, and peak_gib the most memory of the GPU that PyTorch held. Only the progress
-    bar waits for the GPU, every 20 steps.
+    train_loss and images_per_second are over all processes; data_wait is this process's share of time spent waiting for
+    data, peak_gib the most memory of the GPU that PyTorch held. Only the progress bar waits for it, every 20 steps.
     """
     args, steps = state.args, training_set.steps(state.args.batch_size)
-    start, images = time.perf_counter(), 0
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     set_learning_rate(state.optimizer, learning_rate(args, epoch))
     loss_function = loss_at_epoch(args, epoch, sets=state.targets.sets)
     augmentation = args.augment if epoch >= args.augment_from_epoch else "none"
-    loss_sum = torch.zeros((), device=device)
+    loss_sum, images, wait_seconds = torch.zeros((), device=device), 0, 0.0
     model.train()
-    batches = TimedBatches(training_set.batches(epoch, args.batch_size))
+    batches = training_set.batches(epoch, args.batch_size)
     progress = tqdm(batches, f"epoch {epoch}", steps, leave=False, disable=distributed.rank() > 0 or None)
+    start = asked = time.perf_counter()
     for step, (photos, masks) in enumerate(progress, start=1):
+        wait_seconds += time.perf_counter() - asked
         # A seed for every step, so that its random numbers are the same whatever came before it.
         seed = epoch_seed(args.seed, epoch, "augmentation", distributed.rank(), step)
         torch.manual_seed(seed)  # for dropout
@@ -102,10 +94,11 @@ def train_one_epoch(state, epoch, model, training_set, device):
                 f"loss {loss_sum.item() / step:.4f}, {images / seconds:.1f} images/s, "
                 f"{tqdm.format_interval(seconds / step * steps_left)} left for all epochs"
             )
+        asked = time.perf_counter()
     mean_loss = distributed.sum_over_processes(loss_sum).item() / (steps * distributed.world_size())
     require_finite(state, mean_loss, epoch)
     seconds = time.perf_counter() - start
-    speed = {"images_per_second": round(images / seconds, 2), "data_wait": batches.wait_seconds / seconds}
+    speed = {"images_per_second": round(images / seconds, 2), "data_wait": wait_seconds / seconds}
     if device.type == "cuda":
         speed["peak_gib"] = torch.cuda.max_memory_reserved(device) / 2**30
     return {"learning_rate": learning_rate(args, epoch), "train_loss": mean_loss, **speed}
@@ -122,16 +115,14 @@ def require_finite(state, loss, epoch):
 def try_largest_step(state, model, pairs, device):
     """Go forward and backward on a full batch with every loss term, so that too little memory shows before epoch 1.
 
-    `pairs` is their number, without repeats. Weights, BatchNorm statistics and random numbers stay as they are. What
-    memory the step took is in PyTorch's statistics, by which `choose_cache` leaves it free.
+    `pairs` is their number. Weights, BatchNorm statistics and random numbers stay as they are. `choose_cache` leaves
+    the memory free that the step took, by PyTorch's statistics.
     """
-    args = state.args
+    args, side = state.args, round_to_stride(state.args.image_size)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    images = min(args.batch_size, pairs)
-    side = round_to_stride(args.image_size)
-    shape = (-(-images // distributed.world_size()), side, side)
-    masks = torch.zeros(shape, dtype=torch.uint8, device=device)
+    images = -(-min(args.batch_size, pairs) // distributed.world_size())
+    masks = torch.zeros((images, side, side), dtype=torch.uint8, device=device)
     photos = masks[:, None].expand(-1, 3, -1, -1)
     model.train()
     with unchanged_buffers(state.model), torch.random.fork_rng([device] if device.type == "cuda" else []):
@@ -145,14 +136,13 @@ def try_largest_step(state, model, pairs, device):
 def validate_epoch(args, epoch, model, pairs, device, visualization_dir=None):
     """Validate on (stem, photograph, mask) at each mask's own size; return loss and Scores of the whole set.
 
-    Every process takes its share, none twice, and all get the same result. The loss is a mean over the photographs that
-    have any labels, with Dice over the classes that occur in each; a photograph larger than the network's input counts
-    at that size, because its probabilities would take gigabytes.
+    Every process takes its share, and all get the same result. The loss is a mean over the photographs that have any
+    labels, with Dice over the classes of each; what is larger than the network's input counts at that size.
     """
     mine = pairs[distributed.rank() :: distributed.world_size()]
     loss_function = loss_at_epoch(args, epoch, single_photographs=True)
     class_set = model.class_set
-    matrix = np.zeros((len(class_set), len(class_set)), dtype=np.int64)
+    matrix = np.zeros((len(class_set),) * 2, dtype=np.int64)
     sums = torch.zeros(2, dtype=torch.float64, device=device)  # of the losses, and of the photographs that have one
     network, options = TorchNetwork(model.eval(), device), prediction_options(args, "validating")
 
@@ -171,22 +161,18 @@ def validate_epoch(args, epoch, model, pairs, device, visualization_dir=None):
         if not counts.any():  # all of the mask is ignored
             continue
         if max(mask.shape) > args.image_size:
-            mask = resize_mask(mask, *fitted_size(mask.shape, args.image_size))
+            mask = resize(mask, *fitted_size(mask.shape, args.image_size))
         logits = F.interpolate(torch.from_numpy(logits)[None].to(device), size=mask.shape, mode="bilinear")
         sums[0] += loss_function(logits, torch.from_numpy(mask)[None].to(device))
         sums[1] += 1
-    matrix = distributed.sum_over_processes(torch.from_numpy(matrix).to(device)).cpu().numpy()
+    matrix = distributed.sum_of_counts(matrix, device)
     loss_sum, photographs = distributed.sum_over_processes(sums).tolist()
     return loss_sum / max(1, photographs), Scores(matrix)
 
 
 def prediction_options(args, progress):
-    return {
-        "image_size": args.image_size,
-        "batch_size": max(1, args.batch_size // distributed.world_size()),
-        "workers": args.workers,
-        "progress": progress if distributed.rank() == 0 else None,
-    }
+    batch_size, progress = args.batch_size // distributed.world_size(), progress if distributed.rank() == 0 else None
+    return {"image_size": args.image_size, "batch_size": batch_size, "workers": args.workers, "progress": progress}
 
 
 def self_distil(state, epoch, run_dir, pairs, device):
@@ -209,8 +195,7 @@ def self_distil(state, epoch, run_dir, pairs, device):
                 made_by=f"self-distillation after epoch {args.self_distill_epoch}",
                 **prediction_options(args, "relabelling"),
             )
-            # The sum waits for all processes, so the folder is complete.
-            changes = distributed.sum_over_processes(torch.from_numpy(changes).to(device)).cpu().numpy()
+            changes = distributed.sum_of_counts(changes, device)  # it waits for all, so the folder is complete
         if distributed.rank() == 0:
             print(format_changes(changes, model.class_set))
     distributed.barrier()
@@ -234,9 +219,9 @@ def build_training(args, device, class_set):
 
 
 def read_training_set(args, pairs, class_set, device, targets=None):
-    names = ("image_size", "cache", "repeat_rare", "workers", "seed", "extra_share")
+    options = {name: getattr(args, name) for name in ("image_size", "cache", "repeat_rare", "workers", "seed")}
     extra = [(find_pairs(folder, "train"), read_extra_classes(folder)) for folder in args.extra_dir]
-    options = {name: getattr(args, name) for name in names} | {"extra": extra, "targets": targets}
+    options |= {"extra": extra, "extra_share": args.extra_share, "targets": targets}
     return TrainingSet(pairs, class_set=class_set, device=device, **options)
 
 
@@ -313,8 +298,11 @@ def train(args, device, run_dir):
             f"epochs {first_epoch} to {args.epochs}"
         )
     send = open_logger(args.logger if is_first else None, run_dir, log, first_epoch, vars(args), class_set)
-    table = None  # of the last validation
-    for line, scores in run_epochs(state, wrap(state, device), data, run_dir, first_epoch):
+    if args.cuda_graphs:
+        side = round_to_stride(args.image_size)
+        use_cuda_graphs(state.model, state.precision, (args.batch_size, 3, side, side))
+    model, table = distributed.data_parallel(state.model, device), None  # the table of the last validation
+    for line, scores in run_epochs(state, model, data, run_dir, first_epoch):
         log.append(line)
         table = format_table(scores, class_set) if scores else table
         if is_first:
@@ -336,15 +324,6 @@ def resume(state, run_dir):
     return saved["epoch"] + 1, log
 
 
-def wrap(state, device):
-    """Return the network as its steps call it: replayed by CUDA graphs, or one of several processes'."""
-    args = state.args
-    if args.cuda_graphs:
-        side = round_to_stride(args.image_size)
-        use_cuda_graphs(state.model, state.precision, (args.batch_size, 3, side, side))
-    return distributed.data_parallel(state.model, device)  # BatchNorm statistics are averaged once an epoch
-
-
 def run_epochs(state, model, data, run_dir, first_epoch):
     """Train epoch by epoch on the `data` of `find_data`; yield the line of the log, and the Scores if it validates."""
     args, device, training_set = state.args, state.precision.device, None
@@ -362,9 +341,8 @@ def run_epochs(state, model, data, run_dir, first_epoch):
         torch.backends.cudnn.benchmark = True
         line = {"epoch": epoch, **train_one_epoch(state, epoch, model, training_set, device)}
         torch.backends.cudnn.benchmark = False
-        distributed.average_buffers(state.model)
-        if state.ema is not None:
-            distributed.average_buffers(state.evaluated)
+        for network in dict.fromkeys((state.model, state.evaluated)):  # one without --ema
+            distributed.average_buffers(network)
         if epoch % args.save_every == 0 or epoch == args.epochs:
             visualization_dir = run_dir / "visualizations" if args.save_visualizations else None
             val_loss, scores = validate_epoch(args, epoch, state.evaluated, val_pairs, device, visualization_dir)

@@ -18,19 +18,9 @@ from faceparse.flags import (
 )
 from faceparse.inference.image_size import MAX_SIDE
 
-MAX_WORKERS = 256  # more processes or threads read no faster, and thousands stop the machine
-
-
-def worker_count(text):
-    return whole_number(text, 0, MAX_WORKERS, "more read no faster")
-
-
-def port_number(text):
-    return whole_number(text, 0, 65535, "there is no such port")
-
-
-def picture_side(text):
-    return whole_number(text, 1, MAX_SIDE, TOO_LARGE)
+worker_count = whole_number(0, 256, "more read no faster")  # and thousands stop the machine
+port_number = whole_number(0, 65535, "there is no such port")
+picture_side = whole_number(1, MAX_SIDE, TOO_LARGE)
 
 
 def non_negative_float(text):
@@ -60,26 +50,14 @@ def split_counts(text):
 def _add_hardware(parser):
     group = parser.add_argument_group("hardware")
     add_gpu(group)
-    group.add_argument(
-        "--workers", type=worker_count, default=2, help="processes or threads that read files; 0 reads in the main one"
-    )
+    group.add_argument("--workers", type=worker_count, default=2, help="processes or threads that read files; 0: none")
     return group
 
 
 def _add_unlabelled(parser):
-    parser.add_argument(
-        "--unlabelled_dir",
-        nargs="+",
-        default=[],
-        metavar="DIR",
-        help="photographs without masks that join the training; their labels are predictions",
-    )
-    parser.add_argument(
-        "--unlabelled_threshold",
-        type=fraction,
-        default=0.6,
-        help="probability above which a pixel of such a photograph is labelled; the others are ignored",
-    )
+    add = parser.add_argument
+    add("--unlabelled_dir", nargs="+", default=[], metavar="DIR", help="photographs that train on predictions as masks")
+    add("--unlabelled_threshold", type=fraction, default=0.6, help="their pixels below this probability are ignored")
 
 
 def train_parser(description):
@@ -87,146 +65,112 @@ def train_parser(description):
     from faceparse.data.augmentation import MODES as AUGMENTATIONS
     from models import MODELS
 
-    parser = new_parser(description)
+    parser, _ = new_parser(description)
+    caches, schedules = ("auto", "ram", "gpu", "off"), ("cosine", "warm_restarts", "constant")
 
-    group = parser.add_argument_group("data")
-    group.add_argument("--dataset_dir", default="dataset", help="holds train/ and val/")
-    group.add_argument("--label_dir", help="masks to train on; default DATASET_DIR/train/train_mask")
-    group.add_argument("--truth_dir", help="masks to validate on; default DATASET_DIR/val/val_mask")
-    add_classes(group)
-    group.add_argument(
-        "--extra_dir",
-        nargs="+",
-        default=[],
-        metavar="DIR",
-        help="further data sets, with train/ and classes.json in each",
-    )
-    group.add_argument("--extra_share", type=fraction, default=0.25, help="share of each batch that is theirs")
-    group.add_argument("--image_size", type=network_input_size, default=512, help="side of the network's input, px")
-    group.add_argument(
-        "--cache",
-        choices=("auto", "ram", "gpu", "off"),
-        default="auto",
-        help="where the decoded training set is kept; off: nowhere, it is read in every epoch",
-    )
-    group.add_argument(
-        "--repeat_rare",
-        type=fraction,
-        default=0.1,
-        metavar="SHARE",
-        help="show images of classes that fewer than this share of the images hold more often; 0 is off",
-    )
-    group.add_argument(
+    add = parser.add_argument_group("data").add_argument
+    add("--dataset_dir", default="dataset", help="holds train/ and val/")
+    add("--label_dir", help="masks to train on; default DATASET_DIR/train/train_mask")
+    add("--truth_dir", help="masks to validate on; default DATASET_DIR/val/val_mask")
+    add_classes(add)
+    add("--extra_dir", nargs="+", default=[], metavar="DIR", help="more data sets: train/ and classes.json in each")
+    add("--extra_share", type=fraction, default=0.25, help="share of each batch that is theirs")
+    add("--image_size", type=network_input_size, default=512, help="side of the network's input, px")
+    add("--cache", choices=caches, default="auto", help="where the decoded training set is kept; off: read each epoch")
+    add("--repeat_rare", type=fraction, default=0.1, metavar="SHARE", help="repeat classes rarer than this; 0 is off")
+    add(
         "--augment",
         choices=tuple(AUGMENTATIONS),
         default="full",
         help="full adds flip, geometry, blur, noise; wide adds faces off-centre, tilted, half and twice as large, and "
         "people before other photographs; strong is full with stronger changes of colour and CutMix",
     )
-    group.add_argument("--augment_from_epoch", type=positive_int, default=1, help="first epoch that is augmented")
+    add("--augment_from_epoch", type=positive_int, default=1, help="first epoch that is augmented")
 
     group = parser.add_argument_group("model")
-    group.add_argument("--model_type", choices=tuple(MODELS), default=next(iter(MODELS)), help="network")
-    group.add_argument("--out_channels", type=positive_int, help="number of classes; must agree with --classes")
+    add = group.add_argument
+    add("--model_type", choices=tuple(MODELS), default=next(iter(MODELS)), help="network")
+    add("--out_channels", type=positive_int, help="number of classes; must agree with --classes")
     start = group.add_mutually_exclusive_group()
     start.add_argument("--load_model_path", help="checkpoint to start from, ours or a bare state_dict")
     start.add_argument("--pretrained", action="store_true", help="start the encoder from its ImageNet weights")
-    group.add_argument("--load_not_strict", action="store_true", help="load what fits and list what was left out")
+    add("--load_not_strict", action="store_true", help="load what fits and list what was left out")
 
-    group = parser.add_argument_group("optimisation")
-    group.add_argument("--batch_size", type=positive_int, default=16, help="images a step, all processes together")
-    group.add_argument("--epochs", type=positive_int, default=60, help="epochs in all")
-    group.add_argument("--learning_rate", type=non_negative_float, default=0.001, help="peak learning rate")
-    group.add_argument(
-        "--optimizer",
-        choices=("adamw", "adam"),
-        default="adamw",
-        help="adamw decays no BatchNorm parameter and no bias; adam has its L2 penalty on all",
-    )
-    group.add_argument("--weight_decay", type=non_negative_float, default=0.01, help="decay, or L2 penalty with adam")
-    group.add_argument(
-        "--schedule",
-        choices=("cosine", "warm_restarts", "constant"),
-        default="cosine",
-        help="per epoch; restarts after 10, 30, 70, 150, ... epochs",
-    )
-    group.add_argument("--warmup_epochs", type=non_negative_int, default=1, help="epochs of linear warm-up")
-    group.add_argument("--ema", type=fraction, default=0.998, metavar="DECAY", help="average the weights; 0 is off")
-    group.add_argument("--seed", type=non_negative_int, default=0, help="seed of weights, order and augmentation")
+    add = parser.add_argument_group("optimisation").add_argument
+    add("--batch_size", type=positive_int, default=16, help="images a step, all processes together")
+    add("--epochs", type=positive_int, default=60, help="epochs in all")
+    add("--learning_rate", type=non_negative_float, default=0.001, help="peak learning rate")
+    add("--optimizer", choices=("adamw", "adam"), default="adamw", help="adamw decays neither BatchNorm nor biases")
+    add("--weight_decay", type=non_negative_float, default=0.01, help="decay; with adam an L2 penalty on all weights")
+    add("--schedule", choices=schedules, default="cosine", help="per epoch; restarts after 10, 30, 70, 150, ... epochs")
+    add("--warmup_epochs", type=non_negative_int, default=1, help="epochs of linear warm-up")
+    add("--ema", type=fraction, default=0.998, metavar="DECAY", help="average the weights; 0 is off")
+    add("--seed", type=non_negative_int, default=0, help="seed of weights, order and augmentation")
 
-    group = parser.add_argument_group("loss")
-    group.add_argument("--focal_weight", type=fraction, default=0.0, help="focal share of the pixel loss, CE the rest")
-    group.add_argument("--focal_gamma", type=non_negative_float, default=2.0, help="focusing exponent")
-    group.add_argument("--dice_weight", type=fraction, default=0.5, help="Dice share of the loss")
-    group.add_argument("--dice_from_epoch", type=positive_int, default=1, help="first epoch with Dice")
-    group.add_argument(
-        "--dice_all_classes", action="store_true", help="Dice over all classes, not those of the batch alone"
-    )
+    add = parser.add_argument_group("loss").add_argument
+    add("--focal_weight", type=fraction, default=0.0, help="focal share of the pixel loss, CE the rest")
+    add("--focal_gamma", type=non_negative_float, default=2.0, help="focusing exponent")
+    add("--dice_weight", type=fraction, default=0.5, help="Dice share of the loss")
+    add("--dice_from_epoch", type=positive_int, default=1, help="first epoch with Dice")
+    add("--dice_all_classes", action="store_true", help="Dice over all classes, not those of the batch alone")
 
     group = parser.add_argument_group("self-distillation")
-    group.add_argument(
-        "--self_distill_epoch",
-        type=non_negative_int,
-        default=0,
-        help="relabel the training set after this epoch; 0 is off",
-    )
-    group.add_argument("--distill_threshold", type=fraction, default=0.95, help="relabel pixels above this probability")
+    add = group.add_argument
+    add("--self_distill_epoch", type=non_negative_int, default=0, help="relabel the training set after it; 0 is off")
+    add("--distill_threshold", type=fraction, default=0.95, help="relabel pixels above this probability")
     _add_unlabelled(group)
 
-    group = parser.add_argument_group("output")
-    group.add_argument("--save_prefix", type=folder_name, default="deeplab", help="the run's folder under checkpoints/")
-    group.add_argument("--save_every", type=positive_int, default=5, help="epochs between validations and checkpoints")
-    group.add_argument("--save_visualizations", action="store_true", help="colour the last validation's predictions")
-    group.add_argument("--resume", action="store_true", help="continue from checkpoints/SAVE_PREFIX/last.pt")
-    group.add_argument("--logger", choices=("tensorboard", "wandb"), help="send the log's lines there too")
+    add = parser.add_argument_group("output").add_argument
+    add("--save_prefix", type=folder_name, default="deeplab", help="the run's folder under checkpoints/")
+    add("--save_every", type=positive_int, default=5, help="epochs between validations and checkpoints")
+    add("--save_visualizations", action="store_true", help="colour the last validation's predictions")
+    add("--resume", action="store_true", help="continue from checkpoints/SAVE_PREFIX/last.pt")
+    add("--logger", choices=("tensorboard", "wandb"), help="send the log's lines there too")
 
-    group = _add_hardware(parser)
-    group.add_argument("--float32", action="store_true", help="no bf16 or fp16 autocast on CUDA; TF32 stays")
-    group.add_argument(
-        "--cuda_graphs", action="store_true", help="start a GPU's whole forward or backward pass at once; one process"
-    )
+    add = _add_hardware(parser).add_argument
+    add("--float32", action="store_true", help="no bf16 or fp16 autocast on CUDA; TF32 stays")
+    add("--cuda_graphs", action="store_true", help="start all of a GPU's forward or backward pass at once; one process")
     return parser
 
 
-def _add_prediction(parser, checkpoint, image_dir):
-    parser.add_argument("--checkpoint", default=checkpoint, help="ours, a bare state_dict, or a file of export_onnx.py")
-    parser.add_argument("--image_dir", default=image_dir, help="folder of photographs, or one file")
-    parser.add_argument(
-        "--image_size",
-        type=network_input_size,
-        help="longer side at the network, px, to a multiple of 16; default: that of its training",
-    )
-    parser.add_argument("--batch_size", type=positive_int, help="photographs at a time; default: 8 on a GPU, else 1")
-    parser.add_argument("--tta", action="store_true", help="average flip and scales 0.75, 1, 1.25")
-    add_classes_of_checkpoint(parser)
+def _prediction_parser(description, checkpoint, image_dir):
+    parser, add = new_parser(description)
+    add("--checkpoint", default=checkpoint, help="ours, a bare state_dict, or a file of export_onnx.py")
+    add("--image_dir", default=image_dir, help="folder of photographs, or one file")
+    add("--image_size", type=network_input_size, help="longer side at the network, px; default: that of its training")
+    add("--batch_size", type=positive_int, help="photographs at a time; default: 8 on a GPU, else 1")
+    add("--tta", action="store_true", help="average flip and scales 0.75, 1, 1.25")
+    add_classes_of_checkpoint(add)
     _add_hardware(parser)
+    return parser
 
 
 def validate_parser(description):
-    parser = new_parser(description)
-    _add_prediction(parser, SHIPPED_CHECKPOINT, "dataset/val/val_image")
-    parser.add_argument("--output_dir", default="predictions", help="receives <stem>.png, class ids")
-    parser.add_argument("--save_visualizations", action="store_true", help="overlays in OUTPUT_DIR/overlays too")
+    parser = _prediction_parser(description, SHIPPED_CHECKPOINT, "dataset/val/val_image")
+    add = parser.add_argument
+    add("--output_dir", default="predictions", help="receives <stem>.png, class ids")
+    add("--save_visualizations", action="store_true", help="overlays in OUTPUT_DIR/overlays too")
     return parser
 
 
 def generate_labels_parser(description):
-    parser = new_parser(description)
-    _add_prediction(parser, "checkpoints/deeplab/Deeplab_checkpoint_epoch_30.pt", "dataset/train/train_image")
-    parser.add_argument("--label_dir", default="dataset/train/train_mask", help="masks to start from")
-    parser.add_argument("--output_dir", default="dataset/train/merged_labels", help="receives the merged masks")
-    parser.add_argument("--colored_dir", default="dataset/train/merged_labels_colored", help="the same, coloured")
-    parser.add_argument("--threshold", type=fraction, default=0.95, help="relabel pixels above this probability")
+    checkpoint = "checkpoints/deeplab/Deeplab_checkpoint_epoch_30.pt"
+    parser = _prediction_parser(description, checkpoint, "dataset/train/train_image")
+    add = parser.add_argument
+    add("--label_dir", default="dataset/train/train_mask", help="masks to start from")
+    add("--output_dir", default="dataset/train/merged_labels", help="receives the merged masks")
+    add("--colored_dir", default="dataset/train/merged_labels_colored", help="the same, coloured")
+    add("--threshold", type=fraction, default=0.95, help="relabel pixels above this probability")
     _add_unlabelled(parser)
     return parser
 
 
 def score_parser(description):
-    parser = new_parser(description)
-    parser.add_argument("--submit_dir", default="predictions", help="predicted label maps")
-    parser.add_argument("--truth_dir", default="dataset/val/val_mask", help="true masks of the same stems")
-    parser.add_argument("--output_dir", default=".", help="receives the score file")
-    add_classes(parser)
+    parser, add = new_parser(description)
+    add("--submit_dir", default="predictions", help="predicted label maps")
+    add("--truth_dir", default="dataset/val/val_mask", help="true masks of the same stems")
+    add("--output_dir", default=".", help="receives the score file")
+    add_classes(add)
     return parser
 
 
@@ -237,89 +181,78 @@ def f1score_parser(description):
 
 
 def color_parser(description):
-    parser = new_parser(description)
-    parser.add_argument("--label_dir", default="predictions", help="label maps: a folder, or one file")
-    parser.add_argument("--image_dir", help="photographs of the same stems to blend over")
-    parser.add_argument("--output_dir", default="colored_predictions", help="receives <stem>.png")
-    parser.add_argument("--alpha", type=fraction, default=0.5, help="opacity of the colours over a photograph")
-    parser.add_argument("--sheet", metavar="FILE", help="write a contact sheet of the first 12 with a legend instead")
-    add_classes(parser)
+    parser, add = new_parser(description)
+    add("--label_dir", default="predictions", help="label maps: a folder, or one file")
+    add("--image_dir", help="photographs of the same stems to blend over")
+    add("--output_dir", default="colored_predictions", help="receives <stem>.png")
+    add("--alpha", type=fraction, default=0.5, help="opacity of the colours over a photograph")
+    add("--sheet", metavar="FILE", help="write a contact sheet of the first 12 with a legend instead")
+    add_classes(add)
     return parser
 
 
 def class_imbalance_parser(description):
-    parser = new_parser(description)
-    parser.add_argument("--label_dir", default="dataset/train/train_mask", help="masks to count")
-    parser.add_argument("--output_dir", default=".", help="receives proportions_given_data.pdf and .png")
-    parser.add_argument("--log", action="store_true", help="logarithmic axis, which shows the rare classes")
-    add_classes(parser)
+    parser, add = new_parser(description)
+    add("--label_dir", default="dataset/train/train_mask", help="masks to count")
+    add("--output_dir", default=".", help="receives proportions_given_data.pdf and .png")
+    add("--log", action="store_true", help="logarithmic axis, which shows the rare classes")
+    add_classes(add)
     return parser
 
 
 def sample_dataset_parser(description):
-    parser = new_parser(description)
-    parser.add_argument("--output_dir", default="dataset_sample", help="receives train/, val/ and test_image/")
-    parser.add_argument("--train", type=positive_int, default=48, help="training pairs")
-    parser.add_argument("--val", type=positive_int, default=13, help="validation pairs")
-    parser.add_argument("--test", type=positive_int, default=4, help="photographs without masks")
-    parser.add_argument("--image_size", type=picture_side, default=512, help="side of the pictures, px")
-    parser.add_argument(
-        "--scenes", type=non_negative_int, default=0, help="larger pictures of a person among other things, with masks"
-    )
-    parser.add_argument("--seed", type=non_negative_int, default=0, help="seed of everything drawn")
-    add_classes(parser)
+    parser, add = new_parser(description)
+    add("--output_dir", default="dataset_sample", help="receives train/, val/ and test_image/")
+    add("--train", type=positive_int, default=48, help="training pairs")
+    add("--val", type=positive_int, default=13, help="validation pairs")
+    add("--test", type=positive_int, default=4, help="photographs without masks")
+    add("--image_size", type=picture_side, default=512, help="side of the pictures, px")
+    add("--scenes", type=non_negative_int, default=0, help="pairs of larger pictures, a person among other things")
+    add("--seed", type=non_negative_int, default=0, help="seed of everything drawn")
+    add_classes(add)
     return parser
 
 
-def preparation_parser(description, source="CelebAMask-HQ"):
-    parser = new_parser(description)
-    parser.add_argument("--source", default=source, help="folder of the official download")
-    parser.add_argument("--output_dir", default="dataset", help="receives train/, val/, test_image/ and test_mask/")
-    parser.add_argument("--image_size", type=picture_side, default=512, help="side of photographs and masks, px")
-    parser.add_argument(
-        "--split",
-        type=split_counts,
-        metavar="COUNTS",
-        help="draw so many from each official split, train=5000,val=1000,test=100; default: all",
-    )
-    parser.add_argument("--seed", type=non_negative_int, default=0, help="of what --split draws")
+def preparation_parser(description, source):
+    parser, add = new_parser(description)
+    add("--source", default=source, help="folder of the official download")
+    add("--output_dir", default="dataset", help="receives train/, val/, test_image/ and test_mask/")
+    add("--image_size", type=picture_side, default=512, help="side of photographs and masks, px")
+    add("--split", type=split_counts, metavar="COUNTS", help="draw so many of each, train=5000,val=1000; default: all")
+    add("--seed", type=non_negative_int, default=0, help="of what --split draws")
     return parser
 
 
 def plot_runs_parser(description):
-    parser = new_parser(description)
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run, or its log.jsonl")
-    parser.add_argument("--output", default="runs.png", metavar="FILE", help="picture to write: .png, .svg or .pdf")
+    parser, add = new_parser(description)
+    add("runs", nargs="+", metavar="RUN", help="folder of a run, or its log.jsonl")
+    add("--output", default="runs.png", metavar="FILE", help="picture to write: .png, .svg or .pdf")
     return parser
 
 
 def check_dataset_parser(description):
-    parser = new_parser(description)
-    parser.add_argument("--dataset_dir", default="dataset", help="holds train/ and val/")
-    parser.add_argument(
-        "--sheet", metavar="FILE", help="write a contact sheet of suspected left/right swaps, at most 60"
-    )
-    parser.add_argument("--fix_left_right", metavar="OUT", help="write corrected copies of all masks under OUT")
-    add_classes(parser)
+    parser, add = new_parser(description)
+    add("--dataset_dir", default="dataset", help="holds train/ and val/")
+    add("--sheet", metavar="FILE", help="write a contact sheet of suspected left/right swaps, at most 60")
+    add("--fix_left_right", metavar="OUT", help="write corrected copies of all masks under OUT")
+    add_classes(add)
     return parser
 
 
 def export_parser(description):
-    parser = new_parser(description)
-    parser.add_argument("--checkpoint", default=SHIPPED_CHECKPOINT, help="ours or a bare state_dict")
-    parser.add_argument("--output", default="face_parser.onnx", help="file to write")
-    add_classes_of_checkpoint(parser)
-    kind = parser.add_mutually_exclusive_group()
-    kind.add_argument("--labels", action="store_true", help="give uint8 label maps at input size in place of logits")
-    kind.add_argument("--layout", choices=("bisenet",), help="inputs, outputs and class order of another network")
-    kind.add_argument("--float16", action="store_true", help="store the weights as 16-bit floats: half the file")
-    kind.add_argument(
-        "--int8", metavar="IMAGE_DIR", help="write 8-bit integers, calibrated on these photographs; for CPUs with VNNI"
-    )
+    parser, add = new_parser(description)
+    add("--checkpoint", default=SHIPPED_CHECKPOINT, help="ours or a bare state_dict")
+    add("--output", default="face_parser.onnx", help="file to write")
+    add_classes_of_checkpoint(add)
+    add = parser.add_mutually_exclusive_group().add_argument
+    add("--labels", action="store_true", help="give uint8 label maps at input size in place of logits")
+    add("--layout", choices=("bisenet",), help="inputs, outputs and class order of another network")
+    add("--float16", action="store_true", help="store the weights as 16-bit floats: half the file")
+    add("--int8", metavar="IMAGE_DIR", help="8-bit integers, calibrated on these photographs; for CPUs with VNNI")
     return parser
 
 
 def serve_parser(description):
-    parser = new_parser(description)
-    parser.add_argument("--port", type=port_number, default=8000, help="of 127.0.0.1; 0 takes a free one")
+    parser, add = new_parser(description)
+    add("--port", type=port_number, default=8000, help="of 127.0.0.1; 0 takes a free one")
     return parser

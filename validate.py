@@ -16,8 +16,7 @@ from faceparse.data.provenance import check_outputs, provenance
 from faceparse.errors import counted, run_script
 from faceparse.files import atomic_folder
 from faceparse.inference.networks import load_network, say_device
-from faceparse.inference.prediction import predict
-from faceparse.inference.upsampling import label_map
+from faceparse.inference.prediction import label_map, predict
 from faceparse.parallel import in_threads
 from options import validate_parser
 

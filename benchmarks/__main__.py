@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from benchmarks.cases import TRAINING_PASSES
-from benchmarks.measure import run_case, run_python
+from benchmarks.measure import run_python
 from faceparse import SHIPPED_CHECKPOINT
 from faceparse.data.classes import CELEBAMASK
 from faceparse.data.images import list_images, read_mask, write_label_map
@@ -70,10 +70,6 @@ def lay_out(work_dir, count):
             os.link(file, work_dir / folder / f"{index:06d}{file.suffix}")
 
 
-def medians(results):
-    return {name: median(result[name] for result in results) for name in results[0]}
-
-
 class Bench:
     """Takes measurements and collects the rows of the table."""
 
@@ -81,7 +77,9 @@ class Bench:
         self.work_dir, self.args, self.rows, self.rates = work_dir, args, [], {}
 
     def case(self, name, network="-", count=0, **options):
-        return run_case(name, network, self.work_dir, self.args.image_size, count, **options)
+        """Return the measurements of a case of benchmarks/cases.py; `options` go to `run_python`."""
+        arguments = ("-m", "benchmarks.cases", name, network, self.work_dir, self.args.image_size, count)
+        return run_python(*arguments, prints_json=True, **options)
 
     def validate(self, file_name):
         flags = ("--checkpoint", self.work_dir / file_name, "--image_dir", self.work_dir / "photos")
@@ -98,7 +96,8 @@ class Bench:
             print(f"{what}: {repeat + 1} of {self.args.repeats}", file=sys.stderr)
             measured.append((plain(), ours()))
         row = {"what": what, "measure": measure, "floor": floor}
-        row["plain"], row["ours"] = (medians(results) for results in zip(*measured, strict=True))
+        for name, results in zip(("plain", "ours"), zip(*measured, strict=True), strict=True):
+            row[name] = {key: median(result[key] for result in results) for key in results[0]}
         above, below = ("ours", "plain") if measure == "images_per_second" else ("plain", "ours")
         row["ratio"] = row[above][measure] / row[below][measure]
         self.rows.append(row)
@@ -185,12 +184,6 @@ def table_row(row):
     return f"| {' | '.join(cells)} |"
 
 
-def hardware():
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return f"{usable_cores()} cores, {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
-
-
 def parse_args():
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
     parser.add_argument("--image_size", type=network_input_size, default=512, help="of pictures and network input, px")
@@ -209,7 +202,9 @@ def main(args):
         prepare(bench.work_dir, args.image_size, drawn=min(64, args.pairs))
         for part in args.parts:
             getattr(bench, part)()
-    result = {"hardware": hardware(), "torch": torch.__version__, "flags": vars(args)}
+    cpu = f"{usable_cores()} cores, {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
+    hardware = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu
+    result = {"hardware": hardware, "torch": torch.__version__, "flags": vars(args)}
     result |= {"matrix_product_gflops_per_second": bench.rates, "rows": bench.rows}
     with atomic_path("benchmarks.json") as temporary:
         temporary.write_text(json.dumps(result, indent=1))

@@ -23,8 +23,7 @@ from faceparse.data.images import list_images
 from faceparse.inference import checkpoints
 from faceparse.inference.device import keep_freed_memory, select_device
 from faceparse.inference.networks import load_network
-from faceparse.inference.prediction import predict
-from faceparse.inference.upsampling import label_map
+from faceparse.inference.prediction import label_map, predict
 from faceparse.parallel import in_parallel
 from main_deeplab import build_training, read_training_set, train_one_epoch
 from options import train_parser

@@ -14,8 +14,7 @@ from faceparse.errors import run_script
 from faceparse.inference.checkpoints import read_checkpoint
 from faceparse.inference.metrics import Scores, confusion_matrix
 from faceparse.inference.networks import load_network
-from faceparse.inference.prediction import predict
-from faceparse.inference.upsampling import label_map
+from faceparse.inference.prediction import label_map, predict
 from models.cost import count_flops
 from options import network_input_size
 
@@ -30,9 +29,8 @@ def measure(checkpoint, pairs, sizes):
     rows = []
     for size in sizes:
         total = 0
-        for index, logits, own_size in predict(
-            network, photos, image_size=size, batch_size=network.batch_size, workers=1, progress=f"{size} px"
-        ):
+        options = {"batch_size": network.batch_size, "workers": 1, "progress": f"{size} px"}
+        for index, logits, own_size in predict(network, photos, image_size=size, **options):
             truth = read_mask_of(pairs[index][2], own_size, classes)
             total = total + confusion_matrix(truth, label_map(logits, own_size), len(classes))
         scores = Scores(total)

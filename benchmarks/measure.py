@@ -56,9 +56,3 @@ def run_python(*arguments, prints_json=False, environment=None):
     processor = sum(getattr(after, name) - getattr(before, name) for name in ("children_user", "children_system"))
     result = {"seconds": seconds, "processor_seconds": processor, "peak_mib": peak / 2**20}
     return result | (json.loads(lines[-1]) if prints_json else {})
-
-
-def run_case(case, model, work_dir, image_size, count, **options):
-    """Run a case of benchmarks/cases.py and return its measurements; `options` go to `run_python`."""
-    arguments = ("-m", "benchmarks.cases", case, model, work_dir, image_size, count)
-    return run_python(*arguments, prints_json=True, **options)

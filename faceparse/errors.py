@@ -32,8 +32,6 @@ class InputError(Exception):
 class Stopped(KeyboardInterrupt):
     """SIGTERM, which batch systems send before they kill."""
 
-    number = signal.SIGTERM
-
 
 def _stop(_number, _frame):
     raise Stopped

@@ -6,7 +6,6 @@ import re
 from faceparse import SHIPPED_CHECKPOINT
 from faceparse.inference.image_size import MAX_SIDE, MIN_SIDE
 
-MAX_NUMBER = 2**31 - 1  # of what counts; what is larger overflows in one library or another
 TOO_LARGE = "the memory that it takes grows with its square"
 
 
@@ -18,21 +17,23 @@ def number(text, kind=float):
         raise argparse.ArgumentTypeError(f"{text!r} is not {what}") from None
 
 
-def whole_number(text, least, most, reason):
-    value = number(text, int)
-    if value < least:
-        raise argparse.ArgumentTypeError(f"{value} is {'negative' if least == 0 else f'not at least {least}'}")
-    if value > most:
-        raise argparse.ArgumentTypeError(f"{value} is more than {most}: {reason}")
-    return value
+def whole_number(least, most, reason):
+    """Return the type of an argument from `least` to `most`; `reason` says why no more."""
+
+    def parse(text):
+        value = number(text, int)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{value} is {'negative' if least == 0 else f'not at least {least}'}")
+        if value > most:
+            raise argparse.ArgumentTypeError(f"{value} is more than {most}: {reason}")
+        return value
+
+    return parse
 
 
-def positive_int(text):
-    return whole_number(text, 1, MAX_NUMBER, "a typing error?")
-
-
-def non_negative_int(text):
-    return whole_number(text, 0, MAX_NUMBER, "a typing error?")
+# Larger numbers overflow in one library or another.
+positive_int, non_negative_int = (whole_number(least, 2**31 - 1, "a typing error?") for least in (1, 0))
+network_input_size = whole_number(MIN_SIDE, MAX_SIDE, TOO_LARGE)
 
 
 def fraction(text):
@@ -48,10 +49,6 @@ def recolouring(text):
     if not match:
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form hair=#a02020, one class at a time")
     return match[1], tuple(bytes.fromhex(match[2]))
-
-
-def network_input_size(text):
-    return whole_number(text, MIN_SIDE, MAX_SIDE, TOO_LARGE)
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -70,61 +67,40 @@ class Parser(argparse.ArgumentParser):
 
 
 def new_parser(description):
-    return Parser(description=description.strip().splitlines()[0], formatter_class=HelpFormatter, allow_abbrev=False)
+    """Return a parser and its `add_argument`; of the description, a script's docstring, the first line is shown."""
+    description = description.strip().splitlines()[0]
+    parser = Parser(description=description, formatter_class=HelpFormatter, allow_abbrev=False)
+    return parser, parser.add_argument
 
 
 def add_gpu(parser):
-    parser.add_argument(
-        "--gpu_id",
-        "--gpus",
-        type=non_negative_int,
-        default=0,
-        help='number of the GPU (not how many); without CUDA, or with CUDA_VISIBLE_DEVICES="" set, the CPU',
-    )
+    hint = 'number of the GPU (not how many); without CUDA, or with CUDA_VISIBLE_DEVICES="" set, the CPU'
+    parser.add_argument("--gpu_id", "--gpus", type=non_negative_int, default=0, help=hint)
 
 
-def add_classes(parser, default="celebamask", help="classes: celebamask, lapa, or a JSON file that describes them"):
-    parser.add_argument("--classes", default=default, metavar="SET", help=help)
+def add_classes(add, default="celebamask", help="classes: celebamask, lapa, or a JSON file that describes them"):
+    add("--classes", default=default, metavar="SET", help=help)
 
 
-def add_classes_of_checkpoint(parser):
-    add_classes(parser, default=None, help="classes that the checkpoint must have; needed if it does not tell them")
+def add_classes_of_checkpoint(add):
+    add_classes(add, default=None, help="classes that the checkpoint must have; needed if it does not tell them")
 
 
 def parse_faces_parser(description):
-    parser = new_parser(description)
-    parser.add_argument("inputs", nargs="*", metavar="INPUT", help="photographs, videos, and folders of them")
-    parser.add_argument("--output_dir", default="parsed", help="receives <stem>.png, _overlay.jpg and .json")
-    parser.add_argument("--checkpoint", default=SHIPPED_CHECKPOINT, help="ours, or a file of export_onnx.py")
-    parser.add_argument(
-        "--image_size",
-        type=network_input_size,
-        help="side of a face at the network, px, to a multiple of 16; default: that of its training",
-    )
-    parser.add_argument(
-        "--cutout",
-        action="append",
-        default=[],
-        metavar="NAMES",
-        help="also cut out classes, e.g. hair,hat or face or person, with soft edges; may be given several times",
-    )
-    parser.add_argument(
-        "--colors",
-        type=recolouring,
-        action="append",
-        default=[],
-        metavar="NAME=#RRGGBB",
-        help="also write <stem>_colored.jpg with a class in another colour; may be given several times",
-    )
-    parser.add_argument("--whole", action="store_true", help="take each photograph for a portrait; no search")
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument(
-        "--face", type=positive_int, metavar="NUMBER", help="write one person alone; 1 is the largest face"
-    )
-    which.add_argument(
-        "--each_face", action="store_true", help="also write <stem>_face1.png and cut-outs of each person"
-    )
-    parser.add_argument("--webcam", type=non_negative_int, metavar="NUMBER", help="show a camera in a window instead")
+    parser, add = new_parser(description)
+    add("inputs", nargs="*", metavar="INPUT", help="photographs, videos, and folders of them")
+    add("--output_dir", default="parsed", help="receives <stem>.png, _overlay.jpg and .json")
+    add("--checkpoint", default=SHIPPED_CHECKPOINT, help="ours, or a file of export_onnx.py")
+    add("--image_size", type=network_input_size, help="side of a face at the network, px; default: as it was trained")
+    hint = "also cut out classes, e.g. hair,hat or face or person, with soft edges; may be given several times"
+    add("--cutout", action="append", default=[], metavar="NAMES", help=hint)
+    hint = "also write <stem>_colored.jpg with a class in another colour; may be given several times"
+    add("--colors", type=recolouring, action="append", default=[], metavar="NAME=#RRGGBB", help=hint)
+    add("--whole", action="store_true", help="take each photograph for a portrait; no search")
+    which = parser.add_mutually_exclusive_group().add_argument
+    which("--face", type=positive_int, metavar="NUMBER", help="write one person alone; 1 is the largest face")
+    which("--each_face", action="store_true", help="also write <stem>_face1.png and cut-outs of each person")
+    add("--webcam", type=non_negative_int, metavar="NUMBER", help="show a camera in a window instead")
     add_gpu(parser)
-    add_classes_of_checkpoint(parser)
+    add_classes_of_checkpoint(add)
     return parser

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 import main_deeplab
 from faceparse import SHIPPED_CHECKPOINT
 from faceparse.data.classes import CELEBAMASK
-from faceparse.data.images import read_photo, resize_photo
+from faceparse.data.images import read_photo, resize
 from faceparse.training.optimisation import Precision, build_optimizer
 from faceparse.training.state import TrainingState
 from loss import DICE_SMOOTH
@@ -32,7 +32,7 @@ def batch(model, size):
     """Return the portrait and a darker crop of it, uint8 [2, 3, S, S], and the model's labels, somewhat moved."""
     photo = read_photo(PORTRAIT)
     crop = (photo[photo.shape[0] // 4 :, photo.shape[1] // 4 :] * 0.7).astype("uint8")
-    photos = torch.stack([torch.from_numpy(resize_photo(each, size, size)).permute(2, 0, 1) for each in (photo, crop)])
+    photos = torch.stack([torch.from_numpy(resize(each, size, size)).permute(2, 0, 1) for each in (photo, crop)])
     with torch.no_grad():
         masks = model.eval()(photos.float() / 255).argmax(dim=1).byte()
     masks = masks.roll((size // 32, size // 32), dims=(1, 2))

@@ -145,8 +145,8 @@ def test_corrected_copies_and_sheet(dataset, tmp_path):
     ("flags", "message"),
     [
         (("--sheet", "train/train_mask/a.png"), "holds the files to read"),
-        (("--fix_left_right", "train/train_mask"), "lies in the masks' own folder"),
-        (("--fix_left_right", "link/inside"), "lies in the masks' own folder"),
+        (("--fix_left_right", "train/train_mask"), "lies in the data set's own folders"),
+        (("--fix_left_right", "link/inside"), "lies in the data set's own folders"),
         (("--fix_left_right", "."), "exists already"),
     ],
 )

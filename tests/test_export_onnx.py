@@ -17,7 +17,7 @@ from faceparse.data.classes import LAPA
 from faceparse.errors import InputError
 from faceparse.inference import checkpoints
 from faceparse.inference.networks import OnnxNetwork, load_network
-from faceparse.inference.upsampling import label_map
+from faceparse.inference.prediction import label_map
 from models import build_model
 
 ROOT = Path(__file__).parent.parent

@@ -8,8 +8,7 @@ import pytest
 
 from faceparse.data.images import read_photo
 from faceparse.faces.crops import crop_of_landmarks
-from faceparse.faces.detection import MtcnnDetector
-from faceparse.faces.mtcnn import not_covered
+from faceparse.faces.detection import MtcnnDetector, not_covered
 from tools.scenes import draw_backdrop
 
 PORTRAIT = read_photo(Path(__file__).parents[1] / "assets/astronaut.jpg")

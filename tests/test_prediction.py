@@ -16,9 +16,9 @@ from faceparse import SHIPPED_CHECKPOINT
 from faceparse.data.classes import CELEBAMASK
 from faceparse.data.images import list_images, read_maker, read_mask, read_photo, write_label_map
 from faceparse.errors import InputError
-from faceparse.inference import checkpoints, prediction, upsampling
+from faceparse.inference import checkpoints, prediction
 from faceparse.inference.networks import load_network
-from faceparse.inference.tta import FlipAndScale
+from faceparse.inference.prediction import FlipAndScale
 from faceparse.training.self_distillation import merge, pseudo_label
 from models import build_model
 
@@ -175,7 +175,7 @@ def test_the_width_of_a_photograph_shifts_no_labels():
         photo = np.asarray(image.resize((512, 512), Image.Resampling.BICUBIC))
     photos = [photo, photo[:, :500], photo[:, :497]]
     predictions = prediction.predict(network, photos, image_size=512, batch_size=1, workers=0, progress=None)
-    full, *cut = (upsampling.label_map(logits, size) for _, logits, size in predictions)
+    full, *cut = (prediction.label_map(logits, size) for _, logits, size in predictions)
     for labels in cut:
         assert labels.shape[0] == 512 and (labels != full[:, : labels.shape[1]]).mean() < 0.005
 

@@ -32,7 +32,12 @@ from faceparse.files import locked
 from faceparse.inference import checkpoints
 from faceparse.training import distributed, optimisation
 from faceparse.training.log import write_log
-from faceparse.training.optimisation import AveragedModel, build_optimizer, learning_rate, set_learning_rate
+from faceparse.training.optimisation import (
+    AveragedModel,
+    build_optimizer,
+    learning_rate,
+    set_learning_rate,
+)
 from faceparse.training.state import STATES
 from main_deeplab import validate_epoch
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from faceparse.inference.upsampling import label_map, upsample
+from faceparse.inference.prediction import label_map, upsample
 
 
 def smooth_logits(height, width):

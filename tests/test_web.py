@@ -27,8 +27,7 @@ from faceparse.data.classes import CELEBAMASK
 from faceparse.data.drawing import overlay
 from faceparse.data.images import read_mask, read_photo
 from faceparse.inference.networks import OnnxNetwork
-from faceparse.inference.prediction import predict
-from faceparse.inference.upsampling import label_map
+from faceparse.inference.prediction import label_map, predict
 from options import export_parser
 from web.serve import describe_network, make_server
 

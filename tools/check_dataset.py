@@ -24,18 +24,16 @@ from options import check_dataset_parser
 SHEET_COUNT = 60  # pairs on a sheet
 
 
-def check_out(out, mask_dirs):
-    """Raise InputError if `out` is not a new folder outside the folders of the masks."""
-    for folder in mask_dirs:
-        if out.is_relative_to(folder.resolve()):
-            raise InputError(f"--fix_left_right {out}: lies in the masks' own folder; choose another")
-    check_new_folder("--fix_left_right", out)
-
-
-def check_sheet(path, folders):
-    """Raise InputError if `path` is no picture's name, lies in the data set, or holds what was not drawn here."""
-    check_picture_name(path)
-    check_outputs("--sheet", path.parent, folders, [path.name])
+def check_outputs_of(args, out):
+    """Raise InputError if OUT is no new folder outside the masks' own, or the sheet no picture that may be written."""
+    folders = [folder for split in FOLDERS for folder in split_folders(args.dataset_dir, split)]
+    if out:
+        if any(out.is_relative_to(folder.resolve()) for folder in folders):
+            raise InputError(f"--fix_left_right {out}: lies in the data set's own folders; choose another")
+        check_new_folder("--fix_left_right", out)
+    if args.sheet:
+        check_picture_name(args.sheet)
+        check_outputs("--sheet", Path(args.sheet).parent, folders, [Path(args.sheet).name])
 
 
 def write_corrected(splits, out, class_set):
@@ -56,10 +54,7 @@ def write_corrected(splits, out, class_set):
 def main(args):
     root, class_set = Path(args.dataset_dir), find_class_set(args.classes)
     out = Path(args.fix_left_right).resolve() if args.fix_left_right else None
-    if out:
-        check_out(out, [split_folders(root, split)[1] for split in FOLDERS])
-    if args.sheet:
-        check_sheet(Path(args.sheet), [folder for split in FOLDERS for folder in split_folders(root, split)])
+    check_outputs_of(args, out)
     require_classes_of(root, class_set)
     splits = check_dataset(root, class_set)
     if not out:

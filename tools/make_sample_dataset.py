@@ -31,10 +31,7 @@ FOLDERS = dataset_layout.FOLDERS | {"test": ("test_image", None), "scene": ("sce
 MIN_SIZE = 32  # smaller, and the lips or an earring have no pixel left
 CLASS_ID = {name: index for index, name in enumerate(CELEBAMASK.names)}
 # These parts become skin in a class set that does not have them. Other parts that it lacks become background.
-PARTS_OF_THE_FACE = {"nose", "eye_g", "mouth", "u_lip", "l_lip"} | {
-    f"{side}_{part}" for side in "lr" for part in ("eye", "brow", "ear")
-}
-OTHER_NAMES = {"mouth": "i_mouth"}  # the name in LaPa
+PARTS_OF_THE_FACE = {"nose", "eye_g", "l_eye", "r_eye", "l_brow", "r_brow", "l_ear", "r_ear", "mouth", "u_lip", "l_lip"}
 SIDES = ((1, "l"), (-1, "r"))  # the subject's left lies at positive x, the right half of the picture
 
 # The probabilities of what not every face has. Pictures 0 and 1 of every five also have what ROTATION says, so that the
@@ -134,7 +131,7 @@ def choose_look(rng, index):
     )
 
 
-def draw_back_hair(canvas, look, _):
+def draw_back_hair(canvas, look):
     if look.style == "afro":
         canvas.part("hair", look.hair, ellipse(0, -0.38, 1.12, 1.0), depth=-0.4)
     elif look.style in ("bob", "long"):
@@ -145,7 +142,7 @@ def draw_back_hair(canvas, look, _):
         canvas.part("hair", look.hair, symmetric((0, -1.16), (0.6, -1.0), (0.86, -0.5), (0.81, 0), (0.4, 0.3)))
 
 
-def draw_body(canvas, look, rng):
+def draw_body_and_head(canvas, look, rng):
     neck = symmetric((0, 0.5), (0.42, 0.6), (0.43, 1.05), (0.62, 1.3), (0.6, 2.2), (0, 2.3))
     canvas.part("neck", look.skin * 0.93, neck)
     canvas.detail("neck", look.skin * 0.7, ellipse(0, 0.9, 0.5, 0.32), depth=0.3, opacity=0.6)  # the chin's shadow
@@ -156,9 +153,6 @@ def draw_body(canvas, look, rng):
     if "necklace" in look.wears:
         canvas.part("neck_l", look.metal, ellipse(0, 1.02, 0.46, 0.34, 10, 170), width=0.06)
         canvas.part("neck_l", look.metal, ellipse(0, 1.41, 0.07, 0.09))
-
-
-def draw_head(canvas, look, rng):
     for side, letter in SIDES:
         canvas.part(f"{letter}_ear", look.skin * 0.95, ellipse(side * 0.79, 0.06, 0.13, 0.25), depth=-0.25)
     jaw = rng.uniform(0.5, 0.62)
@@ -187,14 +181,11 @@ def draw_nose_and_mouth(canvas, look, rng):
     canvas.part("u_lip", lips * 0.88, upper, depth=1)
 
 
-def draw_brows(canvas, look, rng):
+def draw_brows_and_glasses(canvas, look, rng):
     tilt = rng.uniform(-0.02, 0.04)
     for side, letter in SIDES:
         brow = curve((0.13, -0.25), (0.33, -0.36 - tilt), (0.55, -0.25), (0.34, -0.29 - tilt), side=side)
         canvas.part(f"{letter}_brow", look.hair * 0.75, brow, depth=0.9)
-
-
-def draw_glasses(canvas, look, rng):
     radii, frame = rng.uniform((0.24, 0.18), (0.28, 0.22)), rng.uniform(15, 110, 3)
     if "glasses" not in look.wears:
         return
@@ -247,24 +238,15 @@ def draw_front_hair(canvas, look, rng):
         canvas.detail("hair", look.hair * shade, *strands, width=0.025, opacity=0.5)
 
 
-def draw_earrings(canvas, look, rng):
+def draw_earrings_and_hat(canvas, look, rng):
     height = rng.uniform(0.07, 0.17)
     if "earrings" in look.wears:
         for side, _ in SIDES:
             canvas.part("ear_r", look.metal, ellipse(side * 0.83, 0.28 + height, 0.07, height), depth=-0.25)
-
-
-def draw_hat(canvas, look, rng):
     colour = rng.uniform(30, 220, 3)
     if "hat" in look.wears:
         canvas.part("hat", colour, symmetric((0, -1.42), (0.55, -1.4), (0.75, -0.9), (0.8, -0.6), (0, -0.55)))
         canvas.part("hat", colour * 0.9, ellipse(0, -0.62, 1.25, 0.17))
-
-
-FROM_BACK_TO_FRONT = (
-    *(draw_back_hair, draw_body, draw_head, draw_nose_and_mouth, draw_brows, draw_glasses, draw_eyes),
-    *(draw_front_hair, draw_earrings, draw_hat),
-)
 
 
 def light(canvas, rng):
@@ -286,8 +268,8 @@ def class_ids_in(class_set):
     """Return the id in `class_set` of each CelebAMask-HQ class, uint8 [19], by name."""
 
     def find(name):
-        names = (name, OTHER_NAMES.get(name), "skin" if name in PARTS_OF_THE_FACE else None)
-        return (class_set.subject_ids(*names) or [0])[0]
+        in_lapa, in_place = {"mouth": "i_mouth"}.get(name), "skin" if name in PARTS_OF_THE_FACE else None
+        return (class_set.subject_ids(name, in_lapa, in_place) or [0])[0]
 
     return np.array([find(name) for name in CELEBAMASK.names], np.uint8)
 
@@ -300,8 +282,13 @@ def draw_face(size, seed, split, index):
     rng = np.random.default_rng((seed, list(FOLDERS).index(split), index))
     look = choose_look(rng, index)
     canvas = Canvas(size, rng)
-    for draw in FROM_BACK_TO_FRONT:
-        draw(canvas, look, rng)
+    draw_back_hair(canvas, look)
+    draw_body_and_head(canvas, look, rng)
+    draw_nose_and_mouth(canvas, look, rng)
+    draw_brows_and_glasses(canvas, look, rng)
+    draw_eyes(canvas, look, rng)
+    draw_front_hair(canvas, look, rng)
+    draw_earrings_and_hat(canvas, look, rng)
     return light(canvas, rng), canvas.mask
 
 
@@ -328,8 +315,7 @@ def make_sample_dataset(output_dir, train, val, test, image_size, seed, class_se
     with atomic_folder(output_dir) as unfinished:
         for split, index in tqdm(pictures, desc="drawing", unit="picture"):
             photo, mask = draw_scene(seed, index) if split == "scene" else draw_face(image_size, seed, split, index)
-            image_dir, mask_dir = FOLDERS[split]
-            stem = f"{split}_{index:04d}"
+            (image_dir, mask_dir), stem = FOLDERS[split], f"{split}_{index:04d}"
             (unfinished / image_dir).mkdir(parents=True, exist_ok=True)
             Image.fromarray(photo).save(unfinished / image_dir / f"{stem}.jpg", quality=95)
             if mask_dir:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from faceparse.data.classes import CELEBAMASK
 from faceparse.data.images import open_image
-from faceparse.data.preparation import Example, Recipe, picture_size, prepare, read_reduced, visible
+from faceparse.data.preparation import Example, picture_size, prepare, read_reduced, visible
 from faceparse.errors import InputError, run_script
 from options import preparation_parser
 
@@ -90,7 +90,7 @@ def make_pair(example, image_size):
 
 
 def main(args):
-    prepare(args, *find_examples(Path(args.source)), Recipe("celebamask", find_problems, make_pair))
+    prepare(args, "celebamask", *find_examples(Path(args.source)), find_problems, make_pair)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from PIL import Image
 from faceparse.data.classes import IGNORE_INDEX, LAPA
 from faceparse.data.images import read_pair
 from faceparse.data.layout import FOLDERS
-from faceparse.data.preparation import Example, Recipe, picture_size, prepare, visible
+from faceparse.data.preparation import Example, picture_size, prepare, visible
 from faceparse.errors import InputError, run_script
 from options import preparation_parser
 
@@ -104,7 +104,7 @@ def make_pair(example, image_size):
 
 
 def main(args):
-    prepare(args, *find_examples(Path(args.source)), Recipe("lapa", find_problems, make_pair))
+    prepare(args, "lapa", *find_examples(Path(args.source)), find_problems, make_pair)
 
 
 if __name__ == "__main__":

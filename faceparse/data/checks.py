@@ -75,10 +75,7 @@ def hash_file(path):
 
 
 def near_duplicates(hashes, others):
-    """Return [(bits, i, j), ...] of hashes [N, 2, 256] and others [M, 2, 256] that differ little, the nearest first.
-
-    The bits are those of the nearer of a picture and its mirror image.
-    """
+    """Return [(bits, i, j), ...] of hashes [N, 2, 256] and others, mirrored or not, that differ little, sorted."""
     signs, other_signs = (2 * each.astype(np.float32) - 1 for each in (hashes[:, 0], others))
     found = []
     for start in range(0, len(signs), ROWS_AT_A_TIME):
@@ -91,27 +88,22 @@ def near_duplicates(hashes, others):
 
 def check_pair(pair, class_set):
     """Read one (stem, photograph, mask) and return a Pair."""
-    _, photo_file, mask_file = pair
     try:
-        photo, mask = read_pair(photo_file, mask_file, class_set)
+        photo, mask = read_pair(*pair[1:], class_set)
     except InputError as error:
         return Pair(*pair, problem=str(error))
-    height, width = mask.shape
-    pixels, is_reversed = class_pixels(mask, len(class_set)), left_right_reversed(mask, class_set)
-    return Pair(*pair, f"{width}x{height}", hash_photo(photo), pixels, is_reversed)
+    size, pixels = f"{mask.shape[1]}x{mask.shape[0]}", class_pixels(mask, len(class_set))
+    return Pair(*pair, size, hash_photo(photo), pixels, left_right_reversed(mask, class_set))
 
 
 def listing(lines):
     """Return lines as one text, LISTED of them at most and the count of the others."""
-    shown = [*lines[:LISTED], *([f"... and {len(lines) - LISTED:,} more"] if len(lines) > LISTED else [])]
-    return "".join(f"  {line}\n" for line in shown)
+    more = [f"... and {len(lines) - LISTED:,} more"] if len(lines) > LISTED else []
+    return "".join(f"  {line}\n" for line in [*lines[:LISTED], *more])
 
 
 def check_dataset(root, class_set):
-    """Read all pairs of a data set, print what it holds, and return {split: [Pair, ...]}.
-
-    Raises InputError for a folder that is laid out otherwise, and after printing them for pairs that cannot be used.
-    """
+    """Read all pairs of a data set, print what it holds, and return {split: [Pair, ...]}; InputError if it is unfit."""
     check = partial(check_pair, class_set=class_set)
     splits = {split: list(in_parallel(check, pairs, split)) for split, pairs in find_splits(root).items()}
     unusable = [pair for pairs in splits.values() for pair in pairs if pair.problem]
@@ -122,26 +114,25 @@ def check_dataset(root, class_set):
         report_split(split, pairs, class_set)
     found = sum(pair.pixels for pair in splits["train"]) > 0
     if found.sum() < 2:
-        raise InputError(
-            f"{root}: the training masks hold fewer than two classes; their pixels are class ids, from 0 to "
-            f"{len(class_set) - 1}, and {class_set.ignored_id} is ignored"
-        )
+        ids = f"class ids, from 0 to {len(class_set) - 1}, and {class_set.ignored_id} is ignored"
+        raise InputError(f"{root}: the training masks hold fewer than two classes; their pixels are {ids}")
 
     hashes = {split: ([p.stem for p in pairs], np.array([p.hashes for p in pairs])) for split, pairs in splits.items()}
     test_dir = split_folders(root, "test")[0]
     if "test" not in splits and is_filled(test_dir):
         files = list_images(test_dir)
         hashes["test"] = (list(files), np.array(list(in_parallel(hash_file, files.values(), "test"))))
-    report_near_duplicates(hashes)
+    for (split, (stems, bits)), (other, (other_stems, other_bits)) in combinations(hashes.items(), 2):
+        found = near_duplicates(bits, other_bits)
+        print(f"near-duplicates of {split} and {other} ({NEAR_DUPLICATE_BITS} bits of 256 or fewer): {len(found)}")
+        lines = [f"{split} {stems[i]}, {other} {other_stems[j]}: {distance} bits" for distance, i, j in found]
+        print(listing(lines), end="")
     print(f"{root}: fit to train on")
     return splits
 
 
 def advice_on_left_right(splits, root, classes):
-    """Say what to do about masks with left and right reversed, in what `check_dataset` returns of `root`.
-
-    `classes` is what --classes names the class set by.
-    """
+    """Say what to do about reversed masks in what `check_dataset` returns of `root`; `classes` is the flag's value."""
     pairs = [pair for pairs in splits.values() for pair in pairs]
     count = sum(pair.is_reversed for pair in pairs)
     if not count:
@@ -149,9 +140,8 @@ def advice_on_left_right(splits, root, classes):
     what = f"left and right are reversed in {counted(count, 'mask')} of {len(pairs)}"
     if count > len(pairs) / 2:
         other = "viewer" if find_class_set(classes).left == "subject" else "subject"
-        return (
-            f'{what}: they seem to mean the {other}\'s left; say "left": "{other}" in a class set (dataset/README.md)'
-        )
+        seem = f"they seem to mean the {other}'s left"
+        return f'{what}: {seem}; say "left": "{other}" in a class set (dataset/README.md)'
     flags = f"--dataset_dir {quoted(root)} --classes {quoted(classes)}"
     return f"{what}: write corrected copies with python -m tools.check_dataset {flags} --fix_left_right OUT"
 
@@ -169,17 +159,7 @@ def report_split(split, pairs, class_set):
     empty = [pair.stem for pair in pairs if not pair.pixels[1:].any()]
     if empty:
         print(f"no class but the background in {counted(len(empty), 'mask')}: training takes all of it for background")
-        print(listing(empty), end="")
-    print()
-
-
-def report_near_duplicates(hashes):
-    """Print the near-duplicates between any two splits, of {split: (stems, hashes)}."""
-    for (split, (stems, bits)), (other, (other_stems, other_bits)) in combinations(hashes.items(), 2):
-        found = near_duplicates(bits, other_bits)
-        print(f"near-duplicates of {split} and {other} ({NEAR_DUPLICATE_BITS} bits of 256 or fewer): {len(found)}")
-        lines = [f"{split} {stems[i]}, {other} {other_stems[j]}: {distance} bits" for distance, i, j in found]
-        print(listing(lines), end="")
+    print(listing(empty))
 
 
 def class_pixels(mask, num_classes):

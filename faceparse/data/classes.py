@@ -18,9 +18,9 @@ each for a pixel of one of these classes, it is not known which: training learns
 
 import colorsys
 import json
+from collections import namedtuple
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from faceparse.errors import InputError, counted
 
@@ -30,7 +30,7 @@ IGNORE_INDEX = 255
 
 @dataclass(frozen=True)
 class ClassSet:
-    """An immutable description of the classes of a data set.
+    """The classes of a data set.
 
     names: by class id, which is the value of a mask's pixel.
     colours: RGB from 0 to 255, by class id.
@@ -110,15 +110,8 @@ LAPA = ClassSet(
 )  # fmt: skip
 
 
-class DataSet(NamedTuple):
-    """A published data set: name, classes, and a folder by which its download is known."""
-
-    name: str
-    class_set: ClassSet
-    sign: str
-
-
-# By the name that --classes takes. tools/prepare_<name>.py prepares the download.
+# By the name that --classes takes, and that of the tools/prepare_<name>.py; `sign` is a folder of the download.
+DataSet = namedtuple("DataSet", "name class_set sign")
 DATA_SETS = {
     "celebamask": DataSet("CelebAMask-HQ", CELEBAMASK, "CelebA-HQ-img"),
     "lapa": DataSet("LaPa", LAPA, "train/landmarks"),
@@ -126,10 +119,7 @@ DATA_SETS = {
 
 
 def find_class_set(name):
-    """Return the class set that `--classes` names: a key of DATA_SETS or the path of a JSON file.
-
-    Raises InputError for an unknown name, and for a file that describes no class set.
-    """
+    """Return the class set that `--classes` names: a key of DATA_SETS, or the path of a JSON file; else InputError."""
     if name in DATA_SETS:
         return DATA_SETS[name].class_set
     path = Path(name)
@@ -143,10 +133,7 @@ def find_class_set(name):
 
 
 def class_set_from_dict(description, source):
-    """Return the ClassSet of a dict as `ClassSet.to_dict` makes it; `source` is what errors name.
-
-    Raises InputError that says which field is wrong.
-    """
+    """Return the ClassSet of a dict as `to_dict` makes it; InputError, which names `source`, if a field is wrong."""
 
     def require(condition, problem):
         if not condition:
@@ -161,6 +148,10 @@ def class_set_from_dict(description, source):
     require(are_names and not {*"/\\"} & {*"".join(names)}, "names is no list of names without slashes")
     require(2 <= len(names) <= 255, f"names has {counted(len(names), 'class')}; 2 to 255 fit, because 255 is ignored")
     require(len(set(names)) == len(names), f"names holds {max(names, key=names.count)!r} twice")
+
+    def is_colour(channels):
+        is_rgb = isinstance(channels, list) and len(channels) == 3
+        return is_rgb and all(type(channel) is int and 0 <= channel <= 255 for channel in channels)
 
     colours = description.get("colours", distinct_colours(len(names)))
     are_colours = isinstance(colours, list) and len(colours) == len(names) and all(map(is_colour, colours))
@@ -189,11 +180,6 @@ def class_set_from_dict(description, source):
     return ClassSet(tuple(names), tuple(map(tuple, colours)), pairs, ignored_id, left, sets)
 
 
-def is_colour(channels):
-    is_rgb = isinstance(channels, list) and len(channels) == 3
-    return is_rgb and all(type(channel) is int and 0 <= channel <= 255 for channel in channels)
-
-
 def distinct_colours(count):
     """Return `count` RGB colours as lists: black for the background, then hues that lie far apart."""
     golden_ratio = 0.618034  # steps of this share of the circle never come close to an earlier one
@@ -202,10 +188,7 @@ def distinct_colours(count):
 
 
 def agreed_class_set(class_set, wanted, source):
-    """Return the class set to use: the `wanted` one if given, else that of a file, `source`.
-
-    Raises InputError if their classes differ.
-    """
+    """Return the class set to use, the `wanted` one or else that of a file, `source`; InputError if they differ."""
     if wanted is None:
         return class_set
     if not wanted.has_classes_of(class_set):

@@ -32,10 +32,7 @@ def colorize(label_map, class_set=CELEBAMASK):
 
 
 def overlay(photo, label_map, alpha=0.5, class_set=CELEBAMASK):
-    """Blend the class colours over a photograph, uint8 RGB [H, W, 3]: alpha 0 is the photograph, 1 the colours.
-
-    The label map [H, W] is of the photograph's size.
-    """
+    """Blend a label map's colours over its photograph, uint8 RGB [H, W, 3]; with alpha 1 they hide it."""
     colours = np.float32(alpha) * colour_table(class_set)
     return np.rint(np.float32(1 - alpha) * photo + colours[label_map]).astype(np.uint8)
 

@@ -16,7 +16,6 @@ from faceparse.files import atomic_path
 WRITTEN_SUFFIXES = {".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 HEIF_SUFFIXES = {".heic", ".heif"}  # iPhones' photographs
 READ_SUFFIXES = WRITTEN_SUFFIXES | HEIF_SUFFIXES | {".bmp"}  # BMP files have no EXIF data
-MASK_MODES = ("P", "L", "1")  # of Pillow: one channel of ids
 ORIENTATION = ExifTags.Base.Orientation
 FIRST_SIDEWAYS = 5  # of the orientations 1 to 8; from here on width and height are exchanged
 MADE_BY = "Made by"  # the text in a label map's PNG that says what made it
@@ -45,10 +44,9 @@ def list_images(*paths):
 
 
 def match_pairs(image_dir, mask_dir, more_image_dirs=()):
-    """Pair the files of two folders by stem, never by position: a list of (stem, image path, mask path).
+    """Pair images, which may lie in further folders, with the masks of the same stems: [(stem, image, mask path)].
 
-    The images may lie in further folders, the masks of all are in one. Raises InputError if an image has no mask or a
-    mask no image.
+    Raises InputError if an image has no mask or a mask no image.
     """
     images, masks = list_images(image_dir, *more_image_dirs), list_images(mask_dir)
     require_partners(images, masks, "mask", mask_dir)
@@ -64,16 +62,13 @@ def require_partners(files, partners, kind, folder):
         raise InputError(f"{files[alone[0]]}: has no {kind} {alone[0]}.* in {folder}{more}")
 
 
-# Whatever Pillow and pi-heif raise for damaged files, some of it from the depth of a decoder.
-READING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, OverflowError, RuntimeError, struct.error, zlib.error)
-
-
 @contextmanager
 def open_image(path):
     """Open an image with Pillow; whatever is wrong with the file becomes an InputError that names it."""
-    if Path(path).exists() and not Path(path).is_file():  # a named pipe or a device would be read for ever
+    path = Path(path)
+    if path.exists() and not path.is_file():  # a named pipe or a device would be read for ever
         raise InputError(f"{path}: not a regular file; remove it from its folder")
-    if Path(path).suffix.lower() in HEIF_SUFFIXES:
+    if path.suffix.lower() in HEIF_SUFFIXES:
         try:
             import pi_heif
         except ImportError:
@@ -87,7 +82,7 @@ def open_image(path):
     except Image.DecompressionBombError:
         most = 2 * Image.MAX_IMAGE_PIXELS // 10**6
         raise InputError(f"{path}: has more than {most} million pixels; make it smaller") from None
-    except READING_ERRORS as error:
+    except (OSError, SyntaxError, ValueError, EOFError, OverflowError, RuntimeError, struct.error, zlib.error) as error:
         raise InputError(f"{path}: not a readable image, truncated or of an unknown format ({error})") from None
 
 
@@ -95,6 +90,15 @@ def read_photo(path):
     """Return a photograph as uint8 sRGB [H, W, 3], upright (EXIF), from grey, RGBA, CMYK, palette or 16-bit files."""
     with open_image(path) as image:
         return to_rgb(image)
+
+
+def orientation(photo):
+    """Return the EXIF orientation, 1 to 8, of a PIL image or of a photograph's path; 1 is upright."""
+    if not isinstance(photo, Image.Image):
+        with open_image(photo) as image:
+            return orientation(image)
+    turn = photo.getexif().get(ORIENTATION)
+    return turn if turn in range(1, 9) else 1
 
 
 def upright(image):
@@ -118,31 +122,24 @@ def to_rgb(image):
     return np.array(image)
 
 
-def resize_photo(photo, width, height):
-    """Antialiased bilinear; uint8 [H, W, 3] to [height, width, 3]."""
-    if photo.shape[:2] == (height, width):
-        return photo
-    return np.array(Image.fromarray(photo).resize((width, height), Image.Resampling.BILINEAR))
-
-
-def resize_mask(mask, width, height):
-    """Nearest neighbour; uint8 [H, W] to [height, width]."""
-    if mask.shape == (height, width):
-        return mask
-    return np.array(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
+def resize(picture, width, height):
+    """Resize a photograph, uint8 [H, W, 3], by antialiased bilinear, or a mask, uint8 [H, W], by nearest neighbour."""
+    if picture.shape[:2] == (height, width):
+        return picture
+    way = Image.Resampling.NEAREST if picture.ndim == 2 else Image.Resampling.BILINEAR
+    return np.array(Image.fromarray(picture).resize((width, height), way))
 
 
 def read_mask(path, class_set=CELEBAMASK, turn=upright, keep_sets=False):
-    """Return a mask as uint8 class ids [H, W]; ignored pixels are 255, whatever id the class set has for them.
+    """Return a mask as uint8 class ids [H, W]. Ignored pixels are 255, and those of sets of classes unless `keep_sets`.
 
-    So are those of a set of classes, if `keep_sets` does not leave them their id in the file.
-    `turn` takes the PIL image and returns it upright, by default as its EXIF data say. Raises InputError for a mask
-    that is not single-channel (mode P, L or 1) or that holds an id that is no class.
+    `turn` takes the PIL image and returns it upright. Raises InputError for a mask of several channels, and for one
+    that holds an id that is no class.
     """
     with open_image(path) as image:
-        if image.mode not in MASK_MODES:
-            how = "dataset/README.md turns colours into ids"
-            raise InputError(f"{path}: a mask has one channel of class ids (PNG mode P or L), not {image.mode}; {how}")
+        if image.mode not in ("P", "L", "1"):
+            what = f"a mask has one channel of class ids (PNG mode P or L), not {image.mode}"
+            raise InputError(f"{path}: {what}; dataset/README.md turns colours into ids")
         mask = np.array(turn(image)).astype(np.uint8, copy=False)
     last, ignored_id, sets = len(class_set) - 1, class_set.ignored_id, [mask_id for mask_id, _ in class_set.sets]
     if mask.max() > last:  # a histogram tells ignored pixels from wrong ids; it takes time, so only here
@@ -162,7 +159,7 @@ def read_mask_of(path, shape, class_set=CELEBAMASK, owner="photograph", photo_tu
     """Read a mask as `read_mask` does. Raises InputError if it has not its owner's height and width, `shape`.
 
     A mask without an EXIF orientation may lie as its photograph's file does or as that is shown; `photo_turn` is the
-    photograph's `orientation`. The sizes decide. Raises InputError if they do not tell.
+    photograph's `orientation`. The sizes decide, and InputError is raised if they do not tell.
     """
     height, width = shape[:2]
 
@@ -183,15 +180,6 @@ def read_mask_of(path, shape, class_set=CELEBAMASK, owner="photograph", photo_tu
     return mask
 
 
-def orientation(photo):
-    """Return the EXIF orientation, 1 to 8, of a PIL image or of a photograph's path; 1 is upright."""
-    if not isinstance(photo, Image.Image):
-        with open_image(photo) as image:
-            return orientation(image)
-    turn = photo.getexif().get(ORIENTATION)
-    return turn if turn in range(1, 9) else 1
-
-
 def read_pair(photo_path, mask_path, class_set=CELEBAMASK, keep_sets=False):
     """Return photograph [H, W, 3] and mask [H, W] as `read_mask` does, both upright; InputError if sizes differ."""
     with open_image(photo_path) as image:
@@ -208,20 +196,17 @@ def read_maker(path):
 def write_label_map(path, label_map, palette_of=None, made_by="", is_upright=False):
     """Write uint8 class ids [H, W] as a single-channel PNG, atomically.
 
-    The mode is L by default, which every reader returns as class ids. With the ClassSet `palette_of` it is P in the
-    colours of that set, as in the data set's own masks; OpenCV turns such files into colours. The text `made_by` is
-    kept in the file, for `read_maker`. With `is_upright` EXIF data say so, for `read_mask_of`.
+    The mode is L, which every reader returns as ids, or P in the colours of the ClassSet `palette_of`, as in the data
+    set's own masks. `made_by` is a text for `read_maker`. With `is_upright` EXIF data say so, for `read_mask_of`.
     """
     image = Image.fromarray(label_map)
     if palette_of:
-        image = image.convert("L")
         # All 256 colours, because Pillow writes a palette of 16 and fewer in 4 bits, which turns 255 into 15.
         colours = [*palette_of.colours, *[(128, 128, 128)] * (256 - len(palette_of))]
         image.putpalette([channel for colour in colours for channel in colour])
-    text = PngImagePlugin.PngInfo()
+    text, exif = PngImagePlugin.PngInfo(), Image.Exif()
     if made_by:
         text.add_text(MADE_BY, made_by)
-    exif = Image.Exif()
     if is_upright:
         exif[ORIENTATION] = 1
     with atomic_path(path) as temporary:
@@ -235,10 +220,7 @@ def check_picture_name(path):
 
 
 def write_picture(path, picture, photograph=False):
-    """Write uint8 RGB [H, W, 3] in the format of the path's suffix, atomically; JPEG in high quality.
-
-    Unless it is a photograph, its EXIF data say what drew it, for `is_drawn`.
-    """
+    """Write uint8 RGB [H, W, 3], atomically; unless it is a photograph, EXIF data say what drew it, for `is_drawn`."""
     check_picture_name(path)
     options = {"compress_level": 1, "quality": 95, "subsampling": 0}
     if not photograph:

@@ -1,7 +1,6 @@
 """From a downloaded data set to the layout that trains: check all files first, then write what is not there yet."""
 
 import json
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +17,6 @@ from faceparse.files import atomic_path
 from faceparse.parallel import in_parallel
 
 LEFT_BY_WINDOWS = ("thumbs.db", "desktop.ini")
-PHOTO_FORMAT = "jpg"
 END_OF_JPEG = b"\xff\xd9"  # a download that broke off lacks it
 
 
@@ -31,22 +29,8 @@ class Example(NamedTuple):
     label: object
 
 
-class Recipe(NamedTuple):
-    """What differs between data sets; both functions can be sent to other processes.
-
-    classes: a key of DATA_SETS.
-    find_problems: Example to a list of lines, which name each file that is missing, damaged or surprising.
-    make_pair: Example and image size S to a photograph, uint8 RGB [S, S, 3], and its mask, uint8 class ids [S, S].
-        Raises InputError that names the file that cannot be read.
-    """
-
-    classes: str
-    find_problems: Callable
-    make_pair: Callable
-
-
 def visible(folder):
-    """Return the names in a folder but for those that operating systems leave; none if there is no such folder."""
+    """Return the names in a folder, which may be missing, but for those that operating systems leave."""
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     return sorted(name for name in names if not name.startswith(".") and name.lower() not in LEFT_BY_WINDOWS)
 
@@ -54,19 +38,18 @@ def visible(folder):
 def picture_size(path, kind):
     """Return (width, height) of a "JPEG" or "PNG" file without decoding it.
 
-    Raises InputError for a file that is missing, of another kind, cut off, or a PNG whose checksums are wrong. A JPEG
-    has none: what is damaged within can only show when it is decoded.
+    Raises InputError for a file that is missing, of another kind, cut off, or a PNG whose checksums are wrong.
     """
     with open_image(path) as image:
         if image.format != kind:
             raise InputError(f"{path}: is {image.format}, not {kind}")
         if kind == "PNG":
             image.verify()
-        else:
-            with path.open("rb") as file:
-                file.seek(max(0, path.stat().st_size - 64))
-                if END_OF_JPEG not in file.read():
-                    raise InputError(f"{path}: is cut off")
+            return image.size
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 64))
+            if END_OF_JPEG not in file.read():
+                raise InputError(f"{path}: is cut off")
         return image.size
 
 
@@ -82,19 +65,18 @@ def read_reduced(path, size):
 
 
 def select(examples, counts, seed):
-    """Draw from a list of Examples so many of each split as `counts`, {split: count}, says; keep their order.
+    """Draw from a list of Examples so many of each split as `counts`, {split: count} or None, says; keep their order.
 
-    None takes all; a split that `counts` does not name is left out. They are drawn from the same split of the source,
-    so that nobody is in two splits who was in one.
+    A split that is not named is left out. Nobody changes to another split than that of the source.
     """
     selected = []
-    for split in FOLDERS:
+    for number, split in enumerate(FOLDERS):
         here = [example for example in examples if example.split == split]
         if counts is not None:
             count = counts.get(split, 0)
             if count > len(here):
                 raise InputError(f"--split {split}={count}: the source has {len(here)} photographs for {split}")
-            drawn = np.random.default_rng((seed, list(FOLDERS).index(split))).permutation(len(here))[:count]
+            drawn = np.random.default_rng((seed, number)).permutation(len(here))[:count]
             here = [here[index] for index in sorted(drawn)]
         if split != "test" and not here:
             raise InputError(f"no photograph is left for {split}, and training needs both train and val")
@@ -114,19 +96,16 @@ def refuse_mixing(output_dir, folders, flags):
 
 
 def missing_files(example, output_dir):
-    """Return the paths of an example's photograph and mask in our layout, None for one that is there.
-
-    Files are written whole, but after a power cut the system may leave an empty one.
-    """
+    """Return the paths of an example's photograph and mask in our layout, None for one that is there and not empty."""
     photo_dir, mask_dir = split_folders(output_dir, example.split)
-    files = photo_dir / f"{example.stem}.{PHOTO_FORMAT}", mask_dir / f"{example.stem}.png"
+    files = photo_dir / f"{example.stem}.jpg", mask_dir / f"{example.stem}.png"
     return [None if path.is_file() and path.stat().st_size > 0 else path for path in files]
 
 
-def write_pair(example, recipe, output_dir, image_size):
+def write_pair(example, make_pair, class_set, output_dir, image_size):
     """Write what is missing of an example. Return (damage, emptiness), lines that name its files, else ""."""
     try:
-        photo, mask = recipe.make_pair(example, image_size)
+        photo, mask = make_pair(example, image_size)
     except InputError as error:
         return str(error), ""
     if not holds_a_class(mask):
@@ -135,33 +114,36 @@ def write_pair(example, recipe, output_dir, image_size):
     if photo_file:
         write_picture(photo_file, photo, photograph=True)
     if mask_file:
-        write_label_map(mask_file, mask, palette_of=DATA_SETS[recipe.classes].class_set)
+        write_label_map(mask_file, mask, palette_of=class_set)
     return "", ""
 
 
 def refuse(problems, source, what_to_do):
-    """Print a list of problems, cut to a bounded length, and raise InputError; do nothing if it is empty."""
+    """Print a list of problems and raise InputError; do nothing if it is empty."""
     if problems:
         print(listing(problems), end="")
         raise InputError(f"{source}: {counted(len(problems), 'problem')}, listed above; {what_to_do}")
 
 
-def prepare(args, examples, surprises, recipe):
+def prepare(args, classes, examples, surprises, find_problems, make_pair):
     """Write the selected Examples to args.output_dir in our layout; print counts and the checks of the result.
 
-    `args` are the flags of `preparation_parser` in options.py. `surprises` are lines about files that are neither of
-    an example nor of a kind that belongs in the download. Files that are there stay as they are. Pairs without any
-    class are named and left out. Raises InputError before anything is written if a file is missing, damaged or
-    surprising, and at the end if one turned out to be damaged when it was decoded.
+    args: the flags of `preparation_parser` in options.py; classes: a key of DATA_SETS.
+    surprises: lines about files that do not belong in the download.
+    find_problems: Example to a list of lines, which name each file that is missing, damaged or surprising.
+    make_pair: Example and image size S to a photograph, uint8 RGB [S, S, 3], and its mask, uint8 class ids [S, S]; may
+        raise InputError. Both functions are sent to other processes.
+    Files that are there stay as they are. Pairs without any class are named and left out. Raises InputError before
+    anything is written if there are problems, and at the end if a file turned out to be damaged when it was decoded.
     """
-    output_dir, data_set = Path(args.output_dir), DATA_SETS[recipe.classes]
+    output_dir, data_set = Path(args.output_dir), DATA_SETS[classes]
     folders = [folder for split in FOLDERS for folder in split_folders(output_dir, split)]
-    flags = {"data_set": data_set.name, "photo_format": PHOTO_FORMAT}
+    flags = {"data_set": data_set.name, "photo_format": "jpg"}
     flags |= {name: getattr(args, name) for name in ("image_size", "split", "seed")}
     refuse_mixing(output_dir, folders, flags)
     selected = select(examples, args.split, args.seed)
     todo = [example for example in selected if any(missing_files(example, output_dir))]
-    found = in_parallel(recipe.find_problems, todo, "checking", chunk=64)
+    found = in_parallel(find_problems, todo, "checking", chunk=64)
     refuse([*surprises, *(line for lines in found for line in lines)], args.source, "nothing was written")
 
     if not (output_dir / RECORD).exists():
@@ -169,8 +151,8 @@ def prepare(args, examples, surprises, recipe):
             temporary.write_text(json.dumps(flags, indent=1) + "\n", encoding="utf-8")
     for left_over in (path for folder in (output_dir, *folders) for path in folder.glob(".*.tmp.*")):  # by a kill
         left_over.unlink(missing_ok=True)
-    write = partial(write_pair, recipe=recipe, output_dir=output_dir, image_size=args.image_size)
-    results = list(in_parallel(write, todo, "preparing"))
+    options = {"class_set": data_set.class_set, "output_dir": output_dir, "image_size": args.image_size}
+    results = list(in_parallel(partial(write_pair, make_pair=make_pair, **options), todo, "preparing"))
     damaged, empty = ([line for line in lines if line] for lines in zip(("", ""), *results, strict=True))
     refuse(damaged, args.source, "replace these and run the same command again; the others are done")
 
@@ -178,4 +160,4 @@ def prepare(args, examples, surprises, recipe):
         print(f"left out {counted(len(empty), 'photograph')}:\n{listing(empty)}", end="")
     print(f"{output_dir}: {len(selected) - len(empty):,} pairs, {len(todo) - len(empty):,} of them written now")
     splits = check_dataset(output_dir, data_set.class_set)
-    print(advice_on_left_right(splits, output_dir, recipe.classes))
+    print(advice_on_left_right(splits, output_dir, classes))

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import sys
 from pathlib import Path
 
 from faceparse.data.classes import CELEBAMASK
@@ -36,17 +37,14 @@ def require_makers_class_set(folder, makers, class_set):
 
 
 def describe_makers(folder, makers):
-    """Return two lines about the label maps of a folder, of a Counter {what made them: label maps}.
-
-    The first says what made them, "" if none says it; the second warns of a mixture, "" if there is none.
-    """
-    if not any(makers):
-        return "", ""
-    if len(makers) == 1:
-        return f"{folder}: made by {next(iter(makers))}", ""
-    counts = "; ".join(f"{count} by {maker or 'what is not known'}" for maker, count in makers.most_common(4))
-    more = f"; and {len(makers) - 4} more" if len(makers) > 4 else ""
-    return "", f"warning: {folder}: a mixture of label maps, {counts}{more}; predict all of them into a new folder"
+    """Print what made the label maps of a folder, of a Counter {what made them: label maps}, or warn of a mixture."""
+    if any(makers) and len(makers) == 1:
+        print(f"{folder}: made by {next(iter(makers))}")
+    elif any(makers):
+        counts = "; ".join(f"{count} by {maker or 'what is not known'}" for maker, count in makers.most_common(4))
+        more = f"; and {len(makers) - 4} more" if len(makers) > 4 else ""
+        mixture = f"a mixture of label maps, {counts}{more}; predict all of them into a new folder"
+        print(f"warning: {folder}: {mixture}", file=sys.stderr)
 
 
 def check_outputs(flag, folder, reads, names=()):

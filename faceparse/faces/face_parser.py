@@ -109,14 +109,9 @@ class FaceParser:
         image_size: the longer side at the network, px.
         """
         image_size, all_of_it = image_size or self.image_size, whole_picture(photo.shape)
-        predictions = predict(
-            self.network,
-            [photo if crop == all_of_it else cut(photo, crop, image_size) for crop in crops],
-            image_size=image_size,
-            batch_size=self.network.batch_size,
-            workers=0,
-            progress=None,
-        )
+        pictures = [photo if crop == all_of_it else cut(photo, crop, image_size) for crop in crops]
+        options = {"image_size": image_size, "batch_size": self.network.batch_size, "workers": 0, "progress": None}
+        predictions = predict(self.network, pictures, **options)
         return [Look(crop, log_softmax(logits)) for crop, (_, logits, _) in zip(crops, predictions, strict=True)]
 
 

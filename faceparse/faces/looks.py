@@ -39,10 +39,7 @@ class Look:
 
 @dataclass
 class Face(Look):
-    """The look at a face: box (left, top, right, bottom), px, and landmarks as the detector saw them, if it did.
-
-    angle: by which the face is turned, degrees clockwise.
-    """
+    """The look at a face: box (left, top, right, bottom) and landmarks from the detector, px; angle, clockwise degrees."""
 
     box: tuple[float, float, float, float] | None = None
     landmarks: tuple[tuple[float, float], ...] = ()

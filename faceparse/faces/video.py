@@ -1,6 +1,5 @@
 """Videos and cameras: faces are searched every few frames, followed in between, and smoothed over time."""
 
-import signal
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from faceparse.data.drawing import overlay
-from faceparse.errors import InputError
+from faceparse.errors import InputError, Stopped
 from faceparse.faces.crops import Crop, whole_picture
 from faceparse.faces.face_parser import ParsedPhoto, refined_crop
 from faceparse.faces.looks import Face
@@ -159,8 +158,7 @@ def open_video(source):
 def parse_frames(parser, frames, write):
     """Parse the frames of one video, each uint8 RGB [H, W, 3], and call `write(frame, ParsedPhoto)` after each of them.
 
-    Ends early if `write` returns true. Returns the number of frames, and of those with a face. Memory does not grow
-    with the length.
+    Ends early if `write` returns true. Returns the number of frames, and of those with a face.
     """
     tracker, with_faces = FaceTracker(parser), 0
     for frame in frames:
@@ -227,10 +225,10 @@ def show_webcam(parser, number):
         with open_video(number) as frames:
             if not parse_frames(parser, frames, show)[0]:
                 raise InputError(f"--webcam {number}: gives no picture; is it in use, or not allowed to this program?")
-    except KeyboardInterrupt as stop:
-        if getattr(stop, "number", signal.SIGINT) != signal.SIGINT:
-            raise
-        # Ctrl-C is a usual end, too.
+    except Stopped:
+        raise
+    except KeyboardInterrupt:
+        pass  # Ctrl-C is a usual end, too
     finally:
         with suppress(cv2.error):
             cv2.destroyAllWindows()

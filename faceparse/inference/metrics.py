@@ -25,8 +25,7 @@ from faceparse.parallel import in_parallel
 def confusion_matrix(truth, prediction, num_classes):
     """Count pixels by (true class, predicted class): int64 [C, C], rows truth, columns prediction.
 
-    Takes class ids of the same shape, 0 to C-1, in any integer type. Pixels whose truth is 255 are left out.
-    Raises ValueError for differing shapes and for other ids.
+    Takes ids 0 to C-1 of the same shape, in any integer type; ValueError for others. Pixels of truth 255 are left out.
     """
     if truth.shape != prediction.shape:
         raise ValueError(f"truth {truth.shape} and prediction {prediction.shape} differ in shape")
@@ -101,8 +100,7 @@ def format_table(scores, class_set=CELEBAMASK):
 def match_predictions(submit_dir, truth_dir):
     """Pair predictions with true masks by stem: a list of (prediction path, truth path).
 
-    Raises InputError for a truth without prediction. Predictions without truth are left out, with a message on stderr,
-    because a folder of predictions may cover more photographs than have masks.
+    Raises InputError for a truth without prediction. Predictions without truth are left out, with a message on stderr.
     """
     predictions, truths = list_images(submit_dir), list_images(truth_dir)
     require_partners(truths, predictions, "prediction", submit_dir)
@@ -114,10 +112,7 @@ def match_predictions(submit_dir, truth_dir):
 
 
 def score_pair(pair, class_set):
-    """Return the confusion matrix, the F1 and what made the prediction, of one (prediction path, truth path).
-
-    Raises InputError for a pair that cannot be scored.
-    """
+    """Return the confusion matrix, the F1 and what made the prediction, of one (prediction path, truth path)."""
     prediction_file, truth_file = pair
     truth = read_mask(truth_file, class_set)
     prediction = read_mask_of(prediction_file, truth.shape, class_set, owner="truth")
@@ -130,9 +125,8 @@ def score_pair(pair, class_set):
 def score_folders(submit_dir, truth_dir, class_set=CELEBAMASK):
     """Score the label maps of two folders: the summed confusion matrix, int64 [C, C], and the mean per-image F1.
 
-    Says what made the label maps, if they tell it, and warns on stderr if not all are of one maker. Raises InputError,
-    naming the file, for a missing prediction, an unreadable or wrongly sized file, a wrong id, label maps of another
-    class set, or when no pixel of the truth counts.
+    Says what made the label maps, if they tell it. Raises InputError for a file that is missing or does not fit, for
+    label maps of another class set, and if no pixel of the truth counts.
     """
     matrix, f1_of_images, makers = 0, [], Counter()
     pairs = match_predictions(submit_dir, truth_dir)
@@ -143,11 +137,7 @@ def score_folders(submit_dir, truth_dir, class_set=CELEBAMASK):
     if not matrix.any():
         raise InputError(f"{truth_dir}: every pixel is 255, ignored; there is nothing to score")
     require_makers_class_set(submit_dir, makers, class_set)
-    said, warning = describe_makers(submit_dir, makers)
-    if said:
-        print(said)
-    if warning:
-        print(warning, file=sys.stderr)
+    describe_makers(submit_dir, makers)
     return matrix, mean(f1_of_images)
 
 

@@ -21,8 +21,7 @@ from faceparse.inference.image_size import checked_image_size
 def load_network(path, gpu_id=0, class_set=None):
     """Return the network of a checkpoint, on the GPU if there is CUDA, or of an .onnx file, on the CPU.
 
-    Raises InputError as `OnnxNetwork`, `checkpoints.load_model` and `select_device` do, also if a `class_set` is given
-    and the file has another.
+    Raises InputError as `OnnxNetwork`, `checkpoints.load_model` and `select_device` do.
     """
     if str(path).endswith(".onnx"):
         return OnnxNetwork(path, class_set)
@@ -32,8 +31,8 @@ def load_network(path, gpu_id=0, class_set=None):
         from faceparse.inference import checkpoints, device
         from models.folding import fold_batchnorm
     except ImportError as error:
-        hint = "take a file of export_onnx.py"
-        raise InputError(f"{path}: a .pt needs the repository and its requirements.txt ({error}); {hint}") from None
+        what = f"a .pt needs the repository and its requirements.txt ({error})"
+        raise InputError(f"{path}: {what}; take a file of export_onnx.py") from None
     device.keep_freed_memory()
     chosen = device.select_device(gpu_id)
     model = fold_batchnorm(checkpoints.load_model(path, chosen, class_set))
@@ -75,11 +74,7 @@ class OnnxNetwork:
     batch_size = 1
 
     def __init__(self, path, class_set=None):
-        """Open the file.
-
-        Raises InputError if ONNX Runtime or the file is missing, if the file was not written by export_onnx.py, and if
-        a `class_set` is given and the file has another.
-        """
+        """Open the file. Raises InputError if it is not of export_onnx.py, or has not the `class_set` that is given."""
         try:
             import onnxruntime
         except ImportError:

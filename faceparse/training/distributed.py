@@ -25,16 +25,14 @@ MAX_WAIT = timedelta(minutes=30)
 def process_group(device):
     """Join torchrun's processes (NCCL on CUDA, gloo on CPUs) for the block; do nothing when started plainly.
 
-    After an error the group is not taken down, because that may wait for the other processes, which wait for this one.
-    Instead this process ends, and torchrun ends the others. Raises InputError if another process has ended.
+    Raises InputError if another process has ended. After an error the group is not taken down, because that may wait
+    for processes that wait for this one; torchrun ends them when this one ends.
     """
     if not is_launched():
         yield
         return
-    if device.type == "cuda":
-        dist.init_process_group("nccl", device_id=device, timeout=MAX_WAIT)
-    else:
-        dist.init_process_group("gloo", timeout=MAX_WAIT)
+    options = {"backend": "nccl", "device_id": device} if device.type == "cuda" else {"backend": "gloo"}
+    dist.init_process_group(**options, timeout=MAX_WAIT)
     try:
         yield
     except RuntimeError as error:
@@ -56,13 +54,9 @@ def world_size():
     return dist.get_world_size() if is_distributed() else 1
 
 
-def local_rank():
-    return int(os.environ["LOCAL_RANK"]) if is_distributed() else 0
-
-
-def local_world_size():
-    """Return the number of processes on this host."""
-    return int(os.environ["LOCAL_WORLD_SIZE"]) if is_distributed() else 1
+def place_on_host():
+    """Return this process's number among those of this host, and how many these are."""
+    return (int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])) if is_distributed() else (0, 1)
 
 
 def barrier():
@@ -80,9 +74,8 @@ def from_first(value):
 
 def from_all(value):
     """Return the values of all processes, a list in their order, on every process."""
-    values = [value]
+    values = [value] * world_size()
     if is_distributed():
-        values = [None] * world_size()
         dist.all_gather_object(values, value)
     return values
 
@@ -95,10 +88,10 @@ def shared_bytes(size):
     # Shared memory may be small, in containers above all; a file on disk is mapped as well.
     if not path.is_dir() or shutil.disk_usage(path).free < 2 * size:
         path = Path(tempfile.gettempdir())
-    path = Path(from_first(str(path / f"face_parser_{uuid.uuid4().hex}")))  # all must use the same file
+    path = from_first(path / f"face_parser_{uuid.uuid4().hex}")  # all must use the same file
     tensor = torch.from_file(str(path), shared=True, size=size, dtype=torch.uint8)
     barrier()
-    if local_rank() == 0:
+    if place_on_host()[0] == 0:
         path.unlink()  # the memory lives until the last process lets go of it
     return tensor
 
@@ -108,6 +101,11 @@ def sum_over_processes(tensor):
     if is_distributed():
         dist.all_reduce(tensor)
     return tensor
+
+
+def sum_of_counts(counts, device):
+    """Return the sum of the processes' numpy arrays, through tensors on the device."""
+    return sum_over_processes(torch.from_numpy(counts).to(device)).cpu().numpy()
 
 
 class _SumWithGradient(torch.autograd.Function):
@@ -121,24 +119,19 @@ class _SumWithGradient(torch.autograd.Function):
 
 
 def sum_with_gradient(tensor):
-    """Return the sum of the processes' tensors for a loss that all of them compute from it alike.
+    """Return the sum of the processes' tensors, for a loss that all of them compute from it alike.
 
-    The gradient is that of the sum times the number of processes, because DistributedDataParallel then takes the mean
-    over them: its result is the gradient that one process would get for the whole batch.
+    Its gradient is multiplied by their number, because DistributedDataParallel takes the mean over them.
     """
     return _SumWithGradient.apply(tensor) if is_distributed() else tensor
 
 
 def data_parallel(model, device):
-    """Return the model as several processes train it: they start with equal weights and average their gradients.
-
-    BatchNorm statistics stay each process's own. One process gets the model itself.
-    """
+    """Return the model as processes train it together; BatchNorm statistics stay each one's own."""
     if not is_distributed():
         return model
-    parameters = inspect.signature(DistributedDataParallel).parameters
-    # torch 2.14 gave the flag a new name and warns of the old one.
-    flag = "forward_sync_buffers" if "forward_sync_buffers" in parameters else "broadcast_buffers"
+    is_new = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters  # torch 2.14's name
+    flag = "forward_sync_buffers" if is_new else "broadcast_buffers"
     return DistributedDataParallel(model, [device.index] if device.type == "cuda" else None, **{flag: False})
 
 

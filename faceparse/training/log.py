@@ -42,10 +42,10 @@ def parsed_epoch(text):
 
 
 def read_log(path, last_epoch=math.inf):
-    """Return the lines up to `last_epoch`, which is resumed. What was logged after it was not saved, and is not read.
+    """Return the lines up to `last_epoch`, which is resumed; what was logged after it was not saved.
 
-    A missing file has no lines, nor has one that begins after `last_epoch`, because the earlier one was lost. Raises
-    InputError if a line up to there is damaged or missing; with an infinite `last_epoch` the last line may be cut off.
+    A missing file has no lines, nor has one that begins later. Raises InputError if a line up to there is damaged or
+    missing; with an infinite `last_epoch` the last line may be cut off.
     """
     if not path.exists():
         return []
@@ -73,13 +73,10 @@ def write_log(path, log):
         temporary.write_text("".join(json.dumps(line) + "\n" for line in log))
 
 
-PACKAGES = {"tensorboard": "torch.utils.tensorboard", "wandb": "wandb"}
-
-
 def import_logger(kind):
-    """Return the module of a logger; InputError if its package is missing."""
+    """Return the module of a logger, "tensorboard" or "wandb"; InputError if its package is missing."""
     try:
-        return importlib.import_module(PACKAGES[kind])
+        return importlib.import_module("torch.utils.tensorboard" if kind == "tensorboard" else kind)
     except ImportError:
         raise InputError(f"--logger {kind}: the package is missing; pip install {kind}") from None
 
@@ -91,11 +88,12 @@ def open_logger(kind, run_dir, log, first_epoch, flags, class_set):
     """
     if kind is None:
         return lambda line: None
-    send = {"tensorboard": open_tensorboard, "wandb": open_wandb}[kind](run_dir, log, first_epoch, flags, class_set)
+    start = open_tensorboard if kind == "tensorboard" else open_wandb
+    send = start(run_dir, [(scalars(each, class_set), each["epoch"]) for each in log], first_epoch, flags)
     return lambda line: send(scalars(line, class_set), line["epoch"])
 
 
-def open_tensorboard(run_dir, log, first_epoch, flags, class_set):
+def open_tensorboard(run_dir, _, first_epoch, flags):
     """Write into RUN/tensorboard; of a resumed run, what was written for the epochs to come is hidden."""
     writer = import_logger("tensorboard").SummaryWriter(str(run_dir / "tensorboard"), purge_step=first_epoch)
     writer.add_text("flags", "\n".join(f"    {name}: {value}" for name, value in flags.items()), first_epoch)
@@ -108,18 +106,15 @@ def open_tensorboard(run_dir, log, first_epoch, flags, class_set):
     return send
 
 
-def open_wandb(run_dir, log, first_epoch, flags, class_set):
+def open_wandb(run_dir, log, _, flags):
     """Start a run of this name; a resumed run is a new one in the same group, which gets the earlier lines too."""
+    wandb, name = import_logger("wandb"), run_dir.name
     try:
-        run = import_logger("wandb").init(
-            project="face-parser", name=run_dir.name, group=run_dir.name, dir=str(run_dir), config=flags
-        )
-    except InputError:
-        raise
+        run = wandb.init(project="face-parser", name=name, group=name, dir=str(run_dir), config=flags)
     except Exception as error:  # no account, no connection: wandb has many errors
         raise InputError(f"--logger wandb: {first_line(error)}; WANDB_MODE=offline needs no account") from None
-    for line in log:
-        run.log(scalars(line, class_set), step=line["epoch"])
+    for values, epoch in log:
+        run.log(values, step=epoch)
     return lambda values, epoch: run.log(values, step=epoch)
 
 

@@ -8,8 +8,7 @@ from faceparse.data.classes import CELEBAMASK, IGNORE_INDEX
 from faceparse.data.drawing import colorize
 from faceparse.data.images import orientation, read_mask_of, write_label_map, write_picture
 from faceparse.inference.metrics import confusion_matrix
-from faceparse.inference.prediction import predict
-from faceparse.inference.upsampling import upsample
+from faceparse.inference.prediction import predict, upsample
 from faceparse.parallel import in_threads, usable_cores
 
 ROWS = 32  # of a label map that are made at a time
@@ -41,18 +40,11 @@ def write_labels(
 ):
     """Write a mask for every (stem, photograph, mask) into `output_dir`, as P-mode PNGs.
 
-    If a photograph has a mask it is merged with the predictions above `threshold`; if that is None, the mask is that of
-    `pseudo_label` with `unlabelled_threshold`. `colored_dir` receives the same in colours. `made_by` is the text of
-    write_label_map, `options` go to `predict`.
+    A mask is merged with the predictions above `threshold`; in place of None comes that of `pseudo_label` with
+    `unlabelled_threshold`. `colored_dir` receives the same in colours. `options` go to `predict`.
     Returns int64 [C, C]: pixels of the given masks by old id (row) and new id (column).
     """
     class_set = network.class_set
-    changes = np.zeros((len(class_set), len(class_set)), dtype=np.int64)
-
-    def write(stem, labels):
-        write_label_map(Path(output_dir) / f"{stem}.png", labels, palette_of=class_set, made_by=made_by)
-        if colored_dir:
-            write_picture(Path(colored_dir) / f"{stem}.png", colorize(labels, class_set))
 
     def label(prediction):
         index, logits, size = prediction
@@ -67,12 +59,14 @@ def write_labels(
 
         # All logits of a phone's photograph would take gigabytes, and those of a few rows fit into the cache.
         labels = np.concatenate([label_rows(slice(top, top + ROWS)) for top in range(0, size[0], ROWS)])
-        write(stem, labels)
+        write_label_map(Path(output_dir) / f"{stem}.png", labels, palette_of=class_set, made_by=made_by)
+        if colored_dir:
+            write_picture(Path(colored_dir) / f"{stem}.png", colorize(labels, class_set))
         return 0 if mask is None else confusion_matrix(mask, labels, len(class_set))
 
     predictions = predict(network, [photo for _, photo, _ in pairs], **options)
     threads = min(4, usable_cores())  # a GPU is faster than the cores that make labels of its logits
-    return sum(in_threads(label, predictions, threads), start=changes)
+    return sum(in_threads(label, predictions, threads), start=np.zeros((len(class_set),) * 2, np.int64))
 
 
 def format_changes(changes, class_set=CELEBAMASK):

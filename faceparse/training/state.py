@@ -1,7 +1,6 @@
 """The state of a training run: what its steps change, how it is kept, and what continues it."""
 
 from argparse import Namespace
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,15 +24,6 @@ FREE_ON_RESUME = {
 }
 STATES = ("last.pt", "previous.pt")  # what --resume reads: the first of them, or the second if that is damaged
 STATE_FIELDS = ("args", "epoch", "optimizer", "trained_state_dict", "averaged_steps", "best_miou")
-
-
-@contextmanager
-def unchanged_buffers(model):
-    """Give a model's buffers, which are the statistics of BatchNorm, their values back after the block."""
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    yield
-    for buffer, before in buffers:
-        buffer.copy_(before)
 
 
 @dataclass
@@ -101,7 +91,11 @@ def read_newest(args, run_dir, class_set):
         path, content = before, None
     saved = checkpoints.read_checkpoint(path, class_set, content)
     check_flags(args, path, saved)
-    forget_score_on_other_truth(args, saved)
+    before, now = (truth_folder(flags) for flags in (saved["args"], vars(args)))
+    if not same_folder(before, now):
+        saved["best_miou"] = -1.0  # scores on other masks cannot be compared
+        if distributed.rank() == 0:
+            print(f"the truth was {before}, is {now}: best.pt starts anew")
     return path, saved
 
 
@@ -111,7 +105,9 @@ def check_flags(args, path, saved):
     if missing or "step" in saved:
         reason = f"it lacks {', '.join(missing)}" if missing else "it was saved within an epoch"
         raise InputError(f"{path}: {reason}, so it cannot be resumed; --load_model_path starts a new run from it")
-    before = flags_of(saved)
+    before = dict(saved["args"])
+    if "dice_present_only" in before:  # of earlier versions
+        before["dice_all_classes"] = not before.pop("dice_present_only")
     changed = [
         f"--{name} {value} (now {getattr(args, name, None)})"
         for name, value in before.items()
@@ -121,9 +117,9 @@ def check_flags(args, path, saved):
         raise InputError(f"{path}: the run began with {', '.join(changed)}; --resume takes the same flags")
     label_dir = before.get("label_dir")
     if 0 < args.self_distill_epoch <= saved["epoch"] and not same_folder(args.label_dir, label_dir):
+        reason = f"self-distillation has merged the labels of {label_dir} already"
         raise InputError(
-            f"--label_dir {args.label_dir}: self-distillation has merged the labels of {label_dir} already; give the "
-            "same, or start a new run by another --save_prefix"
+            f"--label_dir {args.label_dir}: {reason}; give the same, or start anew by another --save_prefix"
         )
     if saved["epoch"] >= args.epochs:
         raise InputError(f"{path}: has {counted(saved['epoch'], 'epoch')} already; give more --epochs to continue")
@@ -131,23 +127,6 @@ def check_flags(args, path, saved):
         was, now = before.get(name), getattr(args, name)
         if now != was and distributed.rank() == 0:
             print(f"--{name} was {was}, is {now}: from here on the run differs from an uninterrupted one")
-
-
-def flags_of(saved):
-    """Return the flags of a state by today's names."""
-    flags = dict(saved["args"])
-    if "dice_present_only" in flags:
-        flags["dice_all_classes"] = not flags.pop("dice_present_only")
-    return flags
-
-
-def forget_score_on_other_truth(args, saved):
-    """If a state was validated on other masks, its best score cannot be compared with those to come."""
-    before, now = (truth_folder(flags) for flags in (saved["args"], vars(args)))
-    if not same_folder(before, now):
-        saved["best_miou"] = -1.0
-        if distributed.rank() == 0:
-            print(f"the truth was {before}, is {now}: best.pt starts anew")
 
 
 def truth_folder(flags):
