@@ -39,7 +39,7 @@ class Look:
 
 @dataclass
 class Face(Look):
-    """The look at a face: box (left, top, right, bottom) and landmarks from the detector, px; angle, clockwise degrees."""
+    """The look at a face: box (left, top, right, bottom), landmarks, both px; angle, degrees clockwise."""
 
     box: tuple[float, float, float, float] | None = None
     landmarks: tuple[tuple[float, float], ...] = ()
