@@ -213,7 +213,7 @@ def sample_dataset_parser(description):
     return parser
 
 
-def preparation_parser(description, source):
+def preparation_parser(description, source="CelebAMask-HQ"):
     parser, add = new_parser(description)
     add("--source", default=source, help="folder of the official download")
     add("--output_dir", default="dataset", help="receives train/, val/, test_image/ and test_mask/")
