@@ -37,17 +37,8 @@ from faceparse.inference.metrics import Scores, confusion_matrix, format_table
 from faceparse.inference.networks import TorchNetwork
 from faceparse.inference.prediction import label_map, predict
 from faceparse.parallel import in_threads
-from faceparse.training import distributed
+from faceparse.training import distributed, optimisation
 from faceparse.training.log import draw_runs, import_logger, open_logger, read_log, write_log
-from faceparse.training.optimisation import (
-    AveragedModel,
-    Precision,
-    build_optimizer,
-    learning_rate,
-    set_learning_rate,
-    unchanged_buffers,
-    use_cuda_graphs,
-)
 from faceparse.training.self_distillation import format_changes, write_labels
 from faceparse.training.state import STATES, TrainingState, read_newest
 from loss import loss_at_epoch
@@ -65,7 +56,7 @@ def train_one_epoch(state, epoch, model, training_set, device):
     args, steps = state.args, training_set.steps(state.args.batch_size)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    set_learning_rate(state.optimizer, learning_rate(args, epoch))
+    optimisation.set_learning_rate(state.optimizer, optimisation.learning_rate(args, epoch))
     loss_function = loss_at_epoch(args, epoch, sets=state.targets.sets)
     augmentation = args.augment if epoch >= args.augment_from_epoch else "none"
     loss_sum, images, wait_seconds = torch.zeros((), device=device), 0, 0.0
@@ -101,7 +92,7 @@ def train_one_epoch(state, epoch, model, training_set, device):
     speed = {"images_per_second": round(images / seconds, 2), "data_wait": wait_seconds / seconds}
     if device.type == "cuda":
         speed["peak_gib"] = torch.cuda.max_memory_reserved(device) / 2**30
-    return {"learning_rate": learning_rate(args, epoch), "train_loss": mean_loss, **speed}
+    return {"learning_rate": optimisation.learning_rate(args, epoch), "train_loss": mean_loss, **speed}
 
 
 def require_finite(state, loss, epoch):
@@ -125,7 +116,7 @@ def try_largest_step(state, model, pairs, device):
     masks = torch.zeros((images, side, side), dtype=torch.uint8, device=device)
     photos = masks[:, None].expand(-1, 3, -1, -1)
     model.train()
-    with unchanged_buffers(state.model), torch.random.fork_rng([device] if device.type == "cuda" else []):
+    with optimisation.unchanged_buffers(state.model), torch.random.fork_rng([device] if device.type == "cuda" else []):
         photos, masks = augment(photos, masks, args.augment, torch.Generator(), state.model.class_set)
         with state.precision.autocast():
             logits = model(photos)
@@ -214,8 +205,9 @@ def build_training(args, device, class_set):
         left_out = checkpoints.load_start(model, args.load_model_path, strict=not args.load_not_strict)
         if distributed.rank() == 0:
             print(*left_out, sep="\n", end="\n" * bool(left_out))
-    ema = AveragedModel(model, args.ema) if args.ema else None
-    return TrainingState(args, model, ema, build_optimizer(args, model), Precision(device, args.float32))
+    ema = optimisation.AveragedModel(model, args.ema) if args.ema else None
+    optimizer = optimisation.build_optimizer(args, model)
+    return TrainingState(args, model, ema, optimizer, optimisation.Precision(device, args.float32))
 
 
 def read_training_set(args, pairs, class_set, device, targets=None):
@@ -300,7 +292,7 @@ def train(args, device, run_dir):
     send = open_logger(args.logger if is_first else None, run_dir, log, first_epoch, vars(args), class_set)
     if args.cuda_graphs:
         side = round_to_stride(args.image_size)
-        use_cuda_graphs(state.model, state.precision, (args.batch_size, 3, side, side))
+        optimisation.use_cuda_graphs(state.model, state.precision, (args.batch_size, 3, side, side))
     model, table = distributed.data_parallel(state.model, device), None  # the table of the last validation
     for line, scores in run_epochs(state, model, data, run_dir, first_epoch):
         log.append(line)

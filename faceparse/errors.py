@@ -64,8 +64,7 @@ def end(status, line):
 def run_script(main):
     """Call `main()`; turn bad input into one line on stderr and exit status 2, Ctrl-C into 130, SIGTERM into 143.
 
-    An OSError of a path counts as bad input, for example a folder that cannot be read or a full disk; another one is a
-    bug, whose traceback shows. Too little memory is one line too.
+    An OSError of a path or a full disk counts as bad input, and so does too little memory; others are bugs.
     """
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be UTF-8

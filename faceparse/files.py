@@ -29,9 +29,8 @@ def sync(path):
 def atomic_path(path, durable=False, keep=None):
     """Yield a temporary path beside `path`. If the block succeeds the file replaces `path`, otherwise it is removed.
 
-    With `durable` it has reached the disk when the block ends, which a power cut right after cannot undo. The file that
-    it replaces is kept as the path `keep`; killed between the two, only that one is there. Raises InputError if it
-    cannot be written.
+    With `durable` it has reached the disk when the block ends. The file that it replaces is kept as the path `keep`;
+    killed between the two, only that one is there. Raises InputError if it cannot be written.
     """
     path = Path(path)
     # The suffix stays last, because Pillow and matplotlib choose the format by it.
@@ -98,10 +97,7 @@ def check_new_folder(flag, path):
 
 @contextmanager
 def only_writer(path, otherwise):
-    """Hold a folder, which is made if it is missing, for this process alone; remove it if it stays empty.
-
-    Raises InputError, which ends in what to do, `otherwise`, if another process holds it.
-    """
+    """Hold a folder, made if it is missing, for this process; remove it if it stays empty. InputError if it is held."""
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
     with locked(path) as free:
@@ -116,10 +112,7 @@ def only_writer(path, otherwise):
 
 @contextmanager
 def locked(folder):
-    """Lock a folder for this process; yield True, False if another process holds it, None if nobody can know.
-
-    The lock is advisory, on the folder itself, so it leaves no file. Windows and some network file systems have none.
-    """
+    """Lock a folder for this process; yield True, False if another one holds it, None if the system has no locks."""
     if os.name == "nt":
         yield None
         return

@@ -44,8 +44,7 @@ def end_with_parent():
 def in_threads(function, items, threads):
     """Yield `function(item)` of each item, in order, computed ahead by some threads, or when asked for by none.
 
-    For work that releases the interpreter lock, as reading pictures does. At most twice as many results as threads wait
-    to be taken. The first error ends it, and closes a generator `items`, whose progress bar is then gone before.
+    At most twice as many results as threads wait to be taken. The first error ends it, and closes a generator `items`.
     """
     with closing(items) if hasattr(items, "close") else nullcontext():
         if not threads:

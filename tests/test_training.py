@@ -310,7 +310,7 @@ def test_a_state_of_an_earlier_version_continues_as_it_began(sample_dataset, her
     """It has other names for flags, some that are gone, and one group of parameters, all with decay."""
     flags = ("--dataset_dir", sample_dataset, *TRAIN, "--dice_all_classes", "--weight_decay", 0.5)
     with monkeypatch.context() as patch:
-        patch.setattr(main_deeplab, "build_optimizer", partial(build_optimizer, decay_all=True))
+        patch.setattr(optimisation, "build_optimizer", partial(build_optimizer, decay_all=True))
         call(main_deeplab, *flags, "--epochs", 1)
     old = torch.load(RUN / "last.pt", weights_only=True)
     (group,) = old["optimizer"]["param_groups"]

@@ -300,11 +300,10 @@ def draw_scene(seed, index):
 
 
 def make_sample_dataset(output_dir, train, val, test, image_size, seed, class_set=CELEBAMASK, scenes=0):
-    """Write `train` and `val` pairs and `test` photographs, image_size x image_size, under output_dir: all or nothing.
+    """Write `train`, `val` and `scenes` pairs and `test` photographs under output_dir: all or nothing.
 
-    `scenes` larger pictures are added as pairs. Each depends on seed, split, index and image_size, not on the counts.
-    With two pairs or more a split holds all 19 classes of CelebAMask-HQ, or those of another class set that have the
-    same names. Returns output_dir as a Path. Raises InputError if it is not new or empty, and for a small image_size.
+    Each depends on seed, split, index and image_size, not on the counts. With two pairs or more a split holds all
+    classes. Returns output_dir as a Path. Raises InputError if it is not new or empty, and for a small image_size.
     """
     output_dir = Path(output_dir)
     if image_size < MIN_SIZE:

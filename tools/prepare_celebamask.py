@@ -9,6 +9,7 @@ class ids, later over earlier (g_mask.py in https://github.com/switchablenorms/C
 testing. The same command continues a run that was interrupted.
 """
 
+from bisect import bisect
 from pathlib import Path
 
 import numpy as np
@@ -23,20 +24,18 @@ from options import preparation_parser
 PHOTOS, PARTS, MAPPING = "CelebA-HQ-img", "CelebAMask-HQ-mask-anno", "CelebA-HQ-to-CelebA-mapping.txt"
 PART_SIZE = (512, 512)
 PICTURES_A_FOLDER = 2000
-FIRST_OF_VAL, FIRST_OF_TEST = 162771, 182638  # numbers in CelebA
-
-
-def split_of(number):
-    return "train" if number < FIRST_OF_VAL else "val" if number < FIRST_OF_TEST else "test"
+FIRST_OF_VAL_AND_TEST = 162771, 182638  # numbers in CelebA
 
 
 def read_mapping(path):
     """Return {idx: split} of the file that says which photograph of CelebA each one is."""
     try:
         _, *rows = (line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
-        return {int(idx): split_of(int(orig_idx)) for idx, orig_idx, _ in rows}
+        numbers = {int(idx): int(orig_idx) for idx, orig_idx, _ in rows}
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: is no list of idx, orig_idx and orig_file ({error})") from None
+    splits = ("train", "val", "test")
+    return {idx: splits[bisect(FIRST_OF_VAL_AND_TEST, number)] for idx, number in numbers.items()}
 
 
 def find_examples(source):

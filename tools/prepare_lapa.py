@@ -48,10 +48,7 @@ def find_examples(source):
 
 
 def read_landmarks(path):
-    """Return the points of a landmark file, float [106, 2], x and y in px: a line with their number, then a line each.
-
-    Raises InputError for a file of another kind.
-    """
+    """Return the points of a landmark file, float [106, 2], x and y in px, after their number; else InputError."""
     try:
         numbers = [float(number) for number in path.read_text(encoding="utf-8").split()]
     except (OSError, ValueError) as error:

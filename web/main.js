@@ -127,10 +127,11 @@ async function placeHead() {
 /** Put the square over a part of the photograph, and parse that. */
 function place(square) {
   const { width, height } = photo.canvas;
-  const [across, down] = [width, height].map((side) => (px) => `${(100 * px) / side}%`);
   photo.square = square;
-  Object.assign(page.square.style, { left: across(square.x), width: across(square.width) });
-  Object.assign(page.square.style, { top: down(square.y), height: down(square.height) });
+  page.square.style.left = `${(100 * square.x) / width}%`;
+  page.square.style.top = `${(100 * square.y) / height}%`;
+  page.square.style.width = `${(100 * square.width) / width}%`;
+  page.square.style.height = `${(100 * square.height) / height}%`;
   page.square.ariaLabel =
     `Square over the head, ${square.width} pixels wide, ${square.x} from the left and ${square.y} from the top. ` +
     "Arrow keys move it.";
@@ -157,11 +158,11 @@ function moveByPointer(event) {
 }
 
 function moveByKey(event) {
-  const direction = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
-  if (!direction) return;
+  const directions = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+  if (!directions[event.key]) return;
   event.preventDefault();
   const step = Math.ceil(0.02 * photo.canvas.width);
-  const [x, y] = centre(photo.square).map((at, axis) => at + step * direction[axis]);
+  const [x, y] = centre(photo.square).map((at, axis) => at + step * directions[event.key][axis]);
   return placeAt(x, y, photo.square.width);
 }
 
@@ -170,10 +171,10 @@ function moveByKey(event) {
 async function startCamera() {
   complain("");
   const choice = ++choices;
-  const video = { width: { ideal: 640 }, height: { ideal: 480 }, facingMode: "user" };
+  const wanted = { video: { width: { ideal: 640 }, height: { ideal: 480 }, facingMode: "user" } };
   let stream;
   try {
-    stream = await navigator.mediaDevices.getUserMedia({ video });
+    stream = await navigator.mediaDevices.getUserMedia(wanted);
     if (choice !== choices) throw new Error("a photograph was opened");
     page.video.srcObject = stream;
     await page.video.play();
@@ -202,7 +203,9 @@ async function startCamera() {
 }
 
 async function parseFrames(stream) {
-  let [step, frames, start] = [1, 0, performance.now()];
+  let step = 1;
+  let frames = 0;
+  let start = performance.now();
   let grid = null; // of the frame before, whose face tells the square
   while (true) {
     await new Promise(requestAnimationFrame); // which rests while the page is hidden
@@ -248,18 +251,23 @@ function listClasses() {
   page.classes.replaceChildren(...rows);
   page.tint_part.replaceChildren(...names.map((name, id) => new Option(name, id)));
   page.tint_part.value = Math.max(0, model.names.indexOf("hair"));
-  showClasses(isNoBackground);
+  tickClasses((id) => id !== BACKGROUND);
 }
 
-/** Tick the classes of which `isTicked(id)` is true, or leave the ticks, and show what is ticked. */
-function showClasses(isTicked = null) {
+function tickClasses(isTicked) {
+  page.classes.querySelectorAll("input").forEach((box, id) => (box.checked = isTicked(id)));
+  showClasses();
+}
+
+function showClasses() {
   const boxes = [...page.classes.querySelectorAll("input")];
-  if (isTicked) boxes.forEach((box, id) => (box.checked = isTicked(id)));
   settings.shown = new Set(boxes.flatMap((box, id) => (box.checked ? [id] : [])));
   repaint();
 }
 
-const isNoBackground = (id) => id !== BACKGROUND;
+function showOpacity() {
+  page.colours.style.opacity = page.opacity.value / 100;
+}
 
 function tint() {
   const colour = page.tint_colour.value; // #rrggbb
@@ -297,11 +305,10 @@ function listen() {
   page.size.oninput = () => placeAt(...centre(photo.square), Number(page.size.value));
   page.stage.onpointerdown = page.stage.onpointermove = moveByPointer;
   page.square.onkeydown = moveByKey;
-  page.classes.onchange = () => showClasses();
-  page.all.onclick = () => showClasses(isNoBackground);
-  page.none.onclick = () => showClasses(() => false);
-  page.opacity.oninput = () => (page.colours.style.opacity = page.opacity.value / 100);
-  page.opacity.oninput(); // a browser may have kept another value than the page's
+  page.classes.onchange = showClasses;
+  page.all.onclick = () => tickClasses((id) => id !== BACKGROUND);
+  page.none.onclick = () => tickClasses(() => false);
+  page.opacity.oninput = showOpacity;
   // A click too: the input event tells only changes, and the colour on display may be the one that is wanted.
   page.tint_colour.onclick = page.tint_colour.oninput = tint;
   page.tint_undo.onclick = () => {
@@ -319,7 +326,11 @@ function listen() {
 
 async function main() {
   listen();
-  const sample = fetch(SAMPLE).then((found) => found.blob()).then((blob) => createImageBitmap(blob)).catch(() => null);
+  showOpacity();
+  const sample = fetch(SAMPLE)
+    .then((response) => response.blob())
+    .then((blob) => createImageBitmap(blob))
+    .catch(() => null);
   try {
     ({ model, engine } = await load());
   } catch (error) {

@@ -172,10 +172,14 @@ export async function toLabelPng(labels, { width, height }, colours) {
   header.setUint32(0, width);
   header.setUint32(4, height);
   header.setUint16(8, 0x0803); // 8 bits a pixel; a palette
-  const chunks = { IHDR: header.buffer, PLTE: colours.flat(), IDAT: await packed.arrayBuffer(), IEND: [] };
-  const signature = Uint8Array.of(137, 80, 78, 71, 13, 10, 26, 10);
-  const parts = Object.entries(chunks).map(([name, data]) => pngChunk(name, new Uint8Array(data)));
-  return new Blob([signature, ...parts], { type: "image/png" });
+  const parts = [
+    Uint8Array.of(137, 80, 78, 71, 13, 10, 26, 10),
+    pngChunk("IHDR", new Uint8Array(header.buffer)),
+    pngChunk("PLTE", Uint8Array.from(colours.flat())),
+    pngChunk("IDAT", new Uint8Array(await packed.arrayBuffer())),
+    pngChunk("IEND", new Uint8Array()),
+  ];
+  return new Blob(parts, { type: "image/png" });
 }
 
 function pngChunk(name, data) {

@@ -53,10 +53,7 @@ def read_record(root):
 
 
 def find_splits(root):
-    """Return {split: [(stem, photograph path, mask path)]} of train, val and, if it has masks, test.
-
-    Raises InputError for a missing folder, and for a photograph without mask or the reverse.
-    """
+    """Return {split: [(stem, photograph path, mask path)]} of train, val and, if it has masks, test, or InputError."""
     for folder in (folder for split in ("train", "val") for folder in split_folders(root, split)):
         if not folder.is_dir():
             raise InputError(f"{folder}: no such folder; {advice(Path(root))}")

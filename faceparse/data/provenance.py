@@ -50,8 +50,8 @@ def describe_makers(folder, makers):
 def check_outputs(flag, folder, reads, names=()):
     """Raise InputError, which names `flag`, if files of these `names` may not be written into `folder`.
 
-    Nothing is written into a folder that is read from; `reads` are such folders, or files in them. An existing file is
-    replaced only if it says that this program made it, as no photograph, no data set's mask and no annotation does.
+    Nothing is written into the folders of `reads`, folders or files. An existing file is replaced only if it says that
+    this program made it, as no photograph and no data set's mask does.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():

@@ -119,10 +119,7 @@ def paste_back(channels, crop, shape):
 
 
 def part_centres(probabilities, class_set, min_share=3e-4):
-    """Find the parts of MEAN_PARTS in a crop: {name: (x, y)}, shares of the sides, of those that are there.
-
-    probabilities: float32 [C, h, w]. A part is there when it fills at least `min_share` of the crop.
-    """
+    """Find which of MEAN_PARTS fill `min_share` of a crop of probabilities [C, h, w]: {name: (x, y)}, shares."""
     h, w = probabilities.shape[1:]
     centres = {}
     for part in MEAN_PARTS:

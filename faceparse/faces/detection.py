@@ -71,11 +71,8 @@ class MtcnnDetector:
     def find(self, photo):
         """Return boxes float [N, 4] (left, top, right, bottom, px), and landmarks [N, 5, 2] (x, y, px)."""
         boxes = self.propose(photo)
-        if len(boxes):
-            boxes = self.refine(photo, boxes)
-        if not len(boxes):
-            return np.empty((0, 4)), np.empty((0, 5, 2))
-        return self.decide(photo, boxes)
+        boxes = self.refine(photo, boxes) if len(boxes) else boxes
+        return self.decide(photo, boxes) if len(boxes) else (np.empty((0, 4)), np.empty((0, 5, 2)))
 
     def propose(self, photo):
         """Return squares [N, 4] that may hold a face."""

@@ -77,10 +77,9 @@ class FaceParser:
         self.detector = detector or MtcnnDetector()
 
     def __call__(self, image, whole=False):
-        """Return the ParsedPhoto of a photograph, or a list of them for a list.
+        """Return the ParsedPhoto of a photograph, or a list of them for a list; InputError for what is no photograph.
 
-        `whole` takes the picture for a portrait and searches for no face. Raises InputError for a file that is no
-        photograph, and as the detector does.
+        `whole` takes the picture for a portrait and searches for no face.
         """
         if isinstance(image, (list, tuple)):
             return [self(each, whole) for each in image]
@@ -104,10 +103,7 @@ class FaceParser:
         return [face_of(found, look) for found, look in zip(detections, looks, strict=True)]
 
     def look(self, photo, crops, image_size=None):
-        """Return the Look at each Crop of a photograph. A crop is square, or the whole picture.
-
-        image_size: the longer side at the network, px.
-        """
+        """Return the Look at each Crop, a square or the whole picture; `image_size`: longer side at the network, px."""
         image_size, all_of_it = image_size or self.image_size, whole_picture(photo.shape)
         pictures = [photo if crop == all_of_it else cut(photo, crop, image_size) for crop in crops]
         options = {"image_size": image_size, "batch_size": self.network.batch_size, "workers": 0, "progress": None}

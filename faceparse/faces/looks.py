@@ -39,7 +39,7 @@ class Look:
 
 @dataclass
 class Face(Look):
-    """The look at a face: box (left, top, right, bottom), landmarks, both px; angle, degrees clockwise."""
+    """The look at a face: the detector's box (left, top, right, bottom) and landmarks, px; angle, degrees clockwise."""
 
     box: tuple[float, float, float, float] | None = None
     landmarks: tuple[tuple[float, float], ...] = ()

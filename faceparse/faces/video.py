@@ -170,10 +170,9 @@ def parse_frames(parser, frames, write):
 
 
 def write_overlay(parser, path, output_path):
-    """Write the overlay of a video as MP4, at its rate and without sound.
+    """Write the overlay of a video as MP4, at its rate and without sound; InputError if that cannot be done.
 
-    Returns {"frames", "with_faces", "broken", "frames_per_second" of the work}. Raises InputError for a file that is
-    no video, and if the output cannot be written.
+    Returns {"frames", "with_faces", "broken", "frames_per_second" of the work}.
     """
     start = time.perf_counter()
     with open_video(path) as frames, atomic_path(output_path) as temporary:

@@ -61,10 +61,9 @@ def weights_in(content, path):
 
 
 def read_checkpoint(path, class_set=None, content=None):
-    """Read a file of `save`, or a bare state_dict of the challenge's network: what `describe` returns, and more.
+    """Read a file of `save`, or a bare state_dict of the challenge's network: what `describe` returns, and "class_set".
 
-    Its "class_set" is the ClassSet of the weights. `class_set` is the one that is wanted, None for any; `content` is
-    what `unpickle` gave, if that was called already.
+    `class_set` is the one that is wanted, None for any; `content` is what `unpickle` gave, if that was called already.
     Raises InputError as `unpickle` does, for what describes no model of this project, and for another class set.
     """
     content = content or unpickle(path)

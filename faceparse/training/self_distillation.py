@@ -15,10 +15,7 @@ ROWS = 32  # of a label map that are made at a time
 
 
 def merge(logits, mask, threshold):
-    """Return `mask` with the predictions of probability above `threshold` written over it.
-
-    logits: [C, H, W]; mask: uint8 [H, W], its ignored pixels stay so. Returns uint8 [H, W].
-    """
+    """Return `mask`, uint8 [H, W], with predictions above `threshold` of logits [C, H, W]; ignored pixels stay so."""
     replace = (softmax(logits).max(axis=0) > threshold) & (mask != IGNORE_INDEX)
     return np.where(replace, logits.argmax(axis=0), mask).astype(np.uint8)
 
