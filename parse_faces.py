@@ -6,12 +6,14 @@
     python parse_faces.py me.jpg --colors hair=#a02020              # parsed/me_colored.jpg
     python parse_faces.py party.jpg --face 1                        # of the largest face's person alone
     python parse_faces.py party.jpg --each_face --cutout person     # party_face1.png, party_face1_person.png, ...
-    python parse_faces.py holiday/ clip.mp4 --output_dir parsed     # folders and videos: clip_overlay.mp4, no sound
+    python parse_faces.py holiday/ clip.mp4 --output_dir parsed     # folders and videos: clip_overlay.mp4
+    python parse_faces.py clip.mp4 --frames labels                  # clip_frames/000001.png, ... or --frames cutout
     python parse_faces.py --webcam 0
 
 <stem>.png has one channel of class ids at the photograph's own size, <stem>.json the box, landmarks, angle and
 confidence of each face and the share of each class. A photograph in which no face is found is named and parsed as a
-whole. The exit status is 0 when all went well, 1 when no face was found in some input, 2 when some could not be read.
+whole. Overlays of videos are H.264 with the sound kept if imageio-ffmpeg is installed. The exit status is 0 when all
+went well, 1 when no face was found in some input, 2 when some could not be read.
 """
 
 from faceparse.errors import run_script

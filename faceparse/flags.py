@@ -100,6 +100,8 @@ def parse_faces_parser(description):
     which = parser.add_mutually_exclusive_group().add_argument
     which("--face", type=positive_int, metavar="NUMBER", help="write one person alone; 1 is the largest face")
     which("--each_face", action="store_true", help="also write <stem>_face1.png and cut-outs of each person")
+    hint = "of videos, also write label maps or cut-outs (of --cutout, or person) of all frames into <stem>_frames/"
+    add("--frames", choices=("labels", "cutout"), help=hint)
     add("--webcam", type=non_negative_int, metavar="NUMBER", help="show a camera in a window instead")
     add_gpu(parser)
     add_classes_of_checkpoint(add)

@@ -1,16 +1,22 @@
 """Videos: following, smoothing, broken frames, and what parse_faces.py writes of a clip."""
 
+import os
+import subprocess
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 import parse_faces
 from faceparse.data.classes import ClassSet
-from faceparse.data.images import read_photo
+from faceparse.data.images import read_maker, read_mask, read_photo
+from faceparse.errors import InputError
 from faceparse.faces import video
+from faceparse.faces.command import write_frame
 from faceparse.faces.crops import Crop, whole_picture
 from faceparse.faces.detection import Detection
 from faceparse.faces.face_parser import FaceParser
@@ -55,10 +61,11 @@ def test_a_clip_becomes_an_overlay_of_its_rate_and_length(parser, tmp_path, monk
     frames = [portrait_at(40 + 6 * index, 50) for index in range(8)]
     write_clip(tmp_path / "mein Clip.mp4", frames)
     monkeypatch.setattr("faceparse.faces.face_parser.FaceParser", lambda *_, **__: parser)
+    monkeypatch.setattr(video, "find_ffmpeg", lambda: None)
     args = parse_faces_parser("Run.").parse_args([str(tmp_path), "--output_dir", str(tmp_path / "out")])
     parse_faces.main(args)
     stderr = capsys.readouterr().err
-    assert "8 frames, 8 with faces, 0 broken" in stderr and "the sound is left out" in stderr
+    assert "8 frames, 8 with faces, 0 broken" in stderr and "without sound" in stderr
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mein Clip_overlay.mp4"]
     overlays, rate = read_clip(tmp_path / "out/mein Clip_overlay.mp4")
     assert len(overlays) == 8 and rate == pytest.approx(12) and overlays[0].shape == (240, 320, 3)
@@ -179,10 +186,92 @@ def test_broken_frames_are_skipped_and_counted(readable, promised, broken):
 def test_a_clip_keeps_its_rate_and_one_without_gets_25(tmp_path, camera, promised, rate):
     frame = np.zeros((32, 48, 3), np.uint8)
     capture = camera([frame, None, frame], promised=promised)
-    done = video.write_overlay(NoisyParser(), 0, tmp_path / "a.mp4")
+    done = video.write_video(NoisyParser(), 0, tmp_path / "a.mp4")
     written, its_rate = read_clip(tmp_path / "a.mp4")
     assert len(written) == done["frames"] == 2 and done["with_faces"] == 0
     assert its_rate == pytest.approx(rate) and written[0].shape == (32, 48, 3) and capture.released
+
+
+@pytest.fixture
+def ffmpeg():
+    """Run imageio-ffmpeg's ffmpeg; returns what it prints."""
+    pytest.importorskip("imageio_ffmpeg")
+
+    def call(*arguments):
+        command = [video.find_ffmpeg(), "-y", "-hide_banner", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL).stderr
+
+    return call
+
+
+def make_phone_clip(ffmpeg, folder):
+    """Ten frames of odd sides, the second half of them slow, and a tone; a rotation flag turns them upright."""
+    drawn = "nullsrc=size=65x49:rate=10:duration=1,geq=r='28*N':g='3*X':b='4*Y'"
+    source = ["-f", "lavfi", "-i", drawn, "-f", "lavfi", "-i", "sine=duration=2"]
+    slower = ["-vf", "setpts='if(lt(N,5),N,3*N-10)/10/TB'", "-fps_mode", "vfr"]
+    ffmpeg(*source, *slower, "-c:a", "aac", folder / "lying.mkv")
+    ffmpeg("-display_rotation", 90, "-i", folder / "lying.mkv", "-c", "copy", folder / "phone.mov")
+    return folder / "phone.mov"
+
+
+def test_a_phones_clip_is_upright_has_its_sound_and_plays_in_browsers(ffmpeg, tmp_path):
+    clip = make_phone_clip(ffmpeg, tmp_path)
+    lying, _ = read_clip(tmp_path / "lying.mkv")
+    done = video.write_video(NoisyParser(), clip, tmp_path / "out.mp4")
+    assert done["frames"] == 10
+    said = ffmpeg("-i", tmp_path / "out.mp4")
+    assert "Video: h264" in said and "yuv420p" in said and "50x66" in said and "Audio: aac" in said
+    content = (tmp_path / "out.mp4").read_bytes()
+    assert content.index(b"moov") < content.index(b"mdat")  # so it starts before all of it is there
+    frames, rate = read_clip(tmp_path / "out.mp4")
+    assert len(frames) == pytest.approx(1.7 * rate + 1, abs=1)
+    upright = [np.pad(np.rot90(frame), ((0, 1), (0, 1), (0, 0)), "edge") / 2 for frame in lying]  # half is black now
+    differences = np.array([[np.abs(frame - each).mean() for each in upright] for frame in frames])
+    assert differences.min(axis=1).max() < 4
+    for index, seconds in enumerate((0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.8, 1.1, 1.4, 1.7)):
+        first = differences.argmin(axis=1).tolist().index(index)
+        assert first / rate == pytest.approx(seconds, abs=1.5 / rate)
+
+
+def test_label_maps_and_cut_outs_of_frames_and_no_half_of_them(tmp_path):
+    frames = [np.full((32, 48, 3), 20 * index, np.uint8) for index in range(3)]
+    write_clip(tmp_path / "a.avi", frames)
+    folder, seen = tmp_path / "a_frames", []
+
+    def write(parsed, place, broken=False):
+        assert not folder.exists()
+        seen.append(parsed.labels)
+        for kind in ("labels", "cutout"):
+            write_frame(parsed, place, kind, {"skin": ["skin"]}, "made by a test")
+        if broken:
+            raise InputError("a disk is full")
+
+    video.write_video(NoisyParser(SMALL), tmp_path / "a.avi", tmp_path / "a.mp4", folder, write)
+    names = [f"00000{number}{ending}.png" for number in (1, 2, 3) for ending in ("", "_skin")]
+    assert sorted(path.name for path in folder.iterdir()) == names
+    for index, labels in enumerate(seen):
+        np.testing.assert_array_equal(read_mask(folder / names[2 * index]), labels)
+        assert read_maker(folder / names[2 * index]) == "made by a test"
+        assert Image.open(folder / names[2 * index + 1]).mode == "RGBA"
+    before = sorted(tmp_path.rglob("*"))
+    folder = tmp_path / "b_frames"
+    with pytest.raises(InputError, match="full"):
+        video.write_video(NoisyParser(), tmp_path / "a.avi", tmp_path / "b.mp4", folder, partial(write, broken=True))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a shell")
+@pytest.mark.parametrize("fault", ["ulimit -f 1", "exit 3", "kill -9 $$"])
+def test_an_ffmpeg_that_dies_is_one_line_and_leaves_nothing(ffmpeg, tmp_path, monkeypatch, fault):
+    clip, real = make_phone_clip(ffmpeg, tmp_path), video.find_ffmpeg()
+    script = tmp_path / "ffmpeg"
+    script.write_text(f'#!/bin/sh\n{fault}\nexec {real} "$@"\n')
+    script.chmod(0o755)
+    monkeypatch.setattr(video, "find_ffmpeg", lambda: script)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(InputError, match=r"out\.mp4: ffmpeg cannot write it \(.+\); is the disk full\?"):
+        video.write_video(NoisyParser(), clip, tmp_path / "out.mp4", tmp_path / "frames", lambda *_: None)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_every_frame_is_handed_on_until_the_callback_says_stop():

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from faceparse.data.drawing import cut_out, overlay, recolour
 from faceparse.data.images import READ_SUFFIXES, read_photo, write_label_map, write_picture
 from faceparse.data.provenance import check_outputs, provenance
 from faceparse.errors import InputError, counted
-from faceparse.files import atomic_path
+from faceparse.files import atomic_path, check_new_folder
 from faceparse.inference.networks import say_device
 
 OTHER_PHOTOGRAPHS = {".avif", ".dng"}  # which Pillow does not read, or only in part, depending on its version
@@ -116,6 +117,15 @@ def write_parsed(file, parsed, output_dir, cutouts, args, made_by):
         temporary.write_text(description, encoding="utf-8")
 
 
+def write_frame(parsed, place, kind, cutouts, made_by):
+    """Write what --frames asks for of a frame. The edge is not matted, which would take seconds for each."""
+    if kind == "labels":
+        write_label_map(f"{place}.png", parsed.labels, made_by=made_by)
+        return
+    for suffix, names in (cutouts or {"person": parsed.class_set.names[1:]}).items():
+        write_picture(f"{place}_{suffix}.png", cut_out(parsed.photo, parsed.probability(*names)))
+
+
 def main(args):
     try:  # here, so that --help need not wait for these
         from faceparse.faces.face_parser import FaceParser
@@ -134,6 +144,8 @@ def main(args):
     names_of = {file: output_names(file, file in videos, suffixes, args.colors) for file in files}
     refuse_same_outputs(names_of)
     check_outputs("--output_dir", args.output_dir, files, [name for file in photos for name in names_of[file]])
+    for video in videos if args.frames else ():
+        check_new_folder("--frames", Path(args.output_dir, f"{video.stem}_frames"))
     class_set = args.classes and find_class_set(args.classes)
     parser = FaceParser(args.checkpoint, gpu_id=args.gpu_id, image_size=args.image_size, class_set=class_set)
     say_device(parser.network)
@@ -148,10 +160,13 @@ def main(args):
 
 def parse_files(parser, files, videos, problems, cutouts, args):
     """Parse files, say what happens, and end with an exit status other than 0 if something was wrong."""
-    from faceparse.faces.video import write_overlay
+    from faceparse.faces.video import find_ffmpeg, write_video
 
-    if videos and (args.cutout or args.colors or args.whole or args.face or args.each_face):
-        say("--cutout, --colors, --whole and those of faces are for photographs; of a video the overlay is written")
+    cut_frames = args.frames == "cutout"
+    if videos and (args.colors or args.whole or args.face or args.each_face or (args.cutout and not cut_frames)):
+        say("--colors, --whole, those of faces, and --cutout without --frames cutout are for photographs alone")
+    if videos and not find_ffmpeg():
+        say("videos are written without sound and browsers do not play them; pip install imageio-ffmpeg changes that")
     for problem in problems:
         say(f"error: {problem}")
     searched = "not searched" if args.whole else "found"
@@ -160,7 +175,9 @@ def parse_files(parser, files, videos, problems, cutouts, args):
     for file in tqdm(files, "parsing", unit="file", leave=False, disable=None):
         try:
             if file in videos:
-                done = write_overlay(parser, file, output_dir / f"{file.stem}_overlay.mp4")
+                frames_dir = args.frames and output_dir / f"{file.stem}_frames"
+                write = partial(write_frame, kind=args.frames, cutouts=cutouts, made_by=made_by)
+                done = write_video(parser, file, output_dir / f"{file.stem}_overlay.mp4", frames_dir, write)
             else:
                 photo = read_photo(file)
         except InputError as error:
@@ -171,7 +188,7 @@ def parse_files(parser, files, videos, problems, cutouts, args):
             found[file] = done["with_faces"]
             counts = f"{counted(done['frames'], 'frame')}, {done['with_faces']} with faces"
             counts += f", {done['broken']} broken ones skipped, {done['frames_per_second']:.1f} frames/s"
-            say(f"{file}: {counts}; the sound is left out")
+            say(f"{file}: {counts}")
         else:
             parsed = parser(photo, whole=args.whole)
             found[file] = len(parsed.faces)

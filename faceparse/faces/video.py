@@ -1,8 +1,11 @@
 """Videos and cameras: faces are searched every few frames, followed in between, and smoothed over time."""
 
 import time
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
+from subprocess import PIPE, Popen
+from tempfile import TemporaryFile
 
 import cv2
 import numpy as np
@@ -13,7 +16,7 @@ from faceparse.errors import InputError, Stopped
 from faceparse.faces.crops import Crop, whole_picture
 from faceparse.faces.face_parser import ParsedPhoto, refined_crop
 from faceparse.faces.looks import Face
-from faceparse.files import atomic_path
+from faceparse.files import atomic_folder, atomic_path
 
 VIDEO_SUFFIXES = {".3gp", ".avi", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".webm", ".wmv"}
 SEARCH_EVERY = 15  # frames
@@ -22,6 +25,7 @@ PATIENCE = 5  # frames in which a face may not be seen before it is given up
 STILL, MOVING = 0.3, 0.15  # weight of the new frame in the exponential means; motion that makes it 1, share of the side
 SAME_FACE = 0.3  # largest distance from the middle of the crop of a face that is followed, share of its side
 MAX_BROKEN = 100  # frames in a row that cannot be read; then the video has ended
+MAX_STILL = 10.0  # seconds from one frame to the next at most, whatever the times in the file say
 CAMERA_WAIT = 0.03  # seconds before a camera that gave no frame is asked again
 
 
@@ -117,29 +121,33 @@ def moved(box, old, new):
 
 
 class Frames:
-    """The frames of a cv2.VideoCapture as uint8 RGB [H, W, 3]; `broken` counts those that could not be read so far.
+    """The frames of a cv2.VideoCapture as uint8 RGB [H, W, 3], upright as the file's rotation flag says.
 
-    rate: frames a second, 25 if the source does not tell. expected: the number of frames that it promises, or 0.
-    wait: seconds before a frame is asked for again.
+    read, broken: how many were read so far, and how many could not be. seconds: from the first to the last one read, 0
+    if the source does not tell. rate: frames a second, 25 if it does not tell. expected: the number of frames that it
+    promises, or 0. wait: seconds before a frame is asked for again.
     """
 
     def __init__(self, capture, wait=0.0):
-        self.capture, self.wait, self.broken = capture, wait, 0
+        self.capture, self.wait, self.read, self.broken, self.seconds = capture, wait, 0, 0, 0.0
         rate = capture.get(cv2.CAP_PROP_FPS)
         self.rate = rate if 0 < rate < 1000 else 25.0
         self.expected = max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
 
     def __iter__(self):
-        read = failed = 0
+        failed, before = 0, None
         while failed < MAX_BROKEN:  # a broken frame and the end look the same
             is_read, frame = self.capture.read()
             if is_read:
-                self.broken, read, failed = self.broken + failed, read + 1, 0
+                self.broken, self.read, failed = self.broken + failed, self.read + 1, 0
+                now = self.capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+                self.seconds += min(max(0.0, now - (now if before is None else before)), MAX_STILL)
+                before = now
                 yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
             else:
                 failed += 1
                 time.sleep(self.wait)
-        self.broken += min(failed, max(0, self.expected - read - self.broken))
+        self.broken += min(failed, max(0, self.expected - self.read - self.broken))
 
 
 @contextmanager
@@ -169,37 +177,113 @@ def parse_frames(parser, frames, write):
     return tracker.frames, with_faces
 
 
-def write_overlay(parser, path, output_path):
-    """Write the overlay of a video as MP4, at its rate and without sound; InputError if that cannot be done.
+def write_video(parser, path, output_path, frames_dir=None, write_frame=None):
+    """Write the overlay of a video as MP4, in H.264 with its sound if there is an ffmpeg; InputError if it cannot be.
 
+    With `frames_dir`, a new folder, `write_frame(parsed, place)` also writes files for each frame; `place` is a path
+    without suffix, 000001 and so on in the order of the video. Overlay and folder appear whole or not at all.
+    The rate is constant: where frames come more slowly the one before is repeated, where faster some are left out, so
+    that the sound stays in step.
     Returns {"frames", "with_faces", "broken", "frames_per_second" of the work}.
     """
-    start = time.perf_counter()
-    with open_video(path) as frames, atomic_path(output_path) as temporary:
-        writer = cv2.VideoWriter()
+    start, shown, movie, before = time.perf_counter(), 0, None, None
+    with open_video(path) as frames, ExitStack() as outputs:
+        folder = frames_dir and outputs.enter_context(atomic_folder(frames_dir))
+        temporary = outputs.enter_context(atomic_path(output_path))
 
         def write(frame, parsed):
-            if not writer.isOpened():
-                writer.open(str(temporary), cv2.VideoWriter.fourcc(*"mp4v"), frames.rate, frame.shape[1::-1])
-            if not writer.isOpened():
-                raise InputError(f"{output_path}: cannot be written as MP4; is OpenCV built without FFmpeg?")
-            writer.write(draw(parsed))
+            nonlocal shown, movie, before
+            if folder:
+                write_frame(parsed, folder / f"{frames.read:06}")
+            movie = movie or outputs.enter_context(open_movie(temporary, output_path, path, frame.shape, frames.rate))
+            picture = overlay(frame, parsed.labels, class_set=parsed.class_set)
+            late = round(frames.rate * frames.seconds) - shown
+            due = [before] * late + [picture] * (late >= -1 or not frames.seconds)
+            for each in due:
+                movie(each)
+            shown, before = shown + len(due), picture
 
         bar = tqdm(frames, str(path), frames.expected or None, unit="frame", leave=False, disable=None)
-        try:
-            count, with_faces = parse_frames(parser, bar, write)
-        finally:
-            writer.release()
+        count, with_faces = parse_frames(parser, bar, write)
         if not count:
             raise InputError(f"{path}: holds no frame that can be read")
-        if not cv2.VideoCapture(str(temporary)).read()[0]:  # OpenCV does not say that a disk is full
-            raise InputError(f"{output_path}: cannot be written whole; is the disk full?")
     rate = count / (time.perf_counter() - start)
     return {"frames": count, "with_faces": with_faces, "broken": frames.broken, "frames_per_second": rate}
 
 
+def find_ffmpeg():
+    """Return the path of the ffmpeg that imageio-ffmpeg brings; None without that package, or without one in it."""
+    try:
+        from imageio_ffmpeg import get_ffmpeg_exe
+
+        return get_ffmpeg_exe()
+    except (ImportError, RuntimeError):
+        return None
+
+
+def open_movie(temporary, path, source, shape, rate):
+    """Return the context of a function that writes a frame, uint8 RGB of this `shape`, into an MP4 file."""
+    ffmpeg = find_ffmpeg()
+    return h264(ffmpeg, temporary, path, source, shape, rate) if ffmpeg else mp4v(temporary, path, shape, rate)
+
+
+@contextmanager
+def h264(ffmpeg, temporary, path, source, shape, rate):
+    """Sides are made even by repeating the last row or column, which yuv420p needs. Sound: the first track of `source`.
+
+    The matrix is that of HD, and the file says so; players would guess by its size.
+    """
+    odd = [(0, side % 2) for side in shape[:2]] + [(0, 0)]
+    (height, width), matrix = (side + side % 2 for side in shape[:2]), "bt709"
+    raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(rate), "-i", "-"]
+    sound = [] if isinstance(source, int) else ["-i", f"file:{Path(source).resolve()}", "-map", "0:v", "-map", "1:a:0?"]
+    colours = ["-vf", f"scale=out_color_matrix={matrix}:out_range=tv", "-colorspace", matrix]
+    colours += ["-color_primaries", matrix, "-color_trc", matrix, "-pix_fmt", "yuv420p"]
+    codecs = ["-c:v", "libx264", "-preset", "veryfast", "-crf", "18", "-c:a", "aac", "-movflags", "+faststart"]
+    command = [ffmpeg, "-v", "error", "-y", *raw, *sound, *colours, *codecs, f"file:{temporary.resolve()}"]
+    with TemporaryFile() as errors, Popen(command, stdin=PIPE, stderr=errors) as process:  # a pipe may fill up
+
+        def failure():
+            status = process.wait()
+            errors.seek(0)
+            said = errors.read().decode(errors="replace").strip() or f"it ended with status {status}"
+            return InputError(f"{path}: ffmpeg cannot write it ({said.splitlines()[-1]}); is the disk full?")
+
+        def write(picture):
+            try:
+                process.stdin.write(np.pad(picture, odd, "edge").tobytes())
+            except OSError:  # it has ended
+                raise failure() from None
+
+        try:
+            yield write
+            with suppress(OSError):
+                process.stdin.close()
+            if process.wait():
+                raise failure()
+        except BaseException:
+            process.kill()
+            with suppress(OSError):
+                process.stdin.close()
+            raise
+
+
+@contextmanager
+def mp4v(temporary, path, shape, rate):
+    """Of OpenCV alone: MPEG-4 part 2, which browsers do not play, without sound."""
+    writer = cv2.VideoWriter(str(temporary), cv2.VideoWriter.fourcc(*"mp4v"), rate, shape[1::-1])
+    if not writer.isOpened():
+        raise InputError(f"{path}: cannot be written as MP4; is OpenCV built without FFmpeg?")
+    try:
+        yield lambda picture: writer.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    finally:
+        writer.release()
+    if not cv2.VideoCapture(str(temporary)).read()[0]:  # OpenCV does not say that a disk is full
+        raise InputError(f"{path}: cannot be written whole; is the disk full?")
+
+
 def draw(parsed):
-    """The overlay in OpenCV's order, BGR."""
+    """The overlay in OpenCV's order."""
     return cv2.cvtColor(overlay(parsed.photo, parsed.labels, class_set=parsed.class_set), cv2.COLOR_RGB2BGR)
 
 
