@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
 from faceparse.data.classes import CELEBAMASK
 from faceparse.data.images import (
+    AVIF_SUFFIXES,
     is_drawn,
     list_images,
     read_mask,
@@ -78,6 +80,27 @@ def test_cmyk_and_16_bit_grey_which_is_scaled_not_clipped(tmp_path):
     np.testing.assert_array_equal(read_photo(tmp_path / "cmyk.tif"), np.full((6, 9, 3), [255, 0, 0]))
     Image.fromarray(np.array([[0, 256, 32768, 65535]], dtype=np.uint16)).save(tmp_path / "deep.png")
     assert read_photo(tmp_path / "deep.png")[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+def test_16_bit_colours_and_black_and_white(tmp_path):
+    for suffix in ("png", "tif"):
+        cv2.imwrite(str(tmp_path / f"deep.{suffix}"), PHOTO[..., ::-1].astype(np.uint16) << 8)
+        np.testing.assert_array_equal(read_photo(tmp_path / f"deep.{suffix}"), PHOTO)
+        is_white = PHOTO[..., 0] > 127
+        Image.fromarray(is_white).save(tmp_path / f"bilevel.{suffix}")
+        np.testing.assert_array_equal(read_photo(tmp_path / f"bilevel.{suffix}"), np.dstack([255 * is_white] * 3))
+
+
+@pytest.mark.skipif(not AVIF_SUFFIXES, reason="this Pillow reads no AVIF")
+def test_avif_photographs_are_read_upright(tmp_path):
+    photo = np.zeros((48, 64, 3), np.uint8)
+    photo[:, :32, 0] = 255  # red on the left, which is shown above
+    Image.fromarray(photo).save(tmp_path / "a.AVIF", "AVIF", quality=95, exif=turned(6))
+    (path,) = list_images(tmp_path).values()
+    assert np.abs(read_photo(path) - np.rot90(photo, -1).astype(int)).mean() < 4
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(InputError, match=r"a\.AVIF: not a readable image"):
+        read_photo(path)
 
 
 @pytest.mark.parametrize(("number", "expected"), [(3, MASK[::-1, ::-1]), (6, np.rot90(MASK, -1)), (8, np.rot90(MASK))])

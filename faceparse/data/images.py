@@ -7,7 +7,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin
+from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin, features
 
 from faceparse.data.classes import CELEBAMASK, IGNORE_INDEX
 from faceparse.errors import InputError
@@ -15,7 +15,10 @@ from faceparse.files import atomic_path
 
 WRITTEN_SUFFIXES = {".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 HEIF_SUFFIXES = {".heic", ".heif"}  # iPhones' photographs
-READ_SUFFIXES = WRITTEN_SUFFIXES | HEIF_SUFFIXES | {".bmp"}  # BMP files have no EXIF data
+AVIF_SUFFIXES = (
+    {".avif"} if "avif" in features.modules and features.check("avif") else set()
+)  # of Pillow 11.3 and newer
+READ_SUFFIXES = WRITTEN_SUFFIXES | HEIF_SUFFIXES | AVIF_SUFFIXES | {".bmp"}  # BMP files have no EXIF data
 ORIENTATION = ExifTags.Base.Orientation
 FIRST_SIDEWAYS = 5  # of the orientations 1 to 8; from here on width and height are exchanged
 MADE_BY = "Made by"  # the text in a label map's PNG that says what made it

@@ -17,7 +17,7 @@ from faceparse.errors import InputError, counted
 from faceparse.files import atomic_path, check_new_folder
 from faceparse.inference.networks import say_device
 
-OTHER_PHOTOGRAPHS = {".avif", ".dng"}  # which Pillow does not read, or only in part, depending on its version
+OTHER_PHOTOGRAPHS = {".avif", ".dng"} - READ_SUFFIXES  # which Pillow does not read, or only in part
 FACE = ("skin", "nose", "eye_g", "l_eye", "r_eye", "l_brow", "r_brow", "mouth", "i_mouth", "u_lip", "l_lip")
 
 

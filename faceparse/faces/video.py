@@ -237,8 +237,8 @@ def h264(ffmpeg, temporary, path, source, shape, rate):
     (height, width), matrix = (side + side % 2 for side in shape[:2]), "bt709"
     raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(rate), "-i", "-"]
     sound = [] if isinstance(source, int) else ["-i", f"file:{Path(source).resolve()}", "-map", "0:v", "-map", "1:a:0?"]
-    colours = ["-vf", f"scale=out_color_matrix={matrix}:out_range=tv", "-colorspace", matrix]
-    colours += ["-color_primaries", matrix, "-color_trc", matrix, "-pix_fmt", "yuv420p"]
+    scale = f"scale=out_color_matrix={matrix}:out_range=tv"
+    colours = ["-vf", scale, "-colorspace", matrix, "-pix_fmt", "yuv420p"]
     codecs = ["-c:v", "libx264", "-preset", "veryfast", "-crf", "18", "-c:a", "aac", "-movflags", "+faststart"]
     command = [ffmpeg, "-v", "error", "-y", *raw, *sound, *colours, *codecs, f"file:{temporary.resolve()}"]
     with TemporaryFile() as errors, Popen(command, stdin=PIPE, stderr=errors) as process:  # a pipe may fill up
