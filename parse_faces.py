@@ -2,7 +2,7 @@
 
     pip install -e .                                                # what it needs; PyTorch for a .pt alone
     python parse_faces.py me.jpg                                    # parsed/me.png, me_overlay.jpg, me.json
-    python parse_faces.py me.jpg --cutout hair,hat                  # parsed/me_hair_hat.png with a soft edge
+    python parse_faces.py me.jpg --cutout hair,hat                  # parsed/me_hair_hat.png, its edge with pymatting
     python parse_faces.py me.jpg --colors hair=#a02020              # parsed/me_colored.jpg
     python parse_faces.py party.jpg --face 1                        # of the largest face's person alone
     python parse_faces.py party.jpg --each_face --cutout person     # party_face1.png, party_face1_person.png, ...

@@ -92,7 +92,7 @@ def parse_faces_parser(description):
     add("--output_dir", default="parsed", help="receives <stem>.png, _overlay.jpg and .json")
     add("--checkpoint", default=SHIPPED_CHECKPOINT, help="ours, or a file of export_onnx.py")
     add("--image_size", type=network_input_size, help="side of a face at the network, px; default: as it was trained")
-    hint = "also cut out classes, e.g. hair,hat or face or person, with soft edges; may be given several times"
+    hint = "also cut out classes, e.g. hair,hat or face or person; may be given several times"
     add("--cutout", action="append", default=[], metavar="NAMES", help=hint)
     hint = "also write <stem>_colored.jpg with a class in another colour; may be given several times"
     add("--colors", type=recolouring, action="append", default=[], metavar="NAME=#RRGGBB", help=hint)

@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -58,12 +59,14 @@ def test_a_path_with_spaces_and_umlauts_and_all_outputs(run, tmp_path):
     hair = labels == CELEBAMASK.names.index("hair")
     assert labels.shape == (448, 448) and hair.mean() > 0.1
     cutout = np.array(Image.open(f"parsed/{stem}_hair_hat.png"))
-    np.testing.assert_array_equal(cutout[..., :3], read_photo(photo) * (cutout[..., 3:] > 0))
     opacity = cutout[..., 3] / 255
+    for part in (opacity == 0, opacity == 1):
+        expected = read_photo(photo)[part] * (opacity[part, None] == 1)
+        np.testing.assert_allclose(cutout[part, :3].astype(int), expected, atol=4)
     assert opacity[hair].mean() > 0.8 and opacity[~hair].mean() < 0.1
     assert ((opacity > 0.2) & (opacity < 0.8)).sum() > 500  # a soft edge
     person = np.array(Image.open(f"parsed/{stem}_person.png"))[..., 3]
-    assert (person.astype(int) >= cutout[..., 3].astype(int) - 1).all()
+    assert (person.astype(int) >= cutout[..., 3].astype(int) - 1).mean() > 0.99
     red = read_photo(f"parsed/{stem}_colored.jpg").astype(int)[hair].mean(axis=0)
     assert red[0] > 1.8 * red[1] and red[0] > 1.8 * red[2]
 
@@ -172,3 +175,29 @@ def test_a_cut_out_has_a_soft_edge_and_no_veil():
     cut = cut_out(np.full((1, 5, 3), 100, np.uint8), np.array([[0.15, 0.2, 0.5, 0.8, 0.9]], np.float32))
     assert cut[0, :, 3].tolist() == [0, 0, 128, 255, 255]
     assert cut[0, :, 0].tolist() == [0, 0, 100, 100, 100]
+
+
+def test_a_matte_follows_single_strands_and_holds_nothing_of_the_background(monkeypatch):
+    """Dark hair with strands 3 px wide and 10 px long before a bright wall, of which the network sees the bulk."""
+    true = np.zeros((96, 128), np.float32)
+    true[40:] = 1
+    blurred = cv2.GaussianBlur(true, (0, 0), 3)
+    for x in range(20, 120, 16):
+        true[30:40, x : x + 3] = 1
+    true = cv2.GaussianBlur(true, (0, 0), 0.7)
+    hair, wall = np.array([70, 40, 20]), np.array([150, 200, 230])
+    photo = np.rint(true[..., None] * hair + (1 - true[..., None]) * wall).astype(np.uint8)
+    soft = cut_out(photo, blurred)
+    monkeypatch.setattr("faceparse.data.drawing.find_spec", lambda name: None)
+    np.testing.assert_array_equal(cut_out(photo, blurred, head=600), soft)
+    monkeypatch.undo()
+    pytest.importorskip("pymatting")
+    matte = cut_out(photo, blurred, head=600)
+    errors = [np.abs(cut[25:45, :, 3] / 255 - true[25:45]).mean() for cut in (soft, matte)]
+    assert errors[1] < 0.03 < 0.1 < errors[0]
+    stain, before = (np.abs(cut[cut[..., 3] > 60, :3] - hair).max() for cut in (matte, soft))
+    assert stain < 30 < 100 < before
+    monkeypatch.setattr("faceparse.data.drawing.MATTE_SIDE", 64)
+    assert np.abs(cut_out(photo, blurred, head=600)[25:45, :, 3] / 255 - true[25:45]).mean() < 0.05  # enlarged
+    for case in ((photo, blurred / 2), (photo[38:40], blurred[38:40])):  # nothing is sure; too flat
+        np.testing.assert_array_equal(cut_out(*case, head=600), cut_out(*case))

@@ -1,6 +1,8 @@
 """Pictures of label maps: class colours, blends over photographs, and contact sheets with a legend. Needs no torch."""
 
 from contextlib import contextmanager
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,9 @@ from faceparse.files import atomic_path
 
 LUMA = (0.299, 0.587, 0.114)  # of red, green and blue, ITU-R BT.601
 MIN_OPAQUE = 0.2  # probability, below which a cut-out is transparent
+MATTE_SIDE = 1024  # px
+REACH = 0.015  # of strands beyond what is seen as hair, and of errors, share of a head's crop
+VEIL = 0.1  # opacity of a matte that is none, as much of the background resembles hair a little
 # Sizes on the contact sheet, px.
 SHEET_WIDTH, MARGIN, GAP, CAPTION = 1250, 16, 12, 20
 LEGEND_WIDTH, LEGEND_HEIGHT, SWATCH = 130, 22, 14
@@ -37,15 +42,62 @@ def overlay(photo, label_map, alpha=0.5, class_set=CELEBAMASK):
     return np.rint(np.float32(1 - alpha) * photo + colours[label_map]).astype(np.uint8)
 
 
-def cut_out(photo, probability):
+def cut_out(photo, probability, head=None):
     """Cut a part out of a photograph, uint8 RGB [H, W, 3], by its probability, float [H, W]: uint8 RGBA [H, W, 4].
 
     What is as near to 0 or 1 as MIN_OPAQUE is transparent or opaque, or a veil would lie over the rest. Transparent
-    pixels are black, so that the cut-out does not hold the rest of the photograph.
+    pixels are black, so that the cut-out does not hold the rest of the photograph. `head`: side of a head's crop, px;
+    if it is given and pymatting is installed, the edge is that of `matte`.
     """
     opacity = np.clip((probability - MIN_OPAQUE) / (1 - 2 * MIN_OPAQUE), 0, 1)
+    if head and find_spec("pymatting"):
+        opacity, photo = matte(photo, probability, head) or (opacity, photo)
     alpha = np.rint(255 * opacity).astype(np.uint8)
     return np.dstack([photo * (alpha > 0)[..., None], alpha])
+
+
+def matte(photo, probability, head):
+    """Return a part's opacity, float [H, W], and the photograph without the old background's colour in it, or None.
+
+    Closed-form matting (Levin et al., 2008, https://doi.org/10.1109/TPAMI.2007.1177) decides from the colours where
+    `probability` is not sure, and within REACH of there; the colours are by Germer et al., 2020,
+    https://arxiv.org/abs/2006.14970. The longer side is MATTE_SIDE px at most, and larger photographs get the result
+    enlarged. None if that fails, as where nothing is sure to be of the part, or nothing is sure not to be.
+    """
+    import cv2
+    from pymatting import estimate_alpha_cf, estimate_foreground_ml, ichol  # here, because it takes seconds to load
+
+    height, width = probability.shape
+    scale = min(1, MATTE_SIDE / max(height, width))
+    size = max(1, round(scale * width)), max(1, round(scale * height))
+    small, chance = (cv2.resize(each, size, interpolation=cv2.INTER_AREA) for each in (photo, probability))
+    reach = max(1, round(REACH * scale * head))
+    inside, outside = (core(part, reach) for part in (chance > 1 - MIN_OPAQUE, chance < MIN_OPAQUE))
+    if not (inside.any() and outside.any()) or min(size) <= 3:  # the colours are compared in windows of 3 x 3 px
+        return None
+    small = small / 255
+    trimap = np.select([inside, outside], [1.0, 0.0], 0.5)
+    try:  # with a shift, or the factorisation fails at first, and pymatting prints warnings
+        opacity = estimate_alpha_cf(small, trimap, partial(ichol, shifts=[1e-3, 1e-1]))
+    except ValueError:  # no convergence
+        return None
+    opacity = np.clip((opacity - VEIL) / (1 - 2 * VEIL), 0, 1)
+    is_mixed = ((opacity > 0) & (opacity < 1))[..., None]
+    change = np.where(is_mixed, estimate_foreground_ml(small, opacity) - small, 0)
+    enlarged = cv2.resize(np.dstack([opacity, 255 * change]).astype(np.float32), (width, height))
+    return enlarged[..., 0], np.rint(np.clip(photo + enlarged[..., 1:], 0, 255)).astype(np.uint8)
+
+
+def core(part, reach):
+    """Return what of a part, bool [H, W], lies more than `reach` px from the rest; of small pieces all of them."""
+    import cv2
+
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
+    deep = cv2.erode(part.astype(np.uint8), kernel) > 0
+    count, pieces = cv2.connectedComponents(part.astype(np.uint8))
+    has_core = np.zeros(count, bool)
+    has_core[pieces[deep]] = True
+    return deep | (part & ~has_core[pieces])
 
 
 def recolour(photo, colour, opacity):

@@ -3,6 +3,7 @@
 import json
 import sys
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -96,18 +97,19 @@ def describe(file, parsed, labels):
 def write_parsed(file, parsed, output_dir, cutouts, args, made_by):
     """Write all files of a photograph; `cutouts` is {suffix: class names}. With --face they are of one person."""
     photo, place = parsed.photo, str(output_dir / file.stem)
-    chosen = parsed.belongs_to(parsed.faces[args.face - 1]) if args.face else 1
-    labels = parsed.labels * np.uint8(chosen)
+    chosen = parsed.belongs_to(parsed.faces[args.face - 1]) if args.face else np.ones(photo.shape[:2], bool)
+    labels = parsed.labels * chosen
     write_label_map(f"{place}.png", labels, made_by=made_by)
     write_picture(f"{place}_overlay.jpg", overlay(photo, labels, class_set=parsed.class_set))
     people = [parsed.belongs_to(face) for face in parsed.faces] if args.each_face else []
     for number, person in enumerate(people, start=1):
         write_label_map(f"{place}_face{number}.png", labels * person, made_by=made_by)
+    head = float(np.median([face.crop.width for face in parsed.faces] or max(photo.shape) / 2))
     for suffix, names in cutouts.items():
-        opacity = parsed.probability(*names) * chosen
-        write_picture(f"{place}_{suffix}.png", cut_out(photo, opacity))
+        cut = cut_out(photo, parsed.probability(*names), head)
+        write_picture(f"{place}_{suffix}.png", cut * chosen[..., None])
         for number, person in enumerate(people, start=1):
-            write_picture(f"{place}_face{number}_{suffix}.png", cut_out(photo, opacity * person))
+            write_picture(f"{place}_face{number}_{suffix}.png", cut * person[..., None])
     if args.colors:
         for name, colour in args.colors:
             photo = recolour(photo, colour, parsed.probability(name) * chosen)
@@ -165,6 +167,8 @@ def parse_files(parser, files, videos, problems, cutouts, args):
     cut_frames = args.frames == "cutout"
     if videos and (args.colors or args.whole or args.face or args.each_face or (args.cutout and not cut_frames)):
         say("--colors, --whole, those of faces, and --cutout without --frames cutout are for photographs alone")
+    if cutouts and len(videos) < len(files) and not find_spec("pymatting"):
+        say("cut-outs have a soft edge; with pip install pymatting it follows single strands of hair")
     if videos and not find_ffmpeg():
         say("videos are written without sound and browsers do not play them; pip install imageio-ffmpeg changes that")
     for problem in problems:
