@@ -14,6 +14,7 @@ import pytest
 os.environ.setdefault("TEST_GPUS", os.environ.get("CUDA_VISIBLE_DEVICES", "0"))  # for test_cuda.py
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["NUMBA_NUM_THREADS"] = "1"  # which pymatting sets for torch, too
 
 import torch
 from helpers import call, checkpoint_content, contents, the_error
