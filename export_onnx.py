@@ -33,7 +33,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from faceparse.data.classes import find_class_set
+from faceparse.data.classes import BISENET, find_class_set
 from faceparse.data.images import list_images
 from faceparse.errors import InputError, counted, run_script
 from faceparse.files import atomic_path
@@ -46,11 +46,6 @@ from options import export_parser
 TOLERANCE = 1e-3  # of logits whose range is some tens
 FLOAT16_TOLERANCE = 1  # weights rounded to 11 bits
 CALIBRATION_PHOTOS = 32  # and as many others to compare labels on
-# Of zllrunning/face-parsing.PyTorch, whose networks are trained on CelebAMask-HQ too.
-BISENET_ORDER = (
-    "background", "skin", "l_brow", "r_brow", "l_eye", "r_eye", "eye_g", "l_ear", "r_ear", "ear_r",
-    "nose", "mouth", "u_lip", "l_lip", "neck", "neck_l", "cloth", "hair", "hat",
-)  # fmt: skip
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 MAX_CHANGED = 1e-3  # share of the labels of an exported argmax that rounding may change
 MAX_CHANGED_BY_INT8 = 0.02  # share of the labels
@@ -75,11 +70,11 @@ class Labels(CoarseLogits):
 
 
 class BiSeNetLayout(CoarseLogits):
-    """Takes photographs normalised as ImageNet's, and gives logits at input size in BISENET_ORDER."""
+    """Takes photographs normalised as ImageNet's, and gives logits at input size in the order of BISENET."""
 
     def __init__(self, model):
         super().__init__(model)
-        ids = [model.class_set.id_of(name, "--layout bisenet:") for name in BISENET_ORDER]
+        ids = [model.class_set.id_of(name, "--layout bisenet:") for name in BISENET.names]
         *_, last = (module for module in model.modules() if isinstance(module, nn.Conv2d))
         last.weight.data, last.bias.data = last.weight.data[ids], last.bias.data[ids]
         self.mean, self.deviation = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, DEVIATION))
@@ -113,7 +108,7 @@ def write_bisenet(model, path, metadata):
 
     size = model.image_size
     photos = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
-    ids = [model.class_set.id_of(name) for name in BISENET_ORDER]
+    ids = [model.class_set.id_of(name) for name in BISENET.names]
     with torch.inference_mode():
         expected = model.eval()(photos)[:, ids].numpy()
     export(BiSeNetLayout(model), path, ["input", "output"], metadata, size)

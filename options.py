@@ -8,6 +8,7 @@ from faceparse.flags import (
     add_classes,
     add_classes_of_checkpoint,
     add_gpu,
+    add_ids,
     fraction,
     network_input_size,
     new_parser,
@@ -149,6 +150,7 @@ def validate_parser(description):
     parser = _prediction_parser(description, SHIPPED_CHECKPOINT, "dataset/val/val_image")
     add = parser.add_argument
     add("--output_dir", default="predictions", help="receives <stem>.png, class ids")
+    add_ids(add)
     add("--save_visualizations", action="store_true", help="overlays in OUTPUT_DIR/overlays too")
     return parser
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import SLIM, call
+from helpers import SLIM, THEIR_IDS, call
 from PIL import Image
 
 import export_onnx
@@ -141,9 +141,6 @@ def bisenet(tmp_path_factory):
     pytest.importorskip("onnxscript")
     call(export_onnx, "--layout", "bisenet", "--output", path)
     return path
-
-
-THEIR_IDS = (0, 1, 10, 6, 4, 5, 2, 3, 7, 8, 11, 12, 13, 17, 18, 9, 15, 14, 16)  # by ours, as zllrunning's readme has it
 
 
 @pytest.mark.slow
