@@ -72,7 +72,7 @@ def open_image(path):
         try:
             import pi_heif
         except ImportError:
-            raise InputError(f"{path}: needs one more package, pip install pi-heif; or save it as JPEG") from None
+            raise InputError(f"{path}: needs the extra heic, pip install pi-heif; or save it as JPEG") from None
         pi_heif.register_heif_opener()
     try:
         with Image.open(path) as image:

