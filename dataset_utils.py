@@ -7,10 +7,9 @@ import torch
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 from tqdm import tqdm
 
-from faceparse.data.classes import IGNORE_INDEX
+from faceparse.data.classes import IGNORE_INDEX, Targets
 from faceparse.data.images import list_images, match_pairs, read_pair, resize
 from faceparse.data.layout import advice, split_folders
-from faceparse.data.targets import Targets
 from faceparse.errors import InputError
 from faceparse.inference.image_size import fitted_size, round_to_stride
 from faceparse.parallel import usable_cores
@@ -51,12 +50,12 @@ class PairDataset(Dataset):
     """Training pairs at the network's size: uint8 photograph [3, S, S] and mask [S, S]; an InputError in their place.
 
     S is `image_size` rounded to the networks' stride. As in prediction the longer side becomes S. The rest of the
-    square reflects the photograph, and is 255 in the mask. `table`, uint8 [256], gives the ids of `class_set` others.
+    square reflects the photograph, and is 255 in the mask. `table` gives the 256 ids of `class_set` others.
     """
 
     def __init__(self, pairs, image_size, class_set, table=None):
         self.pairs, self.image_size, self.class_set = pairs, round_to_stride(image_size), class_set
-        self.table = np.arange(256, dtype=np.uint8) if table is None else table
+        self.table = np.array(table or range(256), np.uint8)
 
     def __len__(self):
         return len(self.pairs)

@@ -7,6 +7,7 @@
     python export_onnx.py --float16 --output web/face_parser.onnx
     python export_onnx.py --int8 dataset/train/train_image --output face_parser_int8.onnx
     python export_onnx.py --layout bisenet --output resnet18.onnx    # for programs that load that network
+    python export_onnx.py --fixed --image_size 256 --output fixed.onnx    # to convert further
 
 Input `photos`: float32 [N, 3, H, W], RGB in [0, 1], any N, H and W multiples of 16 (others shift the labels). Output
 `logits`: float32 [N, classes, h, w] at the decoder's stride; bilinear upsampling and an argmax give the labels. With
@@ -21,6 +22,9 @@ and later). Without them sums of 8-bit products saturate on an x86 CPU, so the w
 With `--layout bisenet` the file takes the place of those of zllrunning's and yakhyo's face-parsing: `input` float32
 [1, 3, S, S] normalised by ImageNet's mean and deviation, S the image size of the training; `output` float32
 [1, 19, S, S], logits in their order of the classes.
+
+With `--fixed` the input is float32 [1, 3, S, S] alone, S of `--image_size`, in operators of opset 17 that Core ML,
+TensorFlow Lite, OpenVINO and OpenCV's dnn module have too.
 """
 
 import json
@@ -33,11 +37,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from faceparse.data.classes import find_class_set
+from faceparse.data.classes import BISENET, find_class_set
 from faceparse.data.images import list_images
 from faceparse.errors import InputError, counted, run_script
 from faceparse.files import atomic_path
 from faceparse.inference import checkpoints
+from faceparse.inference.image_size import round_to_stride
 from faceparse.inference.networks import OnnxNetwork, TorchNetwork
 from faceparse.inference.prediction import read_resized, to_network_input
 from models.folding import fold_batchnorm
@@ -46,11 +51,7 @@ from options import export_parser
 TOLERANCE = 1e-3  # of logits whose range is some tens
 FLOAT16_TOLERANCE = 1  # weights rounded to 11 bits
 CALIBRATION_PHOTOS = 32  # and as many others to compare labels on
-# Of zllrunning/face-parsing.PyTorch, whose networks are trained on CelebAMask-HQ too.
-BISENET_ORDER = (
-    "background", "skin", "l_brow", "r_brow", "l_eye", "r_eye", "eye_g", "l_ear", "r_ear", "ear_r",
-    "nose", "mouth", "u_lip", "l_lip", "neck", "neck_l", "cloth", "hair", "hat",
-)  # fmt: skip
+FIXED_OPSET = 17  # converters and older programs do not know later ones
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 MAX_CHANGED = 1e-3  # share of the labels of an exported argmax that rounding may change
 MAX_CHANGED_BY_INT8 = 0.02  # share of the labels
@@ -75,11 +76,11 @@ class Labels(CoarseLogits):
 
 
 class BiSeNetLayout(CoarseLogits):
-    """Takes photographs normalised as ImageNet's, and gives logits at input size in BISENET_ORDER."""
+    """Takes photographs normalised as ImageNet's, and gives logits at input size in the order of BISENET."""
 
     def __init__(self, model):
         super().__init__(model)
-        ids = [model.class_set.id_of(name, "--layout bisenet:") for name in BISENET_ORDER]
+        ids = [model.class_set.id_of(name, "--layout bisenet:") for name in BISENET.names]
         *_, last = (module for module in model.modules() if isinstance(module, nn.Conv2d))
         last.weight.data, last.bias.data = last.weight.data[ids], last.bias.data[ids]
         self.mean, self.deviation = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, DEVIATION))
@@ -103,26 +104,44 @@ def export(module, path, names, metadata, size=None):
     )
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()  # stack traces of the export, with the paths of the machine it ran on
+        node.attributes.pop("noop_with_empty_axes", None)  # its default; opset 17 does not know it
     program.model.metadata_props.update(metadata)
     program.save(path)
 
 
 def write_bisenet(model, path, metadata):
     """Write the file of --layout bisenet; return what came of it."""
-    import onnxruntime
-
-    size = model.image_size
-    photos = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
-    ids = [model.class_set.id_of(name) for name in BISENET_ORDER]
+    photos = random_portrait(model.image_size)
+    ids = [model.class_set.id_of(name) for name in BISENET.names]
     with torch.inference_mode():
         expected = model.eval()(photos)[:, ids].numpy()
-    export(BiSeNetLayout(model), path, ["input", "output"], metadata, size)
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    export(BiSeNetLayout(model), path, ["input", "output"], metadata, model.image_size)
     normalised = (photos - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(DEVIATION).view(3, 1, 1)
-    difference = np.abs(session.run(["output"], {"input": normalised.numpy()})[0] - expected).max()
-    if not difference <= TOLERANCE:
-        raise InputError(f"not written, its logits differ from PyTorch's by {difference:.2g}")
-    return f"its logits differ from PyTorch's by at most {difference:.1g}"
+    return require_logits(path, {"input": normalised.numpy()}, expected)
+
+
+def write_fixed(model, path, metadata):
+    """Write the file of --fixed; return what came of it."""
+    from onnx import load, save, version_converter
+
+    photos = random_portrait(model.image_size)
+    export(CoarseLogits(model), path, ["photos", "logits"], metadata, model.image_size)
+    save(version_converter.convert_version(load(path), FIXED_OPSET), path)
+    with torch.inference_mode():
+        expected = model.eval().coarse_logits(photos).numpy()
+    return require_logits(path, {"photos": photos.numpy()}, expected)
+
+
+def random_portrait(size):
+    return torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def require_logits(path, inputs, expected):
+    """Return how far the logits of a file of one shape are from those expected; InputError if that is too far."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return require_within(TOLERANCE, np.abs(session.run(None, inputs)[0] - expected).max())
 
 
 def random_batches():
@@ -134,7 +153,11 @@ def random_batches():
 def require_close(network, path, tolerance):
     """Return how far the logits of a file are from the network's at most; InputError if that is too far."""
     other = OnnxNetwork(path)
-    difference = max(np.abs(network.coarse_logits(each) - other.coarse_logits(each)).max() for each in random_batches())
+    pairs = ((network.coarse_logits(each), other.coarse_logits(each)) for each in random_batches())
+    return require_within(tolerance, max(np.abs(ours - theirs).max() for ours, theirs in pairs))
+
+
+def require_within(tolerance, difference):
     if not difference <= tolerance:  # NaN too
         raise InputError(f"not written, its logits differ from PyTorch's by {difference:.2g}")
     return f"its logits differ from PyTorch's by at most {difference:.1g}"
@@ -224,6 +247,7 @@ def main(args):
         raise InputError(f"--output {args.output}: must end in .onnx")
     class_set = args.classes and find_class_set(args.classes)
     model = fold_batchnorm(checkpoints.load_model(args.checkpoint, class_set=class_set))
+    model.image_size = round_to_stride(args.image_size or model.image_size)
     photos = args.int8 and read_photos(args.int8, model.image_size)
     with atomic_path(args.output) as temporary:
         outcome = write(model, temporary, args, photos)
@@ -238,6 +262,8 @@ def write(model, path, args, photos):
             return write_labels(model, path, metadata)
         if args.layout:
             return write_bisenet(model, path, metadata)
+        if args.fixed:
+            return write_fixed(model, path, metadata)
         export(CoarseLogits(model), path, ["photos", "logits"], metadata)
         network = TorchNetwork(model, torch.device("cpu"))
         outcome = require_close(network, path, TOLERANCE)

@@ -23,11 +23,10 @@ from tqdm import tqdm
 
 from dataset_utils import TrainingSet, epoch_seed, find_pairs, find_unlabelled
 from faceparse.data.augmentation import augment
-from faceparse.data.classes import find_class_set
+from faceparse.data.classes import find_class_set, read_extra_classes
 from faceparse.data.drawing import save_overlay
 from faceparse.data.images import orientation, read_mask_of, resize
 from faceparse.data.layout import is_within, require_classes_of
-from faceparse.data.targets import read_extra_classes
 from faceparse.errors import InputError, counted, run_script
 from faceparse.files import atomic_folder, only_writer
 from faceparse.inference import checkpoints

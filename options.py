@@ -8,6 +8,7 @@ from faceparse.flags import (
     add_classes,
     add_classes_of_checkpoint,
     add_gpu,
+    add_ids,
     fraction,
     network_input_size,
     new_parser,
@@ -149,6 +150,7 @@ def validate_parser(description):
     parser = _prediction_parser(description, SHIPPED_CHECKPOINT, "dataset/val/val_image")
     add = parser.add_argument
     add("--output_dir", default="predictions", help="receives <stem>.png, class ids")
+    add_ids(add)
     add("--save_visualizations", action="store_true", help="overlays in OUTPUT_DIR/overlays too")
     return parser
 
@@ -243,10 +245,12 @@ def export_parser(description):
     parser, add = new_parser(description)
     add("--checkpoint", default=SHIPPED_CHECKPOINT, help="ours or a bare state_dict")
     add("--output", default="face_parser.onnx", help="file to write")
+    add("--image_size", type=network_input_size, help="side of the photographs, px; default: that of its training")
     add_classes_of_checkpoint(add)
     add = parser.add_mutually_exclusive_group().add_argument
     add("--labels", action="store_true", help="give uint8 label maps at input size in place of logits")
     add("--layout", choices=("bisenet",), help="inputs, outputs and class order of another network")
+    add("--fixed", action="store_true", help="batches of one photograph of --image_size; for other converters")
     add("--float16", action="store_true", help="store the weights as 16-bit floats: half the file")
     add("--int8", metavar="IMAGE_DIR", help="8-bit integers, calibrated on these photographs; for CPUs with VNNI")
     return parser

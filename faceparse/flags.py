@@ -78,12 +78,16 @@ def add_gpu(parser):
     parser.add_argument("--gpu_id", "--gpus", type=non_negative_int, default=0, help=hint)
 
 
-def add_classes(add, default="celebamask", help="classes: celebamask, lapa, or a JSON file that describes them"):
+def add_classes(add, default="celebamask", help="classes: celebamask, lapa, bisenet or a JSON file"):
     add("--classes", default=default, metavar="SET", help=help)
 
 
 def add_classes_of_checkpoint(add):
     add_classes(add, default=None, help="classes that the checkpoint must have; needed if it does not tell them")
+
+
+def add_ids(add):
+    add("--ids", metavar="SET", help="order or merge the classes in label maps as bisenet does, or a JSON file")
 
 
 def parse_faces_parser(description):
@@ -96,6 +100,7 @@ def parse_faces_parser(description):
     add("--cutout", action="append", default=[], metavar="NAMES", help=hint)
     hint = "also write <stem>_colored.jpg with a class in another colour; may be given several times"
     add("--colors", type=recolouring, action="append", default=[], metavar="NAME=#RRGGBB", help=hint)
+    add_ids(add)
     add("--whole", action="store_true", help="take each photograph for a portrait; no search")
     which = parser.add_mutually_exclusive_group().add_argument
     which("--face", type=positive_int, metavar="NUMBER", help="write one person alone; 1 is the largest face")

@@ -19,6 +19,7 @@ os.environ["NUMBA_NUM_THREADS"] = "1"  # which pymatting sets for torch, too
 import torch
 from helpers import call, checkpoint_content, contents, the_error
 
+import main_deeplab
 from faceparse.errors import run_script
 from tools.make_sample_dataset import make_sample_dataset
 
@@ -31,6 +32,14 @@ def sample_dataset(tmp_path_factory):
     return make_sample_dataset(
         tmp_path_factory.mktemp("sample") / "dataset", train=8, val=5, test=2, image_size=64, seed=0
     )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_plots():
+    """Without the plot of the losses after each validation, half of a small run's time. test_plot_runs.py draws it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(main_deeplab, "draw_runs", lambda path, runs: path.touch())
+        yield
 
 
 @pytest.fixture

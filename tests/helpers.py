@@ -11,6 +11,7 @@ from faceparse.inference import checkpoints
 from models import build_model
 
 SLIM, CHALLENGE = "deeplabv3plus_mobilenet_slim", "deeplabv3plus_mobilenet"
+THEIR_IDS = (0, 1, 10, 6, 4, 5, 2, 3, 7, 8, 11, 12, 13, 17, 18, 9, 15, 14, 16)  # by ours, as zllrunning's readme has it
 SMALL = ("--image_size", 32, "--workers", 0)
 # Flags that work in the working directory of the fixture `place`.
 TRAIN = ("--dataset_dir", "dataset", "--batch_size", 4, "--epochs", 1, "--save_every", 1, *SMALL)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import SLIM, call
+from helpers import SLIM, THEIR_IDS, call
 from PIL import Image
 
 import export_onnx
@@ -134,6 +134,54 @@ def test_validate_runs_an_onnx_file_without_torch(exported, tmp_path):
     assert done.stdout == "(60, 80)\n", done.stderr
 
 
+# Core ML, TensorFlow Lite and OpenVINO have them all.
+SIMPLE = {"Add", "Clip", "Concat", "Conv", "Div", "Expand", "ReduceMean", "Relu", "Resize", "Sub"}
+
+
+@pytest.fixture(scope="module")
+def fixed(tmp_path_factory):
+    """A file of --fixed, an input and what ONNX Runtime makes of it."""
+    path = tmp_path_factory.mktemp("fixed") / "fixed.onnx"
+    pytest.importorskip("onnxscript")
+    import onnxruntime
+
+    call(export_onnx, "--fixed", "--image_size", 100, "--output", path)
+    photo = np.random.default_rng(0).random((1, 3, 96, 96), dtype=np.float32)
+    return path, photo, onnxruntime.InferenceSession(str(path)).run(["logits"], {"photos": photo})[0]
+
+
+@pytest.mark.slow
+def test_a_fixed_file_holds_nothing_that_a_converter_lacks(fixed):
+    import onnx
+
+    network = onnx.load(fixed[0])
+    onnx.checker.check_model(network, full_check=True)
+    assert [(each.domain, each.version) for each in network.opset_import] == [("", 17)]
+    assert {node.op_type for node in network.graph.node} <= SIMPLE
+    for value in (*network.graph.input, *network.graph.output):
+        assert all(side.dim_value > 0 for side in value.type.tensor_type.shape.dim)
+    assert {each.key for each in network.metadata_props} == {"image_size", "classes"}
+    with pytest.raises(InputError, match=r"fixed.onnx: takes photographs of one size .* without --fixed"):
+        load_network(fixed[0])
+
+
+@pytest.mark.slow
+def test_opencv_runs_a_fixed_file(fixed):
+    cv2 = pytest.importorskip("cv2")
+    path, photo, expected = fixed
+    network = cv2.dnn.readNetFromONNX(str(path))
+    network.setInput(photo)
+    np.testing.assert_allclose(network.forward(), expected, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_openvino_runs_a_fixed_file(fixed):
+    openvino = pytest.importorskip("openvino")
+    path, photo, expected = fixed
+    network = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    np.testing.assert_allclose(network(photo)[0], expected, atol=1e-3)
+
+
 @pytest.fixture(scope="module")
 def bisenet(tmp_path_factory):
     """The shipped network in that layout."""
@@ -141,9 +189,6 @@ def bisenet(tmp_path_factory):
     pytest.importorskip("onnxscript")
     call(export_onnx, "--layout", "bisenet", "--output", path)
     return path
-
-
-THEIR_IDS = (0, 1, 10, 6, 4, 5, 2, 3, 7, 8, 11, 12, 13, 17, 18, 9, 15, 14, 16)  # by ours, as zllrunning's readme has it
 
 
 @pytest.mark.slow

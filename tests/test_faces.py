@@ -57,8 +57,9 @@ def test_importing_the_package_loads_nothing_heavy():
 
 def test_a_parser_prints_nothing_and_leaves_the_warnings_of_the_process_alone():
     code = "import sys; from faceparse import FaceParser; from PIL import Image; Image.MAX_IMAGE_PIXELS = 150_000"
-    code += "; FaceParser(image_size=64)(sys.argv[1], whole=True)"
-    done = subprocess.run([sys.executable, "-c", code, ASTRONAUT], cwd=ROOT, capture_output=True, text=True, check=True)
+    code += "; FaceParser(sys.argv[1], image_size=64)(sys.argv[2], whole=True)"
+    command = [sys.executable, "-c", code, ROOT / "faceparse/face_parser.onnx", ASTRONAUT]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "" and "exceeds limit" in done.stderr  # Pillow's own warning reaches the user
 
 

@@ -11,9 +11,8 @@ import loss
 import main_deeplab
 from dataset_utils import TrainingSet
 from faceparse.data.augmentation import geometry
-from faceparse.data.classes import CELEBAMASK, class_set_from_dict
+from faceparse.data.classes import CELEBAMASK, Targets, class_set_from_dict
 from faceparse.data.images import list_images, read_mask, write_label_map
-from faceparse.data.targets import Targets
 from faceparse.errors import InputError
 
 NAMES = ("background", "skin", "l_eye", "r_eye", "hair")
@@ -32,7 +31,7 @@ def test_ids_of_other_data_sets():
     viewers = described(left="viewer", sets={"7": ["l_eye", "hair"]})
     targets = Targets(OURS, [theirs, viewers])
     assert targets.sets == [(1, 4), (3, 4), (2, 4)]  # the last is the mirror image of the one before
-    ours, first, second = (table.tolist() for table in targets.tables)
+    ours, first, second = targets.tables
     assert ours[:6] == [0, 1, 2, 3, 4, 255]
     assert first[:5] + first[9:11] == [5, 0, 2, 3, 1, 4, 255]
     assert second[:8] == [0, 1, 3, 2, 4, 255, 255, 6]

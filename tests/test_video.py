@@ -13,7 +13,7 @@ from PIL import Image
 
 import parse_faces
 from faceparse.data.classes import ClassSet
-from faceparse.data.images import read_maker, read_mask, read_photo
+from faceparse.data.images import read_maker, read_mask, read_photo, write_label_map
 from faceparse.errors import InputError
 from faceparse.faces import video
 from faceparse.faces.command import write_frame
@@ -236,13 +236,13 @@ def test_a_phones_clip_is_upright_has_its_sound_and_plays_in_browsers(ffmpeg, tm
 def test_label_maps_and_cut_outs_of_frames_and_no_half_of_them(tmp_path):
     frames = [np.full((32, 48, 3), 20 * index, np.uint8) for index in range(3)]
     write_clip(tmp_path / "a.avi", frames)
-    folder, seen = tmp_path / "a_frames", []
+    folder, seen, write_labels = tmp_path / "a_frames", [], partial(write_label_map, made_by="made by a test")
 
     def write(parsed, place, broken=False):
         assert not folder.exists()
         seen.append(parsed.labels)
         for kind in ("labels", "cutout"):
-            write_frame(parsed, place, kind, {"skin": ["skin"]}, "made by a test")
+            write_frame(parsed, place, kind, {"skin": ["skin"]}, write_labels)
         if broken:
             raise InputError("a disk is full")
 

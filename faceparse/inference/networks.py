@@ -93,6 +93,9 @@ class OnnxNetwork:
             description, image_size = json.loads(metadata["classes"]), int(metadata["image_size"])
         except (KeyError, ValueError, RecursionError):
             raise InputError(f"{path}: not a network that export_onnx.py wrote; export it again") from None
+        if all(isinstance(side, int) for side in self.session.get_inputs()[0].shape):
+            what = "takes photographs of one size alone, and the scripts need any"
+            raise InputError(f"{path}: {what}; export it without --fixed and --layout")
         self.class_set = agreed_class_set(class_set_from_dict(description, path), class_set, path)
         self.image_size = checked_image_size(image_size, path)
         self.path = path

@@ -8,8 +8,8 @@ from pathlib import Path
 from torch import nn
 from torch.optim import Optimizer
 
+from faceparse.data.classes import Targets, read_extra_classes
 from faceparse.data.layout import is_within, split_folders
-from faceparse.data.targets import Targets, read_extra_classes
 from faceparse.errors import InputError, counted
 from faceparse.inference import checkpoints
 from faceparse.training import distributed
