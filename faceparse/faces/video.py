@@ -3,6 +3,7 @@
 import time
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from subprocess import PIPE, Popen
 from tempfile import TemporaryFile
@@ -186,7 +187,8 @@ def write_video(parser, path, output_path, frames_dir=None, write_frame=None):
     that the sound stays in step.
     Returns {"frames", "with_faces", "broken", "frames_per_second" of the work}.
     """
-    start, shown, movie, before = time.perf_counter(), 0, None, None
+    start, shown, movie, before, ffmpeg = time.perf_counter(), 0, None, None, find_ffmpeg()
+    open_movie = partial(h264, ffmpeg, path) if ffmpeg else mp4v
     with open_video(path) as frames, ExitStack() as outputs:
         folder = frames_dir and outputs.enter_context(atomic_folder(frames_dir))
         temporary = outputs.enter_context(atomic_path(output_path))
@@ -195,7 +197,7 @@ def write_video(parser, path, output_path, frames_dir=None, write_frame=None):
             nonlocal shown, movie, before
             if folder:
                 write_frame(parsed, folder / f"{frames.read:06}")
-            movie = movie or outputs.enter_context(open_movie(temporary, output_path, path, frame.shape, frames.rate))
+            movie = movie or outputs.enter_context(open_movie(temporary, output_path, frame.shape, frames.rate))
             picture = overlay(frame, parsed.labels, class_set=parsed.class_set)
             late = round(frames.rate * frames.seconds) - shown
             due = [before] * late + [picture] * (late >= -1 or not frames.seconds)
@@ -221,17 +223,12 @@ def find_ffmpeg():
         return None
 
 
-def open_movie(temporary, path, source, shape, rate):
-    """Return the context of a function that writes a frame, uint8 RGB of this `shape`, into an MP4 file."""
-    ffmpeg = find_ffmpeg()
-    return h264(ffmpeg, temporary, path, source, shape, rate) if ffmpeg else mp4v(temporary, path, shape, rate)
-
-
 @contextmanager
-def h264(ffmpeg, temporary, path, source, shape, rate):
-    """Sides are made even by repeating the last row or column, which yuv420p needs. Sound: the first track of `source`.
+def h264(ffmpeg, source, temporary, path, shape, rate):
+    """Yield a function that writes a frame, uint8 RGB of this `shape`, into the MP4 file `temporary`.
 
-    The matrix is that of HD, and the file says so; players would guess by its size.
+    Sides are made even by repeating the last row or column, which yuv420p needs. The matrix is that of HD, and the file
+    says so; players would guess by its size. Sound: the first track of `source`.
     """
     odd = [(0, side % 2) for side in shape[:2]] + [(0, 0)]
     (height, width), matrix = (side + side % 2 for side in shape[:2]), "bt709"
@@ -270,7 +267,7 @@ def h264(ffmpeg, temporary, path, source, shape, rate):
 
 @contextmanager
 def mp4v(temporary, path, shape, rate):
-    """Of OpenCV alone: MPEG-4 part 2, which browsers do not play, without sound."""
+    """As `h264`, by OpenCV alone: MPEG-4 part 2, which browsers do not play, without sound."""
     writer = cv2.VideoWriter(str(temporary), cv2.VideoWriter.fourcc(*"mp4v"), rate, shape[1::-1])
     if not writer.isOpened():
         raise InputError(f"{path}: cannot be written as MP4; is OpenCV built without FFmpeg?")
