@@ -15,13 +15,14 @@ import parse_faces
 from faceparse.data.classes import ClassSet
 from faceparse.data.images import read_maker, read_mask, read_photo, write_label_map
 from faceparse.errors import InputError
-from faceparse.faces import video
+from faceparse.faces import tracking, video
 from faceparse.faces.command import write_frame
 from faceparse.faces.crops import Crop, whole_picture
 from faceparse.faces.detection import Detection
 from faceparse.faces.face_parser import FaceParser
 from faceparse.faces.looks import Face, Look
-from faceparse.faces.video import FaceTracker, Frames, moved, open_video, parse_frames
+from faceparse.faces.tracking import FaceTracker, moved
+from faceparse.faces.video import Frames, open_video, parse_frames
 from faceparse.flags import parse_faces_parser
 from tools.scenes import draw_backdrop
 
@@ -57,7 +58,7 @@ def parser():
 
 @pytest.mark.slow
 def test_a_clip_becomes_an_overlay_of_its_rate_and_length(parser, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(video, "SEARCH_EVERY", 4)
+    monkeypatch.setattr(tracking, "SEARCH_EVERY", 4)
     frames = [portrait_at(40 + 6 * index, 50) for index in range(8)]
     write_clip(tmp_path / "mein Clip.mp4", frames)
     monkeypatch.setattr("faceparse.faces.face_parser.FaceParser", lambda *_, **__: parser)
@@ -84,7 +85,7 @@ def test_a_moving_face_is_followed_between_searches(parser):
     assert np.hypot(followed.crop.x - alone.crop.x, followed.crop.y - alone.crop.y) < near
     np.testing.assert_allclose(followed.box, alone.box, atol=near)
     assert not np.allclose(first.faces[0].box, alone.box, atol=2 * near)  # it moved by a quarter of the crop
-    for _ in range(video.PATIENCE + 1):
+    for _ in range(tracking.PATIENCE + 1):
         parsed = tracker(draw_backdrop(np.random.default_rng(0), (320, 240)))
     assert parsed.faces == []
 
@@ -121,8 +122,8 @@ class NoisyParser:
 
 def test_smoothing_lets_fewer_pixels_change(monkeypatch):
     changes = []
-    for still in (video.STILL, 1.0):  # of the latter the new frame alone
-        monkeypatch.setattr(video, "STILL", still)
+    for still in (tracking.STILL, 1.0):  # of the latter the new frame alone
+        monkeypatch.setattr(tracking, "STILL", still)
         tracker = FaceTracker(NoisyParser(Crop(20, 20, 32, 32)))
         labels = [tracker(BLANK).labels for _ in range(5)]
         changes.append(np.mean([(a != b).mean() for a, b in pairwise(labels)]))

@@ -1,0 +1,106 @@
+"""Faces in the frames of a video: searched every few frames, followed in between, and smoothed over time."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from faceparse.faces.crops import Crop, whole_picture
+from faceparse.faces.face_parser import ParsedPhoto, refined_crop
+from faceparse.faces.looks import Face
+
+SEARCH_EVERY = 15  # frames
+WHOLE_SHARE = 0.5  # side at the network of the look at the whole frame, share of a face's: a quarter of the time
+PATIENCE = 5  # frames in which a face may not be seen before it is given up
+STILL, MOVING = 0.3, 0.15  # weight of the new frame in the exponential means; motion that makes it 1, share of the side
+SAME_FACE = 0.3  # largest distance from the middle of the crop of a face that is followed, share of its side
+
+
+@dataclass
+class Track:
+    """A face that is followed: its crop in the next frame, its smoothed log-probabilities, frames without it."""
+
+    face: Face
+    crop: Crop
+    misses: int = 0
+
+
+class FaceTracker:
+    """Parses the frames of one video in turn: `tracker(frame)` takes uint8 RGB [H, W, 3] and gives a ParsedPhoto.
+
+    What the network sees in a frame says where the face is in the next one, so following costs no second pass. The
+    smoothing happens on the grid of the crop, which moves with the face.
+    """
+
+    def __init__(self, parser):
+        self.parser, self.tracks, self.frames = parser, [], 0
+
+    def __call__(self, frame):
+        self.follow(frame)
+        if self.frames % SEARCH_EVERY == 0:
+            self.search(frame)
+        self.frames += 1
+        faces = sorted((track.face for track in self.tracks), key=lambda face: -face.crop.width)
+        whole = self.parser.look(frame, [whole_picture(frame.shape)], round(WHOLE_SHARE * self.parser.image_size))
+        return ParsedPhoto(frame, faces, self.parser.class_set, [whole, faces])
+
+    def follow(self, frame):
+        seen = self.parser.look(frame, [track.crop for track in self.tracks])
+        for track, look in zip(self.tracks, seen, strict=True):
+            log_probabilities, crop = track.face.log_probabilities, track.crop
+            target = refined_crop(look, self.parser.class_set)
+            weight = new_weight(crop, target or crop)
+            if target:
+                track.crop = blend(crop, target, weight)
+            track.misses = 0 if target else track.misses + 1
+            smoothed = log_probabilities + weight * (look.log_probabilities - log_probabilities)
+            box = moved(track.face.box, crop, track.crop)
+            track.face = Face(look.crop, smoothed, box, angle=look.crop.angle)
+        # If one face hides another, both tracks end at the one in front. One of them goes.
+        tracks, self.tracks = sorted(self.tracks, key=lambda track: track.misses), []
+        for track in tracks:
+            if track.misses <= PATIENCE and not self.follows(track.crop.x, track.crop.y):
+                self.tracks.append(track)
+
+    def search(self, frame):
+        new = [each for each in self.parser.detector(frame) if not self.follows(*middle(each.box))]
+        for face in self.parser.parse_detections(frame, new):
+            self.tracks.append(Track(face, refined_crop(face, self.parser.class_set) or face.crop))
+
+    def follows(self, x, y):
+        """Tell whether a face whose middle is there is followed already."""
+        crops = [track.crop for track in self.tracks]
+        return any(np.hypot(x - crop.x, y - crop.y) < SAME_FACE * crop.width for crop in crops)
+
+
+def middle(box):
+    return (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+
+
+def turn_between(old, new):
+    """Degrees clockwise from one crop's angle to the other's, the short way round."""
+    return (new.angle - old.angle + 180) % 360 - 180
+
+
+def new_weight(old, new):
+    """The weight of the new frame, STILL to 1: what rests is smoothed, what moves is followed at once."""
+    shift = np.hypot(new.x - old.x, new.y - old.y) / old.width
+    growth = abs(new.width / old.width - 1)
+    turn = np.radians(abs(turn_between(old, new)))
+    return float(STILL + (1 - STILL) * min(1, max(shift, growth, turn) / MOVING))
+
+
+def blend(old, new, weight):
+    """The crop between two, `weight` of the way to the new one."""
+    side = old.width + weight * (new.width - old.width)
+    x, y = old.x + weight * (new.x - old.x), old.y + weight * (new.y - old.y)
+    return Crop(x, y, side, side, old.angle + weight * turn_between(old, new))
+
+
+def moved(box, old, new):
+    """A box (left, top, right, bottom) that moves, grows and turns around with a crop, and stays upright."""
+    x, y = middle(box)
+    scale = new.width / old.width
+    offset = complex(x - old.x, y - old.y) * scale * np.exp(1j * np.radians(turn_between(old, new)))
+    x, y = new.x + offset.real, new.y + offset.imag
+    half_width, half_height = scale * (box[2] - box[0]) / 2, scale * (box[3] - box[1]) / 2
+    return float(x - half_width), float(y - half_height), float(x + half_width), float(y + half_height)
