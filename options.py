@@ -209,7 +209,6 @@ def sample_dataset_parser(description):
     add("--val", type=positive_int, default=13, help="validation pairs")
     add("--test", type=positive_int, default=4, help="photographs without masks")
     add("--image_size", type=picture_side, default=512, help="side of the pictures, px")
-    add("--scenes", type=non_negative_int, default=0, help="pairs of larger pictures, a person among other things")
     add("--seed", type=non_negative_int, default=0, help="seed of everything drawn")
     add_classes(add)
     return parser

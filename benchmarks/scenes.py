@@ -1,18 +1,15 @@
 """Score pictures that are no crops around a face: the whole picture at once beside faces found and parsed one by one.
 
     python -m benchmarks.scenes dataset/val/val_image dataset/val/val_mask --as scenes
-    python -m tools.make_sample_dataset --output_dir dataset_sample --scenes 30
-    python -m benchmarks.scenes dataset_sample/scenes/scene_image dataset_sample/scenes/scene_mask
 
 `--as scenes` puts each person, 640, 448 or 320 px high, somewhere into a drawn picture of 1280 x 960 px among other
 things, `--as tilted` also turns it by up to 30 degrees, and `--as moved` moves, turns and scales each photograph as
-`--augment wide` does. Each picture depends on its number alone.
-
-The columns are those of benchmarks.faces.
+`--augment wide` does. Each picture depends on its number alone. The columns are those of benchmarks.faces.
 """
 
 import argparse
 
+import cv2
 import numpy as np
 import torch
 from tqdm import tqdm
@@ -22,15 +19,65 @@ from faceparse.data.augmentation import WIDE_GEOMETRY, geometry
 from faceparse.data.images import match_pairs, read_pair
 from faceparse.errors import run_script
 from faceparse.faces.face_parser import FaceParser
-from tools.scenes import PERSON_HEIGHTS, compose_scene
 
+SCENE_SIZE = 1280, 960  # width and height, px
+PERSON_HEIGHTS = (640, 448, 320)  # px, of one scene after the other
+THINGS = 14  # ellipses, boxes and lines of a backdrop
 TILT = 30  # degrees, either way
 
 
+def draw_backdrop(rng, size=SCENE_SIZE):
+    """Return uint8 RGB [H, W, 3] without any person: soft colours, drawn things before them, and noise."""
+    width, height = size
+    colours = rng.uniform(40, 215) + rng.normal(0, 35, (4, 5, 3))
+    backdrop = np.clip(cv2.resize(colours, size, interpolation=cv2.INTER_CUBIC), 0, 255).astype(np.uint8)
+    for _ in range(THINGS):
+        x, y = (int(rng.integers(side)) for side in size)
+        a, b = (int(rng.integers(side // 40, side // 4)) for side in size)
+        colour, kind = rng.uniform(0, 255, 3).tolist(), rng.integers(3)
+        if kind == 0:
+            cv2.ellipse(backdrop, (x, y), (a, b), rng.uniform(0, 180), 0, 360, colour, -1, cv2.LINE_AA)
+        elif kind == 1:
+            cv2.rectangle(backdrop, (x, y), (x + a, y + b), colour, -1)
+        else:
+            cv2.line(backdrop, (x, y), (x + 3 * a - width // 3, y + b), colour, 1 + a // 12, cv2.LINE_AA)
+    noise = rng.uniform(1, 8) * rng.standard_normal((height, width, 1), np.float32)
+    return np.clip(backdrop + noise, 0, 255).astype(np.uint8)
+
+
+def put_into(scene, truth, photo, mask, height, centre, angle=0.0):
+    """Put a person, without the background, into a scene, uint8 RGB [H, W, 3], and its truth, uint8 [H, W], in place.
+
+    The person's photo, uint8 RGB [h, w, 3], and mask, uint8 [h, w], become `height` px high, are turned clockwise by
+    `angle` degrees and centred on `centre`, (x, y) in px.
+    """
+    scale = height / photo.shape[0]
+    if scale < 1:  # the warp below takes single pixels, so what is made smaller must be averaged first
+        size = round(photo.shape[1] * scale), height
+        photo = cv2.resize(photo, size, interpolation=cv2.INTER_AREA)
+        mask = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
+        scale = 1.0
+    h, w = mask.shape
+    # getRotationMatrix2D turns counter-clockwise and takes pixel centres for whole numbers.
+    matrix = cv2.getRotationMatrix2D(((w - 1) / 2, (h - 1) / 2), -angle, scale)
+    matrix[:, 2] += np.array(centre) - (w / 2, h / 2)
+    size = truth.shape[::-1]
+    person = (mask > 0).astype(np.float32)
+    warped = cv2.warpAffine(photo, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    opacity = cv2.warpAffine(person, matrix, size, flags=cv2.INTER_LINEAR)[..., None]
+    ids = cv2.warpAffine(mask, matrix, size, flags=cv2.INTER_NEAREST)
+    scene[:] = np.rint(opacity * warped + (1 - opacity) * scene).astype(np.uint8)
+    truth[:] = np.where(ids > 0, ids, truth)
+
+
 def compose(index, photo, mask, tilt=0.0):
+    """Put a square photograph and its mask somewhere into a backdrop as `put_into` does; return scene and truth."""
     rng = np.random.default_rng((0, index))
-    height = PERSON_HEIGHTS[index % len(PERSON_HEIGHTS)]
-    return compose_scene(rng, photo, mask, height, rng.uniform(-tilt, tilt))
+    height, angle = PERSON_HEIGHTS[index % len(PERSON_HEIGHTS)], rng.uniform(-tilt, tilt)
+    scene, truth = draw_backdrop(rng), np.zeros(SCENE_SIZE[::-1], np.uint8)
+    centre = [rng.uniform(height / 2, max(height / 2 + 1, side - height / 2)) for side in SCENE_SIZE]
+    put_into(scene, truth, photo, mask, height, centre, angle)
+    return scene, truth
 
 
 def move(index, photo, mask):

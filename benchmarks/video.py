@@ -15,11 +15,11 @@ import cv2
 import numpy as np
 
 from benchmarks.measure import ROOT, run_python
+from benchmarks.scenes import draw_backdrop, put_into
 from faceparse import SHIPPED_CHECKPOINT
 from faceparse.data.images import read_photo
 from faceparse.errors import run_script
 from options import positive_int
-from tools.scenes import draw_backdrop, put_into
 
 SIZE, RATE = (640, 480), 25  # width and height, px; frames a second
 HEIGHT, RADIUS, ROUND = 400, 30, 4  # of the portrait and of its way, px; seconds of one round

@@ -9,13 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks.scenes import draw_backdrop, put_into
 from faceparse.data.classes import CELEBAMASK, ClassSet
 from faceparse.data.images import read_photo
 from faceparse.faces.crops import MEAN_PARTS, Crop
 from faceparse.faces.detection import Detection
 from faceparse.faces.face_parser import FaceParser, ParsedPhoto, is_portrait, refined_crop
 from faceparse.faces.looks import Face, Look, crops_between
-from tools.scenes import draw_backdrop, put_into
 
 ROOT = Path(__file__).parents[1]
 ASTRONAUT = ROOT / "assets/astronaut.jpg"

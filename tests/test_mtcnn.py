@@ -6,10 +6,10 @@ import cv2
 import numpy as np
 import pytest
 
+from benchmarks.scenes import draw_backdrop
 from faceparse.data.images import read_photo
 from faceparse.faces.crops import crop_of_landmarks
 from faceparse.faces.detection import MtcnnDetector, not_covered
-from tools.scenes import draw_backdrop
 
 PORTRAIT = read_photo(Path(__file__).parents[1] / "assets/astronaut.jpg")
 # The middles of eyes, nose's tip and corners of the mouth in it, read off the picture by eye, px.

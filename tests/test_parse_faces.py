@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 
 import parse_faces
+from benchmarks.scenes import draw_backdrop
 from faceparse import errors
 from faceparse.data.classes import CELEBAMASK
 from faceparse.data.drawing import cut_out, recolour
 from faceparse.data.images import read_mask, read_photo, write_label_map, write_picture
 from faceparse.flags import parse_faces_parser
-from tools.scenes import draw_backdrop
 
 ASTRONAUT = Path(__file__).parents[1] / "assets/astronaut.jpg"
 FAST = ("--image_size", 256)

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 import parse_faces
+from benchmarks.scenes import draw_backdrop
 from faceparse.data.classes import ClassSet
 from faceparse.data.images import read_maker, read_mask, read_photo, write_label_map
 from faceparse.errors import InputError
@@ -24,7 +25,6 @@ from faceparse.faces.looks import Face, Look
 from faceparse.faces.tracking import FaceTracker, moved
 from faceparse.faces.video import Frames, open_video, parse_frames
 from faceparse.flags import parse_faces_parser
-from tools.scenes import draw_backdrop
 
 ASTRONAUT = Path(__file__).parents[1] / "assets/astronaut.jpg"
 CLASS_SET = ClassSet(("background", "skin"), ((0, 0, 0), (255, 0, 0)))

@@ -3,8 +3,7 @@
     python -m tools.make_sample_dataset --output_dir dataset_sample --image_size 256
 
 writes OUT/train/train_image/<stem>.jpg with OUT/train/train_mask/<stem>.png, the same under OUT/val, and
-OUT/test_image. With `--scenes N` OUT/scenes/scene_image and scene_mask hold larger pictures, in which a person is one
-of many things. Every part of a face is one outline, drawn into the photograph (smooth edges) and into the mask
+OUT/test_image. Every part of a face is one outline, drawn into the photograph (smooth edges) and into the mask
 (hard edges, the class id), so the masks are exact. Later parts hide earlier ones, in both.
 """
 
@@ -24,10 +23,9 @@ from faceparse.data.images import write_label_map
 from faceparse.errors import InputError, run_script
 from faceparse.files import atomic_folder, check_new_folder
 from options import sample_dataset_parser
-from tools.scenes import PERSON_HEIGHTS, compose_scene
 
 # split: (photographs, masks); the position is part of a picture's random seed.
-FOLDERS = dataset_layout.FOLDERS | {"test": ("test_image", None), "scene": ("scenes/scene_image", "scenes/scene_mask")}
+FOLDERS = dataset_layout.FOLDERS | {"test": ("test_image", None)}
 MIN_SIZE = 32  # smaller, and the lips or an earring have no pixel left
 CLASS_ID = {name: index for index, name in enumerate(CELEBAMASK.names)}
 # These parts become skin in a class set that does not have them. Other parts that it lacks become background.
@@ -292,15 +290,8 @@ def draw_face(size, seed, split, index):
     return light(canvas, rng), canvas.mask
 
 
-def draw_scene(seed, index):
-    """Return a scene, uint8 RGB [H, W, 3], and its mask, uint8 ids 0..18 [H, W], as `draw_face` does a portrait."""
-    height = PERSON_HEIGHTS[index % len(PERSON_HEIGHTS)]
-    rng = np.random.default_rng((seed, list(FOLDERS).index("scene"), index, 1))
-    return compose_scene(rng, *draw_face(height, seed, "scene", index), height)
-
-
-def make_sample_dataset(output_dir, train, val, test, image_size, seed, class_set=CELEBAMASK, scenes=0):
-    """Write `train`, `val` and `scenes` pairs and `test` photographs under output_dir: all or nothing.
+def make_sample_dataset(output_dir, train, val, test, image_size, seed, class_set=CELEBAMASK):
+    """Write `train` and `val` pairs and `test` photographs under output_dir: all or nothing.
 
     Each depends on seed, split, index and image_size, not on the counts. With two pairs or more a split holds all
     classes. Returns output_dir as a Path. Raises InputError if it is not new or empty, and for a small image_size.
@@ -309,11 +300,11 @@ def make_sample_dataset(output_dir, train, val, test, image_size, seed, class_se
     if image_size < MIN_SIZE:
         raise InputError(f"--image_size {image_size}: too small to draw all parts of a face; take {MIN_SIZE} or more")
     check_new_folder("--output_dir", output_dir)
-    counts = {"train": train, "val": val, "test": test, "scene": scenes}
+    counts = {"train": train, "val": val, "test": test}
     pictures = [(split, index) for split, count in counts.items() for index in range(count)]
     with atomic_folder(output_dir) as unfinished:
         for split, index in tqdm(pictures, desc="drawing", unit="picture"):
-            photo, mask = draw_scene(seed, index) if split == "scene" else draw_face(image_size, seed, split, index)
+            photo, mask = draw_face(image_size, seed, split, index)
             (image_dir, mask_dir), stem = FOLDERS[split], f"{split}_{index:04d}"
             (unfinished / image_dir).mkdir(parents=True, exist_ok=True)
             Image.fromarray(photo).save(unfinished / image_dir / f"{stem}.jpg", quality=95)
@@ -324,7 +315,7 @@ def make_sample_dataset(output_dir, train, val, test, image_size, seed, class_se
 
 
 def main(args):
-    counts = {name: getattr(args, name) for name in ("train", "val", "test", "scenes")}
+    counts = {name: getattr(args, name) for name in ("train", "val", "test")}
     class_set = find_class_set(args.classes)
     make_sample_dataset(args.output_dir, **counts, image_size=args.image_size, seed=args.seed, class_set=class_set)
     print(f"{args.output_dir}: written, {', '.join(f'{count} {name}' for name, count in counts.items() if count)}")
