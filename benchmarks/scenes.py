@@ -4,7 +4,8 @@
 
 `--as scenes` puts each person, 640, 448 or 320 px high, somewhere into a drawn picture of 1280 x 960 px among other
 things, `--as tilted` also turns it by up to 30 degrees, and `--as moved` moves, turns and scales each photograph as
-`--augment wide` does. Each picture depends on its number alone. The columns are those of benchmarks.faces.
+`--augment wide` does. `blurred` (a Gaussian of 4 px), `reduced` (to an eighth, and enlarged again) and `grey` show what
+poor pictures cost. Each picture depends on its number alone. The columns are those of benchmarks.faces.
 """
 
 import argparse
@@ -87,11 +88,20 @@ def move(index, photo, mask):
     return (photo[0].permute(1, 2, 0) * 255).round().byte().numpy(), mask[0].byte().numpy()
 
 
+def reduce(photo):
+    height, width = photo.shape[:2]
+    small = cv2.resize(photo, (width // 8, height // 8), interpolation=cv2.INTER_AREA)
+    return cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
 CHANGES = {
     "given": lambda index, photo, mask: (photo, mask),
     "scenes": compose,
     "tilted": lambda index, photo, mask: compose(index, photo, mask, TILT),
     "moved": move,
+    "blurred": lambda index, photo, mask: (cv2.GaussianBlur(photo, (0, 0), 4), mask),
+    "reduced": lambda index, photo, mask: (reduce(photo), mask),
+    "grey": lambda index, photo, mask: (cv2.merge([cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)] * 3), mask),
 }
 
 

@@ -71,7 +71,7 @@ def test_faces_are_counted_and_scored_in_classes_that_are_merged():
     assert sides == ["no box", "box below 32 px", "box from 32 px", "box from 256 px"]
 
 
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("change", ["given", "scenes", "tilted", "moved", "grey"])
 def test_a_changed_pair_is_the_same_each_time_and_stays_aligned(change):
     """A photograph whose red is ten times the id still is, away from the borders of parts and of the person."""
     mask = draw_face(64, 0, "val", 0)[1].repeat(8, axis=0).repeat(8, axis=1)
