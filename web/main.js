@@ -1,12 +1,13 @@
 /** The page: what is on the screen and what a person does with it. */
 
-import { findHead, load, parse, squareAround, squareAt, whole } from "./network.js";
+import { findHead, load, look, lookCloser, squareAround, squareAt, whole } from "./network.js";
 import { colourLayer, cutOut, imageData, labelMap, recolour, resize, toLabelPng, toPng } from "./pixels.js";
 
 const SAMPLE = "sample.jpg";
 const MAX_PIXELS = 4096 * 4096; // what a canvas holds on every phone
 const MAX_VIEW = 1280; // px of what is shown; downloads have the photograph's own size
 const CAMERA_SIZES = [256, 320, 384, 512]; // px that the network sees of a frame: as many as the device manages
+const WHOLE_EVERY = 4; // frames; the face is looked at in each
 const TOO_SLOW = 4; // frames a second
 const FAST_ENOUGH = 8; // to try the next size, which costs at most 1.8 times as much
 const BACKGROUND = 0; // class id
@@ -22,7 +23,7 @@ const settings = { shown: new Set(), tints: {} }; // class ids; {class id: [red,
 
 let model; // face_parser.json
 let engine; // what runs the network, in words
-let photo = null; // {name, canvas, view: a canvas no larger than the screen needs, square, grid}
+let photo = null; // {name, canvas, view: a smaller canvas, coarsest: a look, square, looks, parsed: their square}
 let camera = null; // the MediaStream while it runs
 let choices = 0; // of a file or of the camera, counted so that the last one counts
 
@@ -43,9 +44,9 @@ function draw(canvas, picture) {
   canvas.getContext("2d").putImageData(picture, 0, 0);
 }
 
-function paint({ view, grid }) {
-  const picture = recolour(imageData(view), grid, settings.tints);
-  const labels = labelMap(grid, picture);
+function paint({ view, looks }) {
+  const picture = recolour(imageData(view), looks, settings.tints);
+  const labels = labelMap(looks, picture);
   draw(page.photo, picture);
   draw(page.colours, colourLayer(labels, picture, model.colours, settings));
   const present = new Set(labels);
@@ -53,21 +54,23 @@ function paint({ view, grid }) {
 }
 
 function repaint() {
-  if (photo?.grid) paint(photo);
+  if (photo?.looks) paint(photo);
 }
 
 let isParsing = false;
 
-/** Parse the photograph's square, and again as long as it was moved meanwhile. */
+/** Parse the photograph, and again as long as the square was moved meanwhile. */
 async function parseSquare() {
   if (isParsing) return;
   isParsing = true;
   try {
-    while (photo?.square && photo.grid?.region !== photo.square) {
+    while (photo?.square && photo.parsed !== photo.square) {
       const asked = photo;
+      const { square } = asked;
       const start = performance.now();
-      asked.grid = await parse(asked.canvas, asked.square, model.image_size);
+      const looks = await lookCloser(asked.coarsest, square);
       if (asked !== photo) continue; // another one was opened meanwhile
+      Object.assign(asked, { looks, parsed: square });
       paint(asked);
       page.downloads.disabled = false;
       page.stage.dataset.parsed = Number(page.stage.dataset.parsed ?? 0) + 1;
@@ -115,7 +118,8 @@ async function openPhoto(source, name) {
 async function placeHead() {
   const asked = photo;
   say("Looking for the head …");
-  const square = await findHead(asked.canvas, model);
+  asked.coarsest ??= await look(asked.canvas, whole(asked.canvas));
+  const square = await findHead(asked.coarsest);
   if (asked !== photo) return;
   complain(square ? "" : "No face was found. Press on the head in the picture, and set the size of the square.");
   const { canvas } = photo;
@@ -124,7 +128,7 @@ async function placeHead() {
 
 // ---- the square over the head
 
-/** Put the square over a part of the photograph, and parse that. */
+/** Put the square over a part of the photograph, and parse. */
 function place(square) {
   const { width, height } = photo.canvas;
   photo.square = square;
@@ -206,16 +210,19 @@ async function parseFrames(stream) {
   let step = 1;
   let frames = 0;
   let start = performance.now();
-  let grid = null; // of the frame before, whose face tells the square
+  let looks = null; // at the frame before, whose face tells the square
   while (true) {
     await new Promise(requestAnimationFrame); // which rests while the page is hidden
     if (camera !== stream) return;
     const frame = takePhoto(page.video, "camera");
-    const square = grid && squareAround(grid, model, CAMERA_SIZES[step])?.square;
+    const square = looks && squareAround(looks.at(-1))?.square;
     const size = square ? CAMERA_SIZES[step] : model.image_size;
-    grid = await parse(frame.canvas, square ?? whole(frame.canvas), size);
+    const isDue = !square || frames % WHOLE_EVERY === 0;
+    const coarse = square ? model.whole_share * size : size; // as in faceparse/faces/tracking.py
+    looks = [isDue ? await look(frame.canvas, whole(frame.canvas), coarse) : looks[0]];
+    if (square) looks.push(await look(frame.canvas, square, size));
     if (camera !== stream) return;
-    paint({ ...frame, grid });
+    paint({ ...frame, looks });
     frames += 1;
     const seconds = (performance.now() - start) / 1000;
     if (seconds < 2) continue;
@@ -276,13 +283,13 @@ function tint() {
 }
 
 async function save(what) {
-  const { name, canvas, grid } = photo;
-  const picture = recolour(imageData(canvas), grid, settings.tints);
-  const labels = labelMap(grid, picture);
+  const { name, canvas, looks } = photo;
+  const picture = recolour(imageData(canvas), looks, settings.tints);
+  const labels = labelMap(looks, picture);
   const files = {
     labels: () => toLabelPng(labels, picture, model.colours),
     overlay: () => toPng(picture, colourLayer(labels, picture, model.colours, settings), page.opacity.value / 100),
-    cutout: () => toPng(cutOut(picture, grid, settings.shown)),
+    cutout: () => toPng(cutOut(picture, looks, settings.shown)),
   };
   const link = document.createElement("a");
   link.href = URL.createObjectURL(await files[what]());

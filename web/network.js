@@ -1,12 +1,9 @@
 /** The network: loading it, running it on a region of a photograph, and finding the head with it. */
 
-import { argmax, imageData, resize, toPlanes } from "./pixels.js";
+import { argmax, toPlanes } from "./pixels.js";
 
 const MAX_THREADS = 4;
 const FACE = /skin|face|glass|eye_g/; // classes that hold the parts of a face together
-// The square is wider than the crops of the training, to hold the hair; less so if the network sees few px of it.
-const MAX_ROOM = 1.5;
-const CROP_PX = 290;
 const MIN_SQUARE = 64; // px of the photograph
 const MIN_CELLS = 20; // of the coarse grid that hold the parts of a face
 const MIN_PART_CELLS = 4;
@@ -15,11 +12,12 @@ const SURE_PARTS = 5;
 const SETTLED = 0.1; // change of the square's side, as a share
 
 let ort, session; // of ONNX Runtime
+let model; // what face_parser.json says of the network
 
-/** Load the network: {model: what face_parser.json says of it, engine: what runs it, in words}. */
+/** Load the network: {model, engine: what runs it, in words}. */
 export async function load() {
   const [description, network] = await Promise.all([download("face_parser.json"), download("face_parser.onnx")]);
-  const model = JSON.parse(new TextDecoder().decode(description));
+  model = JSON.parse(new TextDecoder().decode(description));
   let why = "this browser offers no WebGPU";
   if (await navigator.gpu?.requestAdapter().catch(() => null)) {
     try {
@@ -62,47 +60,59 @@ const roundToStride = (side) => Math.max(32, 16 * Math.round(side / 16));
 
 let lastRun = Promise.resolve();
 
-/** Run the network on a region of a canvas whose longer side becomes about `size` px. Returns a grid, see pixels.js. */
-export async function parse(canvas, region, size) {
+export const whole = ({ width, height }) => ({ x: 0, y: 0, width, height });
+
+/** Look at a region of a canvas, whose longer side becomes about `size` px. Returns a look, see pixels.js. */
+export async function look(canvas, region, size = model.image_size) {
   const scale = size / Math.max(region.width, region.height);
   const [width, height] = [region.width, region.height].map((side) => roundToStride(side * scale));
-  const input = toPlanes(imageData(resize(canvas, region, width, height)));
-  const photos = new ort.Tensor("float32", input, [1, 3, height, width]);
+  const photos = new ort.Tensor("float32", toPlanes(canvas, region, width, height), [1, 3, height, width]);
   const run = lastRun.then(() => session.run({ photos })); // one at a time
   lastRun = run.catch(() => {});
   const { logits } = await run;
   const [, , rows, columns] = logits.dims;
-  return { canvas, region, rows, columns, logits: logits.data, labels: argmax(logits.data, rows * columns) };
+  const margin = region.width === canvas.width && region.height === canvas.height ? 0 : model.margin;
+  return { canvas, region, margin, rows, columns, values: logits.data, labels: argmax(logits.data, rows * columns) };
 }
 
-export const whole = ({ width, height }) => ({ x: 0, y: 0, width, height });
+/** The looks from that at a whole photograph to that at a square of it, as FaceParser's in faceparse/faces. */
+export async function lookCloser(coarsest, square) {
+  const { canvas } = coarsest;
+  const looks = [coarsest];
+  if (square.width ** 2 / (canvas.width * canvas.height) >= model.portrait_overlap) return looks; // a portrait
+  const steps = Math.log(Math.max(canvas.width, canvas.height) / square.width) / Math.log(model.step);
+  for (let power = Math.ceil(steps) - 1; power >= 0; power--) {
+    const side = square.width * model.step ** power;
+    const beyond = (side - square.width) / 2;
+    looks.push(await look(canvas, { x: square.x - beyond, y: square.y - beyond, width: side, height: side }));
+  }
+  return looks;
+}
 
-/** Look at a whole photograph, and up to twice closer at what is found: the square around the surest face, or null. */
-export async function findHead(canvas, model) {
-  let best = null;
-  const look = async (region, size) => {
-    const guess = squareAround(await parse(canvas, region, size), model, model.image_size);
+/** Look up to twice closer at what the look at a whole photograph shows: the square around the surest face, or null. */
+export async function findHead(coarsest) {
+  const { canvas } = coarsest;
+  let best = squareAround(coarsest);
+  const lookAgain = async (region, size) => {
+    const guess = squareAround(await look(canvas, region, size));
     if (guess && guess.parts >= Math.min(best?.parts ?? 0, SURE_PARTS)) best = guess;
   };
   let side = Math.max(canvas.width, canvas.height); // of what was looked at
-  await look(whole(canvas), model.image_size);
-  if (side > model.image_size && !(best?.parts >= SURE_PARTS)) await look(whole(canvas), 2 * model.image_size);
+  if (side > model.image_size && !(best?.parts >= SURE_PARTS)) await lookAgain(whole(canvas), 2 * model.image_size);
   // Of a head that is small in the picture the first square is rough.
   for (let looks = 0; best && looks < 2 && Math.abs(best.square.width / side - 1) > SETTLED; looks++) {
     side = best.square.width;
-    await look(best.square, model.image_size);
+    await lookAgain(best.square);
   }
   return best?.square ?? null;
 }
 
 /**
- * {square, parts}: a square inside the photograph around the surest face of a grid, as large as suits a network that
- * sees it at `size` px, and the number of parts seen; null without a face. The least-squares fit of crop_of_parts in
- * faceparse/faces/crops.py, without its turn.
+ * {square, parts}: a square inside the photograph around the surest face of a look, and the number of parts seen; null
+ * without a face. The least-squares fit of crop_of_parts in faceparse/faces/crops.py, without its turn.
  */
-export function squareAround(grid, model, size) {
-  const { region, rows, columns } = grid;
-  const points = surestFace(grid, model).map(({ x, y, expected }) => [
+export function squareAround({ canvas, region, rows, columns, labels }) {
+  const points = surestFace(labels, columns).map(({ x, y, expected }) => [
     region.x + (x * region.width) / columns,
     region.y + (y * region.height) / rows,
     ...expected,
@@ -116,9 +126,9 @@ export function squareAround(grid, model, size) {
     across += y * expectedX - x * expectedY;
     norm += expectedX ** 2 + expectedY ** 2;
   }
-  const side = (Math.hypot(along, across) / norm) * Math.min(MAX_ROOM, size / CROP_PX);
+  const side = Math.hypot(along, across) / norm;
   const [x, y] = [0, 1].map((axis) => means[axis] + (0.5 - means[axis + 2]) * side);
-  return { square: squareAt(grid.canvas, x, y, side), parts: points.length };
+  return { square: squareAt(canvas, x, y, side), parts: points.length };
 }
 
 /** A square around a point, as far as the photograph allows. */
@@ -132,7 +142,8 @@ export function squareAt(photo, centreX, centreY, size) {
  * The parts of the surest face: of the connected patches of face classes that with the most parts, the larger of
  * equals. A list of {x, y: centre in cells, cells, expected: centre in the training crops as shares of the side}.
  */
-function surestFace({ labels, columns }, { names, parts }) {
+function surestFace(labels, columns) {
+  const { names, parts } = model;
   const partOf = names.map((_, id) => parts.findIndex(({ ids }) => ids.includes(id)));
   const open = Array.from(labels, (id) => partOf[id] >= 0 || FACE.test(names[id]));
   let surest = { parts: [], cells: 0 };

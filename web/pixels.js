@@ -1,11 +1,12 @@
 /**
- * Work on pixels. A picture is an ImageData. A grid is what the network found in a region of a photograph: {canvas: the
- * photograph, region: {x, y, width, height} in its px, rows, columns, logits: a plane of rows x columns for each class,
- * labels: their argmax}.
+ * Work on pixels. A picture is an ImageData. A look is what the network says of a region of a photograph: {canvas: the
+ * photograph, region: {x, y, width, height} in its px, margin: share of the sides over which it fades, rows, columns,
+ * values: a plane of logits of rows x columns for each class, labels: their argmax}. Maps are made of a list of looks,
+ * from that at the whole photograph to that at the head.
  */
 
-const BACKGROUND = 0; // class id
 const MIN_OPAQUE = 0.2; // probability below which a cut-out is transparent; what is as far from 1 is opaque
+const ALIKE = 1 / 255; // difference of two probabilities that no picture shows
 
 /**
  * A canvas of width x height that shows a region of a canvas, bitmap or video. What is too large is halved first, since
@@ -24,13 +25,25 @@ export function resize(source, region, width, height) {
 
 export const imageData = (canvas) => canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
 
-/** What the network takes of a picture: float32 RGB in [0, 1], planes of height x width. */
-export function toPlanes({ data }) {
-  const values = new Float32Array((3 * data.length) / 4);
+/** What the network takes of a region: float32 RGB in [0, 1], planes of height x width; outside, borders repeated. */
+export function toPlanes(canvas, region, width, height) {
+  const { data } = imageData(resize(canvas, region, width, height));
+  const columns = nearestInside(region.x, region.width, canvas.width, width);
+  const rows = nearestInside(region.y, region.height, canvas.height, height);
+  const values = new Float32Array(3 * width * height);
   for (let channel = 0, to = 0; channel < 3; channel++) {
-    for (let at = channel; at < data.length; at += 4) values[to++] = data[at] / 255;
+    for (const y of rows) {
+      for (const x of columns) values[to++] = data[4 * (y * width + x) + channel] / 255;
+    }
   }
   return values;
+}
+
+/** For each of `px` pixels along a region's side: the nearest that shows nothing beyond the photograph, resized too. */
+function nearestInside(start, side, photoSide, px) {
+  const first = start < 0 ? Math.ceil((-start * px) / side) + 1 : 0;
+  const last = start + side > photoSide ? Math.floor(((photoSide - start) * px) / side) - 2 : px - 1;
+  return Array.from({ length: px }, (_, at) => Math.min(last, Math.max(first, at)));
 }
 
 /** The class id with the largest logit, for each of `count` cells. */
@@ -43,83 +56,99 @@ export function argmax(logits, count) {
   return labels;
 }
 
-/** For each of `target` positions, between which of `size` samples it lies (pixel centres, align_corners false). */
-function betweenSamples(size, target) {
-  return Array.from({ length: target }, (_, position) => {
-    const at = Math.min(size - 1, Math.max(0, ((position + 0.5) * size) / target - 0.5));
-    const below = Math.floor(at);
-    return { below, above: Math.min(size - 1, below + 1), share: at - below };
-  });
-}
-
-/** Call visit(pixel, four cells around it, their weights) for each pixel of a picture within the grid's region. */
-function forEachPixel({ canvas, region, rows, columns }, pictureWidth, visit) {
-  const scaled = (px) => Math.round((px * pictureWidth) / canvas.width);
-  const [left, top] = [scaled(region.x), scaled(region.y)];
-  const across = betweenSamples(columns, scaled(region.x + region.width) - left);
-  betweenSamples(rows, scaled(region.y + region.height) - top).forEach((vertical, y) => {
-    const [upper, lower] = [vertical.below * columns, vertical.above * columns];
-    for (let x = 0; x < across.length; x++) {
-      const { below, above, share } = across[x];
-      visit(
-        (top + y) * pictureWidth + left + x,
-        upper + below, upper + above, lower + below, lower + above,
-        (1 - vertical.share) * (1 - share), (1 - vertical.share) * share,
-        vertical.share * (1 - share), vertical.share * share,
-      );
-    }
-  });
+/** For each of `count` pixels along a picture: the cell of a look before it, its way to the next, and its weight. */
+function placeAlong(start, side, cells, margin, pxPerPixel, count) {
+  const [cell, way, weight] = [new Int16Array(count), new Float32Array(count), new Float32Array(count)];
+  for (let pixel = 0; pixel < count; pixel++) {
+    const share = ((pixel + 0.5) * pxPerPixel - start) / side;
+    const at = Math.min(cells - 1, Math.max(0, share * cells - 0.5)); // 0 is the middle of the first cell
+    cell[pixel] = Math.min(cells - 2, at);
+    way[pixel] = at - cell[pixel];
+    weight[pixel] = Math.min(1, Math.max(0, Math.min(share, 1 - share) / margin));
+  }
+  return { cell, way, weight };
 }
 
 /**
- * Class ids of a picture of the whole photograph; background outside the region. The argmax of interpolated logits: if
- * the four cells around a pixel have one class, so has every mixture of them, and only the others are interpolated.
+ * Fill a map, a value for each pixel of a picture of the whole photograph: what `decide` makes of the weighted mean of
+ * the looks' values, as `combined` in faceparse/faces/looks.py. Where all labels around a pixel are the same, within
+ * `tolerance`, so is that of every mean, and only the other pixels are computed.
  */
-export function labelMap(grid, { width, height }) {
-  const map = new Uint8Array(width * height).fill(BACKGROUND);
-  const { logits, labels } = grid;
-  forEachPixel(grid, width, (pixel, a, b, c, d, wa, wb, wc, wd) => {
-    let best = labels[a];
-    if (labels[b] !== best || labels[c] !== best || labels[d] !== best) {
-      let largest = -Infinity;
-      for (let at = 0, id = 0; at < logits.length; at += labels.length, id++) {
-        const value = wa * logits[at + a] + wb * logits[at + b] + wc * logits[at + c] + wd * logits[at + d];
-        if (value > largest) [largest, best] = [value, id];
+function combine(looks, { width, height }, map, decide, tolerance = 0) {
+  const layers = looks.toReversed().map(({ canvas, region, margin, rows, columns, ...look }) => ({
+    ...look, columns,
+    across: placeAlong(region.x, region.width, columns, margin, canvas.width / width, width),
+    down: placeAlong(region.y, region.height, rows, margin, canvas.height / height, height),
+  }));
+  const mean = new Float32Array(looks[0].values.length / looks[0].labels.length);
+  for (let y = 0, pixel = 0; y < height; y++) {
+    for (let x = 0; x < width; x++, pixel++) {
+      let least = Infinity, most = -Infinity;
+      for (const { columns, labels, across, down } of layers) {
+        const weight = Math.min(across.weight[x], down.weight[y]);
+        if (!weight) continue;
+        const a = down.cell[y] * columns + across.cell[x];
+        least = Math.min(least, labels[a], labels[a + 1], labels[a + columns], labels[a + columns + 1]);
+        most = Math.max(most, labels[a], labels[a + 1], labels[a + columns], labels[a + columns + 1]);
+        if (weight === 1) break; // it hides the coarser ones
       }
+      map[pixel] = most - least <= tolerance ? least : decide(meanAt(layers, x, y, mean));
     }
-    map[pixel] = best;
-  });
+  }
   return map;
 }
 
-/** The probability that each pixel of a picture belongs to one of some classes: soft edges, hair by hair. */
-function probability(grid, ids, { width, height }) {
-  const { logits, labels } = grid;
-  const coarse = Float32Array.from(labels, (label, cell) => {
-    let wanted = 0, all = 0;
-    for (let at = cell, id = 0; at < logits.length; at += labels.length, id++) {
-      const weight = Math.exp(logits[at] - logits[label * labels.length + cell]);
-      all += weight;
-      if (ids.has(id)) wanted += weight;
+/** Make `mean` the weighted mean of the values of layers, from fine to coarse, at a pixel. */
+function meanAt(layers, x, y, mean) {
+  mean.fill(0);
+  let rest = 1; // of the weight
+  for (const { columns, values, labels, across, down } of layers) {
+    const weight = rest * Math.min(across.weight[x], down.weight[y]);
+    if (!weight) continue;
+    rest -= weight;
+    const [right, low] = [across.way[x], down.way[y]];
+    for (let id = 0, a = down.cell[y] * columns + across.cell[x]; id < mean.length; id++, a += labels.length) {
+      const upper = (1 - right) * values[a] + right * values[a + 1];
+      const lower = (1 - right) * values[a + columns] + right * values[a + columns + 1];
+      mean[id] += weight * ((1 - low) * upper + low * lower);
     }
-    return wanted / all;
+  }
+  return mean;
+}
+
+/** The class ids of a picture. */
+export function labelMap(looks, picture) {
+  return combine(looks, picture, new Uint8Array(picture.width * picture.height), (mean) => argmax(mean, 1)[0]);
+}
+
+/**
+ * The probability that each pixel of a picture belongs to one of some classes: soft edges, hair by hair. From means of
+ * log-odds, which take one exponential for a pixel; as good as those of log-probabilities where two classes compete.
+ */
+function probability(looks, ids, picture) {
+  const sigmoid = (value) => 1 / (1 + Math.exp(-value));
+  const pairs = looks.map((look) => {
+    const values = Float32Array.from(look.labels, (_, cell) => {
+      const odds = [Number.MIN_VALUE, Number.MIN_VALUE]; // of all others, of the classes
+      for (let at = cell, id = 0; at < look.values.length; at += look.labels.length, id++) {
+        odds[Number(ids.has(id))] += Math.exp(look.values[at]);
+      }
+      return Math.log(odds[1] / odds[0]);
+    });
+    return { ...look, values, labels: values.map(sigmoid) };
   });
-  const fine = new Float32Array(width * height).fill(ids.has(BACKGROUND) ? 1 : 0); // outside the region
-  forEachPixel(grid, width, (pixel, a, b, c, d, wa, wb, wc, wd) => {
-    fine[pixel] = wa * coarse[a] + wb * coarse[b] + wc * coarse[c] + wd * coarse[d];
-  });
-  return fine;
+  return combine(pairs, picture, new Float32Array(picture.width * picture.height), ([odds]) => sigmoid(odds), ALIKE);
 }
 
 /**
  * Give parts of a picture new colours, {class id: [red, green, blue]}, in place, and keep its shading: a pixel as
  * bright as the part's mean gets the colour itself; a darker one is as much darker, a brighter one nearer to white.
  */
-export function recolour(picture, grid, tints) {
+export function recolour(picture, looks, tints) {
   const { data } = picture;
   const brightness = (at) => 0.299 * data[at] + 0.587 * data[at + 1] + 0.114 * data[at + 2] + 8;
   for (const [id, colour] of Object.entries(tints)) {
-    const shares = probability(grid, new Set([Number(id)]), picture);
+    const shares = probability(looks, new Set([Number(id)]), picture);
     let sum = 0, count = 0;
     for (let pixel = 0; pixel < shares.length; pixel++) {
       if (shares[pixel] <= 0.5) continue;
@@ -147,8 +176,8 @@ export function colourLayer(labels, { width, height }, colours, { shown, tints }
 }
 
 /** Keep some classes of a picture and make the rest transparent, in place, with soft edges. */
-export function cutOut(picture, grid, kept) {
-  probability(grid, kept, picture).forEach((share, pixel) => {
+export function cutOut(picture, looks, kept) {
+  probability(looks, kept, picture).forEach((share, pixel) => {
     picture.data[4 * pixel + 3] = (255 * (share - MIN_OPAQUE)) / (1 - 2 * MIN_OPAQUE);
   });
   return picture;

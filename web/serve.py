@@ -3,9 +3,9 @@
     make web                            # writes the network, fetches the runtime, and calls this
     python -m web.serve --port 8080
 
-It first writes face_parser.json, which tells the page the classes of face_parser.onnx. Any static host will do as well;
-this server adds two headers that let WebAssembly use several threads, and the page's content-security policy as a
-header too, which then holds for the worker as well.
+It first writes face_parser.json, which tells the page the classes of face_parser.onnx and the constants of
+faceparse.faces. Any static host will do as well; this server adds two headers that let WebAssembly use several threads,
+and the page's content-security policy as a header too, which then holds for the worker as well.
 """
 
 import json
@@ -17,6 +17,9 @@ from pathlib import Path
 
 from faceparse.errors import InputError, run_script
 from faceparse.faces.crops import CLASSES_OF_PARTS, MEAN_PARTS
+from faceparse.faces.face_parser import PORTRAIT_OVERLAP
+from faceparse.faces.looks import MARGIN, STEP
+from faceparse.faces.tracking import WHOLE_SHARE
 from faceparse.files import atomic_path
 from faceparse.inference.networks import OnnxNetwork
 from options import serve_parser
@@ -52,21 +55,17 @@ def content_security_policy(folder):
 
 
 def describe_network(path):
-    """Write beside an .onnx file, as JSON, its classes, its image size, and where the parts of a face lie in a crop."""
+    """Write beside an .onnx file, as JSON, its classes, its image size, and the constants of faceparse.faces."""
     network = OnnxNetwork(path)
     names = network.class_set.names
     parts = []
     for part, centre in MEAN_PARTS.items():
         ids = network.class_set.subject_ids(*CLASSES_OF_PARTS.get(part, (part,)))
         parts.append({"ids": ids, "centre": centre})  # shares of the sides
-    description = {
-        "names": names,
-        "colours": network.class_set.colours,
-        "image_size": network.image_size,
-        "parts": parts,
-    }
+    constants = {"step": STEP, "margin": MARGIN, "portrait_overlap": PORTRAIT_OVERLAP, "whole_share": WHOLE_SHARE}
+    classes = {"names": names, "colours": network.class_set.colours, "parts": parts}
     with atomic_path(path.with_suffix(".json")) as temporary:
-        temporary.write_text(json.dumps(description), encoding="utf-8")
+        temporary.write_text(json.dumps(classes | constants | {"image_size": network.image_size}), encoding="utf-8")
 
 
 def make_server(folder, port):
