@@ -41,6 +41,7 @@ def installed(tmp_path_factory):
 
 
 @pytest.mark.package
+@pytest.mark.slow  # so that -m "not slow" leaves it out too
 def test_the_installed_command_parses_a_portrait(installed, tmp_path):
     def run(*arguments):
         return subprocess.run([installed, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
