@@ -53,4 +53,4 @@ kills: .venv/installed
 
 clean:
 	rm -rf web/vendor web/unfinished web/node_modules web/face_parser.onnx web/face_parser.json web/sample.jpg
-	rm -rf .venv demo checkpoints/demo
+	rm -rf .venv demo checkpoints/demo build *.egg-info

@@ -1,6 +1,7 @@
 """The package as others install it: without PyTorch and without the repository, with the shipped network inside."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +32,7 @@ def installed(tmp_path_factory):
     """The Python of a new environment in which nothing but the wheel and what it needs is installed."""
     folder = tmp_path_factory.mktemp("package")
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    shutil.rmtree(ROOT / "build", ignore_errors=True)  # setuptools would pack what modules an earlier build left there
     subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", folder, ROOT], check=True)
     (wheel,) = folder.glob("*.whl")
     assert wheel.stat().st_size < 6e6
