@@ -2,20 +2,19 @@
 
 import shutil
 
-import cv2
 import numpy as np
 import pytest
 import torch
 from helpers import parse
 
 import main_deeplab
-from benchmarks import cases, frontier, plain_network, plain_scores
+from benchmarks import cases, plain_network, plain_scores
 from benchmarks.__main__ import lay_out
 from faceparse import SHIPPED_CHECKPOINT
-from faceparse.data.images import list_images, match_pairs, read_mask, write_label_map
+from faceparse.data.images import list_images, read_mask, write_label_map
 from faceparse.inference import checkpoints
 from faceparse.inference.metrics import Scores, score_folders
-from faceparse.inference.networks import TorchNetwork, load_network
+from faceparse.inference.networks import TorchNetwork
 from loss import loss_at_epoch
 from validate import write_predictions
 
@@ -67,15 +66,3 @@ def test_training_runs_on_as_many_images_as_asked_for(work_dir, case, monkeypatc
     monkeypatch.setattr(torch.optim.Adam, "step", lambda self: steps.append(1) or step(self))
     assert case("shipped", work_dir, 32, 12)["images_per_second"] > 0
     assert len(steps) == 1 + 3  # one to warm up
-
-
-def test_the_frontier_has_the_scores_of_the_scripts(work_dir, tmp_path):
-    checkpoint, (image_dir, mask_dir) = work_dir / "shipped.pt", sorted(work_dir.glob("dataset/val/val_*"))
-    (size, gflops, miou, macro_f1), smaller = frontier.measure(checkpoint, match_pairs(image_dir, mask_dir), (64, 32))
-    network, labels = load_network(checkpoint), tmp_path / "labels"
-    write_predictions(network, list_images(image_dir), labels, image_size=64, batch_size=1, workers=0)
-    scores = Scores(score_folders(labels, mask_dir)[0])
-    assert (size, miou, macro_f1) == (64, scores.miou, scores.macro_f1)
-    assert gflops == pytest.approx(4 * smaller[1], rel=0.01)  # four times the pixels
-    frontier.draw(tmp_path / "frontier.png", {"a.pt": [(size, gflops, miou, macro_f1), smaller]})
-    assert cv2.imread(str(tmp_path / "frontier.png")).shape[1] > 500
