@@ -6,7 +6,6 @@
 All pictures are drawn (tools/make_sample_dataset.py), 512 px. Writes benchmarks.json.
 """
 
-import argparse
 import json
 import os
 import platform
@@ -26,11 +25,11 @@ from faceparse.data.classes import CELEBAMASK
 from faceparse.data.images import list_images, read_mask, write_label_map
 from faceparse.errors import run_script
 from faceparse.files import atomic_path
+from faceparse.flags import network_input_size, new_parser, positive_int
 from faceparse.inference import checkpoints
 from faceparse.parallel import usable_cores
 from models import build_model
 from models.cost import count_flops
-from options import network_input_size, positive_int
 from tools.make_sample_dataset import make_sample_dataset
 
 SCORE_SCRIPTS = ("evaluate", "f1score", "iouclass")
@@ -185,13 +184,14 @@ def table_row(row):
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
-    parser.add_argument("--image_size", type=network_input_size, default=512, help="of pictures and network input, px")
-    parser.add_argument("--pairs", type=positive_int, default=1000, help="to score")
-    parser.add_argument("--photos", type=positive_int, default=100, help="to predict on")
-    parser.add_argument("--training_images", type=positive_int, default=704 if torch.cuda.is_available() else 32)
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure")
-    parser.add_argument("--repeats", type=positive_int, default=3, help="runs of which the median is taken")
+    parser, add = new_parser(__doc__)
+    parser.prog = "python -m benchmarks"  # argparse would say __main__.py
+    add("--image_size", type=network_input_size, default=512, help="of pictures and network input, px")
+    add("--pairs", type=positive_int, default=1000, help="to score")
+    add("--photos", type=positive_int, default=100, help="to predict on")
+    add("--training_images", type=positive_int, default=704 if torch.cuda.is_available() else 32)
+    add("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure")
+    add("--repeats", type=positive_int, default=3, help="runs of which the median is taken")
     return parser.parse_args()
 
 

@@ -11,7 +11,6 @@ found, and missed if not. A box without such a nose is a false find. Millisecond
 reading it.
 """
 
-import argparse
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +24,8 @@ from faceparse.data.classes import IGNORE_INDEX, find_ids
 from faceparse.data.images import match_pairs, read_pair
 from faceparse.errors import run_script
 from faceparse.faces.face_parser import FaceParser
+from faceparse.flags import network_input_size, new_parser
 from faceparse.inference.metrics import Scores, confusion_matrix
-from options import network_input_size
 
 WAYS = ("whole", "found")  # the picture at once; what FaceParser makes of it
 SIDES = (32, 64, 128, 256)  # px, between the groups of boxes
@@ -109,15 +108,15 @@ def group_of_side(side):
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.faces", description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, metavar="DIR", help="holds image/, mask/ and perhaps classes.json")
-    add_network(parser)
+    parser, add = new_parser(__doc__)
+    add("folder", type=Path, metavar="DIR", help="holds image/, mask/ and perhaps classes.json")
+    add_network(add)
     return parser.parse_args()
 
 
-def add_network(parser):
-    parser.add_argument("--checkpoint", default=SHIPPED_CHECKPOINT, help="ours, or a file of export_onnx.py")
-    parser.add_argument("--image_size", type=network_input_size, help="side of a face at the network, px")
+def add_network(add):
+    add("--checkpoint", default=SHIPPED_CHECKPOINT, help="ours, or a file of export_onnx.py")
+    add("--image_size", type=network_input_size, help="side of a face at the network, px")
 
 
 def main(args):

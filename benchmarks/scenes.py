@@ -8,8 +8,6 @@ things, `--as tilted` also turns it by up to 30 degrees, and `--as moved` moves,
 poor pictures cost. Each picture depends on its number alone. The columns are those of benchmarks.faces.
 """
 
-import argparse
-
 import cv2
 import numpy as np
 import torch
@@ -20,6 +18,7 @@ from faceparse.data.augmentation import WIDE_GEOMETRY, geometry
 from faceparse.data.images import match_pairs, read_pair
 from faceparse.errors import run_script
 from faceparse.faces.face_parser import FaceParser
+from faceparse.flags import new_parser
 
 SCENE_SIZE = 1280, 960  # width and height, px
 PERSON_HEIGHTS = (640, 448, 320)  # px, of one scene after the other
@@ -106,11 +105,11 @@ CHANGES = {
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.scenes", description=__doc__.splitlines()[0])
-    parser.add_argument("image_dir", help="photographs")
-    parser.add_argument("mask_dir", help="their masks, of the same stems")
-    parser.add_argument("--as", dest="change", choices=CHANGES, default="given", help="what the pictures are made into")
-    add_network(parser)
+    parser, add = new_parser(__doc__)
+    add("image_dir", help="photographs")
+    add("mask_dir", help="their masks, of the same stems")
+    add("--as", dest="change", choices=CHANGES, default="given", help="what the pictures are made into")
+    add_network(add)
     return parser.parse_args()
 
 

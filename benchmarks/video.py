@@ -6,7 +6,6 @@ The clip is 640 x 480 px, 25 frames a second: the portrait in assets/, 400 px hi
 background. The whole process is timed, start-up, decoding and encoding included.
 """
 
-import argparse
 import math
 import tempfile
 from pathlib import Path
@@ -19,7 +18,7 @@ from benchmarks.scenes import draw_backdrop, put_into
 from faceparse import SHIPPED_CHECKPOINT
 from faceparse.data.images import read_photo
 from faceparse.errors import run_script
-from options import positive_int
+from faceparse.flags import new_parser, positive_int
 
 SIZE, RATE = (640, 480), 25  # width and height, px; frames a second
 HEIGHT, RADIUS, ROUND = 400, 30, 4  # of the portrait and of its way, px; seconds of one round
@@ -40,9 +39,9 @@ def write_clip(path, frames):
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.video", description=__doc__.splitlines()[0])
-    parser.add_argument("--checkpoint", default=SHIPPED_CHECKPOINT, help="ours, or a file of export_onnx.py")
-    parser.add_argument("--seconds", type=positive_int, default=10, help="length of the clip")
+    parser, add = new_parser(__doc__)
+    add("--checkpoint", default=SHIPPED_CHECKPOINT, help="ours, or a file of export_onnx.py")
+    add("--seconds", type=positive_int, default=10, help="length of the clip")
     return parser.parse_args()
 
 
