@@ -6,7 +6,6 @@ python -m tools.plot_runs checkpoints/deeplab checkpoints/recipe --output runs.p
 import math
 from pathlib import Path
 
-from faceparse.data.drawing import check_plot_name
 from faceparse.errors import InputError, counted, run_script
 from faceparse.training.log import draw_runs, read_log
 from options import plot_runs_parser
@@ -25,9 +24,17 @@ def read_runs(paths):
     return runs
 
 
+def check_output(path):
+    """Raise InputError if a path is no name of a plot, or that of a file which is none."""
+    if path.suffix not in (".png", ".svg", ".pdf"):
+        raise InputError(f"--output {path}: must end in .png, .svg or .pdf")
+    if path.exists() and b"atplotlib" not in path.read_bytes():  # which all three formats hold
+        raise InputError(f"--output {path}: is not a plot; choose another name")
+
+
 def main(args):
     runs = read_runs(args.runs)
-    check_plot_name("--output", args.output)
+    check_output(Path(args.output))
     draw_runs(args.output, runs)
     for name, log in runs.items():
         scores = [(line["mIoU"], line["epoch"]) for line in log if line.get("mIoU") is not None]

@@ -3,14 +3,12 @@
 from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from faceparse.data.classes import CELEBAMASK, IGNORE_INDEX
 from faceparse.data.images import read_mask, read_pair, read_photo, write_picture
-from faceparse.errors import InputError
 from faceparse.files import atomic_path
 
 LUMA = (0.299, 0.587, 0.114)  # of red, green and blue, ITU-R BT.601
@@ -161,12 +159,6 @@ def render(pair, alpha=0.5, class_set=CELEBAMASK):
 def save_overlay(path, photo_path, labels, class_set=CELEBAMASK):
     """Write the overlay of class ids [H, W] over the photograph of a file."""
     write_picture(path, overlay(read_photo(photo_path), labels, class_set=class_set))
-
-
-def check_plot_name(flag, path):
-    """Raise InputError, which names `flag`, if a path's suffix is no format of plots."""
-    if Path(path).suffix not in (".png", ".svg", ".pdf"):
-        raise InputError(f"{flag} {path}: must end in .png, .svg or .pdf")
 
 
 @contextmanager
