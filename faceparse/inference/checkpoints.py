@@ -125,7 +125,7 @@ def load_optimizer(optimizer, state, path):
     try:
         optimizer.load_state_dict(state)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise InputError(f"{path}: its optimiser's state does not fit ({error}); give another to resume") from None
+        raise InputError(f"{path}: the optimiser does not fit ({error}); --load_model_path starts anew") from None
 
 
 def load_start(model, path, strict):

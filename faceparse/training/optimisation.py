@@ -14,14 +14,14 @@ from faceparse.errors import InputError, first_line, too_little_memory
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
-def build_optimizer(args, model, decay_all=False):
-    """Return the optimiser. AdamW decays no 1-d tensor, which are BatchNorm's and biases, unless `decay_all` is given.
+def build_optimizer(args, model):
+    """Return the optimiser. AdamW decays no 1-d tensor, which are BatchNorm's and biases.
 
     Adam has the challenge's L2 penalty on all of them. A group's "lr_scale", 1 by default, multiplies its learning
-    rate: a pretrained encoder that shall learn more slowly is one more group.
+    rate: a pretrained encoder that should learn more slowly is one more group.
     """
     parameters = list(model.parameters())
-    if decay_all or args.optimizer == "adam":
+    if args.optimizer == "adam":
         groups = [{"params": parameters}]
     else:
         groups = [
@@ -33,7 +33,7 @@ def build_optimizer(args, model, decay_all=False):
 
 
 def set_learning_rate(optimizer, rate):
-    """Give every group its share of the rate. States of earlier versions have no "lr_scale"."""
+    """Give every group its share of the rate."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group.get("lr_scale", 1.0)
 

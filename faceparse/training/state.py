@@ -13,14 +13,13 @@ from faceparse.data.layout import is_within, split_folders
 from faceparse.errors import InputError, counted
 from faceparse.inference import checkpoints
 from faceparse.training import distributed
-from faceparse.training.optimisation import AveragedModel, Precision, build_optimizer
+from faceparse.training.optimisation import AveragedModel, Precision
 
 # The flags that may differ between a run and its --resume.
 FREE_ON_RESUME = {
     *("resume", "epochs", "learning_rate", "batch_size", "save_every", "save_visualizations", "save_prefix", "logger"),
     *("dataset_dir", "label_dir", "truth_dir", "unlabelled_dir", "extra_dir", "classes", "cache", "gpu_id", "workers"),
     *("cuda_graphs", "pretrained", "load_model_path", "load_not_strict"),
-    *("compile", "save_steps", "partial_masks", "teacher_weight"),  # of earlier versions
 }
 STATES = ("last.pt", "previous.pt")  # what --resume reads: the first of them, or the second if that is damaged
 STATE_FIELDS = ("args", "epoch", "optimizer", "trained_state_dict", "averaged_steps", "best_miou")
@@ -71,8 +70,6 @@ class TrainingState:
         checkpoints.load_weights(self.model, saved["trained_state_dict"], path)
         if self.ema is not None:
             self.ema.updates = saved["averaged_steps"]
-        if len(saved["optimizer"].get("param_groups", ())) == 1:  # earlier versions decayed all weights
-            self.optimizer = build_optimizer(self.args, self.model, decay_all=True)
         checkpoints.load_optimizer(self.optimizer, saved["optimizer"], path)
         self.precision.load_state_dict(saved.get("scaler"))
         self.best_miou = saved["best_miou"]
@@ -102,12 +99,10 @@ def read_newest(args, run_dir, class_set):
 def check_flags(args, path, saved):
     """Raise InputError if `saved` is no state, if the flags would make it another run, or if it is complete."""
     missing = [name for name in STATE_FIELDS if name not in saved]
-    if missing or "step" in saved:
-        reason = f"it lacks {', '.join(missing)}" if missing else "it was saved within an epoch"
-        raise InputError(f"{path}: {reason}, so it cannot be resumed; --load_model_path starts a new run from it")
-    before = dict(saved["args"])
-    if "dice_present_only" in before:  # of earlier versions
-        before["dice_all_classes"] = not before.pop("dice_present_only")
+    if missing:
+        way_on = "so it cannot be resumed; --load_model_path starts a new run from it"
+        raise InputError(f"{path}: it lacks {', '.join(missing)}, {way_on}")
+    before = saved["args"]
     changed = [
         f"--{name} {value} (now {getattr(args, name, None)})"
         for name, value in before.items()
