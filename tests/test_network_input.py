@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from faceparse.data.classes import CELEBAMASK
-from faceparse.inference.image_size import fitted_size
 from faceparse.inference.prediction import batches_of_equal_size, predict, read_resized
 from faceparse.parallel import in_threads
 
@@ -29,15 +28,6 @@ class RedAndGreen:
         self.shapes.append(photos.shape)
         assert photos.dtype == np.float32
         return photos[:, :2]
-
-
-@pytest.mark.parametrize("image_size", [500, 511, 512])
-def test_both_sides_are_multiples_of_16(image_size):
-    for shape in ((341, 512, 3), (100, 101, 3), (1, 900, 3), (3000, 4000, 3)):
-        width, height = fitted_size(shape, image_size)
-        scale = image_size / max(shape)
-        assert width % 16 == height % 16 == 0 and min(width, height) >= 32
-        assert abs(width - scale * shape[1]) <= 8 and (abs(height - scale * shape[0]) <= 8 or height == 32)
 
 
 @pytest.mark.parametrize(
