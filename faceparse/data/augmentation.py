@@ -11,8 +11,8 @@ import torch
 from torch.nn import functional as F
 
 from faceparse.data.classes import CELEBAMASK, IGNORE_INDEX
+from faceparse.data.images import LUMA
 
-LUMA = (0.299, 0.587, 0.114)  # of red, green and blue, ITU-R BT.601
 # Either way: degrees of rotation, largest factor of enlargement or reduction, shift as a share of the side.
 GEOMETRY = {"rotation": 25.0, "scale": 1.3, "shift": 0.1}
 WIDE_GEOMETRY = {"rotation": 45.0, "scale": 2.0, "shift": 0.25}

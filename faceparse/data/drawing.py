@@ -8,10 +8,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from faceparse.data.classes import CELEBAMASK, IGNORE_INDEX
-from faceparse.data.images import read_mask, read_pair, read_photo, write_picture
+from faceparse.data.images import LUMA, read_mask, read_pair, read_photo, write_picture
 from faceparse.files import atomic_path
 
-LUMA = (0.299, 0.587, 0.114)  # of red, green and blue, ITU-R BT.601
 MIN_OPAQUE = 0.2  # probability, below which a cut-out is transparent
 MATTE_SIDE = 1024  # px
 REACH = 0.015  # of strands beyond what is seen as hair, and of errors, share of a head's crop

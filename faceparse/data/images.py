@@ -22,6 +22,7 @@ READ_SUFFIXES = WRITTEN_SUFFIXES | HEIF_SUFFIXES | AVIF_SUFFIXES | {".bmp"}  # B
 ORIENTATION = ExifTags.Base.Orientation
 FIRST_SIDEWAYS = 5  # of the orientations 1 to 8; from here on width and height are exchanged
 MADE_BY = "Made by"  # the text in a label map's PNG that says what made it
+LUMA = (0.299, 0.587, 0.114)  # of red, green and blue, ITU-R BT.601
 DRAWN_BY = "faceparse"  # the software that EXIF data of drawn pictures name
 
 
