@@ -22,7 +22,7 @@ from faceparse.inference.prediction import FlipAndScale
 from faceparse.training.self_distillation import merge, pseudo_label
 from models import build_model
 
-SMALL = ("--image_size", 64, "--workers", 0)
+OWN_SIZE = ("--image_size", 64, "--workers", 0)
 ROOT = Path(__file__).parents[1]
 UPRIGHT = {  # (width, height) of the photographs that `photos` stores, when shown upright
     "grey": (50, 64),
@@ -79,7 +79,7 @@ def photos(sample_dataset, tmp_path_factory):
 
 def predict(checkpoint_path, image_dir, output_dir, *flags):
     """Run validate.py; return {file name: label map}."""
-    flags = ("--checkpoint", checkpoint_path, "--image_dir", image_dir, "--output_dir", output_dir, *SMALL, *flags)
+    flags = ("--checkpoint", checkpoint_path, "--image_dir", image_dir, "--output_dir", output_dir, *OWN_SIZE, *flags)
     call(validate, *flags)
     return {path.stem: read_mask(path) for path in sorted(output_dir.glob("*")) if path.is_file()}
 
@@ -140,7 +140,7 @@ def test_defaults_are_the_shipped_checkpoint_and_the_validation_photographs(samp
     """The shipped checkpoint lies beside the script and is found from every working directory."""
     (tmp_path / "dataset").symlink_to(sample_dataset)
     monkeypatch.chdir(tmp_path)
-    call(validate, *SMALL)
+    call(validate, *OWN_SIZE)
     assert sorted(list_images(tmp_path / "predictions")) == [f"val_{index:04d}" for index in range(5)]
 
 
@@ -260,7 +260,7 @@ def pairs(sample_dataset, tmp_path_factory):
 
 def relabel(checkpoint_path, pairs, out, threshold, *flags):
     """Run generate_labels.py; return {stem: merged mask}."""
-    flags += ("--checkpoint", checkpoint_path, "--image_dir", pairs[0], "--label_dir", pairs[1], *SMALL)
+    flags += ("--checkpoint", checkpoint_path, "--image_dir", pairs[0], "--label_dir", pairs[1], *OWN_SIZE)
     flags += ("--output_dir", out / "merged", "--colored_dir", out / "colored", "--threshold", threshold)
     call(generate_labels, *flags)
     return {path.stem: read_mask(path) for path in sorted((out / "merged").iterdir())}

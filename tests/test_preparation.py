@@ -20,7 +20,7 @@ from tools import prepare_celebamask, prepare_lapa
 ORIG_IDX = [162770, 162771, 182637, 182638, 0, 202598]  # both sides of each boundary, and the ends
 PLACES = [f"{folder}_{{}}/0000{idx}" for idx, folder in enumerate(("train/train", *["val/val"] * 2, "test"))]
 PLACES += ["train/train_{}/00004", "test_{}/00005"]
-SMALL = ("--image_size", 64)
+AT_64 = ("--image_size", 64)
 
 
 @pytest.fixture(scope="session")
@@ -98,14 +98,14 @@ def test_masks_of_another_size_are_resized_by_nearest(download, tmp_path):
 
 def test_a_rerun_writes_nothing_but_what_is_missing(download, tmp_path, capsys):
     out = tmp_path / "out"
-    prepare(download[0], out, *SMALL)
+    prepare(download[0], out, *AT_64)
     before, first = contents(out), out / "train/train_image/00000.jpg"
     os.utime(first, (0, 0))
     for name in ("val/val_image/00001.jpg", "test_mask/00005.png"):
         (out / name).unlink()
     (out / "val/val_mask/00002.png").write_bytes(b"")  # as a power cut may leave it
     (out / "val/val_mask/.00002.123.tmp.png").write_bytes(b"left by a killed run")
-    prepare(download[0], out, *SMALL)
+    prepare(download[0], out, *AT_64)
     assert contents(out) == before and first.stat().st_mtime == 0
     assert "6 pairs, 3 of them written now" in capsys.readouterr().out
 
@@ -127,7 +127,7 @@ def test_faces_without_any_part_are_named_and_left_out(own_download, tmp_path, c
     for file in parts.glob("00002_*"):
         file.unlink()
     for written in (4, 0):
-        prepare(own_download, out, *SMALL)
+        prepare(own_download, out, *AT_64)
         printed = capsys.readouterr().out
         assert "left out 2 photographs:" in printed and f"4 pairs, {written} of them written now" in printed
         assert "0.jpg: its mask holds no class\n" in printed and "2.jpg: its mask holds no class\n" in printed

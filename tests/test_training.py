@@ -38,12 +38,12 @@ from main_deeplab import validate_epoch
 
 SCRIPT = Path(main_deeplab.__file__)
 CPU = torch.device("cpu")
-TRAIN = (*SMALL, "--batch_size", 4)
+FOURS = (*SMALL, "--batch_size", 4)
 DISTIL = ("--distill_threshold", 0.01, "--unlabelled_threshold", 0.05)
 # These flags turn on everything that a run keeps from epoch to epoch: the optimiser's state, averaged weights,
 # augmentation, repeats, merged labels, Dice. Epochs 2 and 3 are validated.
 FULL = (
-    *(*TRAIN, *DISTIL, "--self_distill_epoch", 2, "--epochs", 3, "--save_every", 2, "--ema", 0.5),
+    *(*FOURS, *DISTIL, "--self_distill_epoch", 2, "--epochs", 3, "--save_every", 2, "--ema", 0.5),
     *("--augment_from_epoch", 2, "--repeat_rare", 0.5, "--dice_from_epoch", 3),
 )
 RUN = Path("checkpoints/deeplab")
@@ -199,7 +199,7 @@ def test_self_distillation_in_one_run_merges_as_generate_labels_does(sample_data
 
 
 def test_training_starts_from_the_weights_and_merged_labels_it_is_given(sample_dataset, reference, here, refusal):
-    start = ("--dataset_dir", sample_dataset, *TRAIN, "--epochs", 1, "--unlabelled_dir", sample_dataset / "test_image")
+    start = ("--dataset_dir", sample_dataset, *FOURS, "--epochs", 1, "--unlabelled_dir", sample_dataset / "test_image")
     assert "--unlabelled_dir: needs --self_distill_epoch, or a --label_dir" in refusal(main_deeplab, *start)
     given = ("--load_model_path", reference / "best.pt", "--label_dir", reference / "merged_labels")
     call(main_deeplab, *start, *given, "--learning_rate", 0)
@@ -214,7 +214,7 @@ def test_training_learns(sample_dataset, here):
     # The default network's BatchNorm statistics need more steps than this to follow its weights.
     flags = split("--model_type deeplabv3plus_mobilenet --epochs 9 --ema 0.5 --save_every 1 --schedule constant")
     flags += split("--warmup_epochs 0 --augment none --repeat_rare 0 --dice_weight 0")
-    call(main_deeplab, "--dataset_dir", sample_dataset, *TRAIN, *flags)
+    call(main_deeplab, "--dataset_dir", sample_dataset, *FOURS, *flags)
     log = read_log()
     assert log[-1]["train_loss"] < 0.6 * log[0]["train_loss"]
     # On 8 pictures the validation loss soon rises again.
@@ -281,7 +281,7 @@ def test_starting_over_and_resuming_another_run_are_refused_and_lose_nothing(ful
 def test_a_second_run_in_the_same_folder_is_refused(sample_dataset, here, refusal):
     RUN.mkdir(parents=True)
     with locked(RUN):  # as a run does
-        message = refusal(main_deeplab, "--dataset_dir", sample_dataset, *TRAIN)
+        message = refusal(main_deeplab, "--dataset_dir", sample_dataset, *FOURS)
     assert "checkpoints/deeplab: another run is writing there; wait for its end, or give another" in message
 
 
@@ -305,7 +305,7 @@ def test_a_break_in_the_epoch_loop_stops_early(sample_dataset, here, capsys, mon
     """Before the first validation, too."""
     run_epochs = main_deeplab.run_epochs
     monkeypatch.setattr(main_deeplab, "run_epochs", lambda *args: islice(run_epochs(*args), 1))
-    call(main_deeplab, "--dataset_dir", sample_dataset, *TRAIN)
+    call(main_deeplab, "--dataset_dir", sample_dataset, *FOURS)
     assert len(read_log()) == 1 and load(RUN / "last.pt")["epoch"] == 1
     assert "macro" not in capsys.readouterr().out
 
@@ -314,7 +314,7 @@ def test_a_break_in_the_epoch_loop_stops_early(sample_dataset, here, capsys, mon
 def test_fp16_with_a_scaled_loss_resumes_bit_for_bit(sample_dataset, here, monkeypatch):
     """On the CPU in place of a GPU without bf16. The first steps overflow, so the scale is part of the state."""
     monkeypatch.setattr(optimisation, "autocast_dtype", lambda device, float32: torch.float16)
-    flags = ["--dataset_dir", sample_dataset, *TRAIN, *split("--learning_rate 1e-4 --ema 0.5")]
+    flags = ["--dataset_dir", sample_dataset, *FOURS, *split("--learning_rate 1e-4 --ema 0.5")]
     flags += split("--schedule constant --warmup_epochs 0")  # else the second epoch would depend on --epochs
     call(main_deeplab, *flags, "--epochs", 2, "--save_prefix", "whole")
     call(main_deeplab, *flags, "--epochs", 1)
@@ -343,7 +343,7 @@ def train_and_resume(rank, folder, flags):
 
 @pytest.mark.slow
 def test_two_processes_train_distil_resume_and_validate_as_one(sample_dataset, here, capfd):
-    flags = ("--dataset_dir", sample_dataset, *TRAIN, *DISTIL, "--save_every", 1, "--ema", 0.5)
+    flags = ("--dataset_dir", sample_dataset, *FOURS, *DISTIL, "--save_every", 1, "--ema", 0.5)
     flags += ("--self_distill_epoch", 1, "--unlabelled_dir", sample_dataset / "test_image")
     RUN.mkdir(parents=True)
     in_two_processes(train_and_resume, here, flags)
@@ -361,7 +361,7 @@ def test_a_damaged_photograph_of_one_of_torchruns_processes_ends_all_and_is_one_
     """The other process waits for this one's gradients, and must neither wait for ever nor print a traceback."""
     os.truncate("dataset/train/train_image/train_0003.jpg", 500)
     command = [sys.executable, *split("-m torch.distributed.run --standalone --nproc_per_node 2"), SCRIPT]
-    command += map(str, ["--dataset_dir", "dataset", *TRAIN, "--cache", "off"])
+    command += map(str, ["--dataset_dir", "dataset", *FOURS, "--cache", "off"])
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         try:
             err = process.communicate(timeout=300)[1]
@@ -392,7 +392,7 @@ def test_a_process_waits_for_the_others_for_minutes_but_not_for_hours(monkeypatc
 
 def set_up(sample_dataset, *flags):
     """Return (state, the training set of 8 pairs) for `train_one_epoch`."""
-    args = parse(main_deeplab, *TRAIN, *flags)
+    args = parse(main_deeplab, *FOURS, *flags)
     pairs = find_pairs(sample_dataset, "train")
     state = main_deeplab.build_training(args, CPU, CELEBAMASK)
     return state, main_deeplab.read_training_set(args, pairs, CELEBAMASK, CPU)

@@ -132,7 +132,7 @@ def test_smoothing_lets_fewer_pixels_change(monkeypatch):
     assert changes[0] < 0.7 * changes[1]
 
 
-SMALL, LARGE = Crop(12, 12, 16, 16), Crop(28, 28, 24, 24)
+SMALL_CROP, LARGE_CROP = Crop(12, 12, 16, 16), Crop(28, 28, 24, 24)
 
 
 class FakeCapture:
@@ -247,7 +247,7 @@ def test_label_maps_and_cut_outs_of_frames_and_no_half_of_them(tmp_path):
         if broken:
             raise InputError("a disk is full")
 
-    video.write_video(NoisyParser(SMALL), tmp_path / "a.avi", tmp_path / "a.mp4", folder, write)
+    video.write_video(NoisyParser(SMALL_CROP), tmp_path / "a.avi", tmp_path / "a.mp4", folder, write)
     names = [f"00000{number}{ending}.png" for number in (1, 2, 3) for ending in ("", "_skin")]
     assert sorted(path.name for path in folder.iterdir()) == names
     for index, labels in enumerate(seen):
@@ -283,7 +283,7 @@ def test_every_frame_is_handed_on_until_the_callback_says_stop():
         seen.append(frame)
         return len(seen) == 3
 
-    assert parse_frames(NoisyParser(LARGE), iter([BLANK] * 5), write) == (3, 3)
+    assert parse_frames(NoisyParser(LARGE_CROP), iter([BLANK] * 5), write) == (3, 3)
 
 
 def test_the_webcam_is_shown_until_q_and_outlives_a_broken_frame(monkeypatch, camera):
