@@ -1,4 +1,4 @@
-"""All flags: one parser per script, every default visible once. Most parsers need no torch."""
+"""A parser of flags for each script; those of parse_faces.py are in faceparse/flags.py. Most parsers need no torch."""
 
 import argparse
 
@@ -134,10 +134,9 @@ def train_parser(description):
     return parser
 
 
-def _prediction_parser(description, checkpoint, image_dir):
+def _prediction_parser(description, checkpoint):
     parser, add = new_parser(description)
     add("--checkpoint", default=checkpoint, help="ours, a bare state_dict, or a file of export_onnx.py")
-    add("--image_dir", default=image_dir, help="folder of photographs, or one file")
     add("--image_size", type=network_input_size, help="longer side at the network, px; default: that of its training")
     add("--batch_size", type=positive_int, help="photographs at a time; default: 8 on a GPU, else 1")
     add("--tta", action="store_true", help="average flip and scales 0.75, 1, 1.25")
@@ -147,8 +146,9 @@ def _prediction_parser(description, checkpoint, image_dir):
 
 
 def validate_parser(description):
-    parser = _prediction_parser(description, SHIPPED_CHECKPOINT, "dataset/val/val_image")
+    parser = _prediction_parser(description, SHIPPED_CHECKPOINT)
     add = parser.add_argument
+    add("--image_dir", default="dataset/val/val_image", help="folder of photographs, or one file")
     add("--output_dir", default="predictions", help="receives <stem>.png, class ids")
     add_ids(add)
     add("--save_visualizations", action="store_true", help="overlays in OUTPUT_DIR/overlays too")
@@ -156,9 +156,9 @@ def validate_parser(description):
 
 
 def generate_labels_parser(description):
-    checkpoint = "checkpoints/deeplab/Deeplab_checkpoint_epoch_30.pt"
-    parser = _prediction_parser(description, checkpoint, "dataset/train/train_image")
+    parser = _prediction_parser(description, "checkpoints/deeplab/Deeplab_checkpoint_epoch_30.pt")
     add = parser.add_argument
+    add("--image_dir", default="dataset/train/train_image", help="folder of photographs")
     add("--label_dir", default="dataset/train/train_mask", help="masks to start from")
     add("--output_dir", default="dataset/train/merged_labels", help="receives the merged masks")
     add("--colored_dir", default="dataset/train/merged_labels_colored", help="the same, coloured")

@@ -1,6 +1,7 @@
 """Class sets: which classes a data set has, their colours, and which of them a horizontal flip swaps.
 
-CelebAMask-HQ's 19 classes are the default and LaPa's 11 are built in. A JSON file describes any other set:
+CelebAMask-HQ's 19 classes are the default; LaPa's 11, and the 19 in the order of the BiSeNet files (`bisenet`), are
+built in. A JSON file describes any other set:
 
     {
       "names": ["background", "skin", "l_eye", "r_eye", "hair"],

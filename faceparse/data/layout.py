@@ -70,4 +70,4 @@ def advice(root):
     for key, data_set in DATA_SETS.items():
         if (root / data_set.sign).is_dir():
             return f"prepare this download: python -m tools.prepare_{key} --source {quoted(root)} --output_dir dataset"
-    return f"--dataset_dir holds {', '.join(FOLDERS['train'] + FOLDERS['val'])}, as dataset/README.md shows"
+    return f"a data set holds {', '.join(FOLDERS['train'] + FOLDERS['val'])}, as dataset/README.md shows"
