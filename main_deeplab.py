@@ -174,7 +174,7 @@ def self_distil(state, epoch, run_dir, pairs, device):
     args, model, merged_dir = state.args, state.evaluated, run_dir / "merged_labels"
     if not merged_dir.is_dir():
         if epoch > args.self_distill_epoch + 1:
-            raise InputError(f"{merged_dir}: missing, and the model that made it is gone; put it back to --resume")
+            raise InputError(f"{merged_dir}: missing, and the model that made it is gone; restore it to --resume")
         with atomic_folder(merged_dir, durable=True) if distributed.rank() == 0 else nullcontext() as unfinished:
             changes = write_labels(
                 TorchNetwork(model.eval(), device),

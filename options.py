@@ -33,7 +33,7 @@ def non_negative_float(text):
 
 def folder_name(text):
     if not text.strip("./"):
-        raise argparse.ArgumentTypeError(f"{text!r} names no folder of its own")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a folder name")
     return text
 
 

@@ -1,10 +1,10 @@
-"""Score photographs that are no crops around a face: the whole picture at once beside faces found and looked at.
+"""Score uncropped photographs: the whole picture at once beside faces found and looked at.
 
     python -m benchmarks.faces DIR     # photographs in DIR/image, their masks in DIR/mask
 
-If the masks have other classes than the network, DIR/classes.json says which, as for --ids. Beside all pictures there
-are rows of groups: by what a name has before its first underscore, such as the yaw of yaw+30_7.jpg, and by the longer
-side of the largest box that was found, px.
+If the masks have other classes than the network, DIR/classes.json says which, as for --ids. A row of all pictures is
+followed by rows of groups: by what a name has before its first underscore, such as the yaw of yaw+30_7.jpg, and by the
+longer side of the largest box that was found, px.
 
 A face is found if the middle of its nose, a nose a connected person of the mask, lies in the box of a face that was
 found, and missed if not. A box without such a nose is a false find. Milliseconds are those of a picture without

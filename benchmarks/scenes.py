@@ -1,4 +1,4 @@
-"""Score pictures that are no crops around a face: the whole picture at once beside faces found and parsed one by one.
+"""Score uncropped photographs: the whole picture at once beside faces found and parsed one by one.
 
     python -m benchmarks.scenes dataset/val/val_image dataset/val/val_mask --as scenes
 

@@ -140,7 +140,7 @@ CELEBAMASK_DAMAGES = {
     f"{PHOTOS}/0.jpg": (Path.unlink, "no such file"),
     f"{PHOTOS}/1.jpg": (shorten, "is cut off"),
     f"{PHOTOS}/2.jpg": (Image.new("RGB", (1024, 1000)).save, "is 1024 x 1000, not 1024 x 1024"),
-    f"{PHOTOS}/77.jpg": (empty, "is no part of this download"),
+    f"{PHOTOS}/77.jpg": (empty, "does not belong to this download"),
     f"{PARTS}/0/00004_skin.png": (empty, "not a readable image"),
     f"{PARTS}/0/00004_hair.png": (lambda path: overwrite(path, 800, bytes(100)), "not a readable image"),  # Pillow can
     f"{PARTS}/0/00005_nose.png": (Image.new("L", (256, 256)).save, "is 256 x 256, not 512 x 512"),

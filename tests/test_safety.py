@@ -131,7 +131,7 @@ def test_a_damaged_log_is_refused_and_no_line_of_it_lost(run):
     log = run / "log.jsonl"
     log.write_text("\0" + log.read_text()[1:])
     before = log.read_bytes()
-    with pytest.raises(InputError, match=r"log\.jsonl: .*put back the file, or resume without it"):
+    with pytest.raises(InputError, match=r"log\.jsonl: .*restore the file, or resume without it"):
         call(main_deeplab, *TRAIN, "--epochs", 3, "--resume")
     assert log.read_bytes() == before
 

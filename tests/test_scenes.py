@@ -13,7 +13,7 @@ from faceparse.inference.metrics import Scores
 from tools.make_sample_dataset import draw_face
 
 
-def test_a_person_is_put_where_it_shall_be():
+def test_a_person_is_put_where_it_should_be():
     scene, truth = np.zeros((20, 30, 3), np.uint8), np.zeros((20, 30), np.uint8)
     photo, mask = np.full((4, 4, 3), 200, np.uint8), np.ones((4, 4), np.uint8)
     mask[:, 2:], mask[0, 0] = 2, 0

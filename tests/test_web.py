@@ -333,7 +333,7 @@ def test_policy_bars_every_other_host(page):
 
 
 def test_it_works_without_isolation_headers_with_broken_webgpu_and_at_an_odd_image_size(page, site):
-    """Sides that are no multiples of 16 would shift the labels: at 500 px the network sees 496."""
+    """Sides that are not multiples of 16 would shift the labels: at 500 px the network sees 496."""
     description = json.loads((site / "face_parser.json").read_text())
     (site / "face_parser.json").write_text(json.dumps(description | {"image_size": 500}))
     broken = "Object.defineProperty(navigator, 'gpu', { value: { requestAdapter: async () => ({}) } })"

@@ -25,7 +25,7 @@ SHEET_COUNT = 60  # pairs on a sheet
 
 
 def check_outputs_of(args, out):
-    """Raise InputError if OUT is no new folder outside the masks' own, or the sheet no picture that may be written."""
+    """Raise InputError unless OUT is a new folder outside the masks' own and the sheet may be written."""
     folders = [folder for split in FOLDERS for folder in split_folders(args.dataset_dir, split)]
     if out:
         if any(out.is_relative_to(folder.resolve()) for folder in folders):

@@ -25,7 +25,7 @@ def read_runs(paths):
 
 
 def check_output(path):
-    """Raise InputError if a path is no name of a plot, or that of a file which is none."""
+    """Raise InputError unless a path may be written as a plot; an existing file must be one."""
     if path.suffix not in (".png", ".svg", ".pdf"):
         raise InputError(f"--output {path}: must end in .png, .svg or .pdf")
     if path.exists() and b"atplotlib" not in path.read_bytes():  # which all three formats hold

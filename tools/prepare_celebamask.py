@@ -33,7 +33,7 @@ def read_mapping(path):
         _, *rows = (line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
         numbers = {int(idx): int(orig_idx) for idx, orig_idx, _ in rows}
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: is no list of idx, orig_idx and orig_file ({error})") from None
+        raise InputError(f"{path}: is not a list of idx, orig_idx and orig_file ({error})") from None
     splits = ("train", "val", "test")
     return {idx: splits[bisect(FIRST_OF_VAL_AND_TEST, number)] for idx, number in numbers.items()}
 
@@ -56,7 +56,7 @@ def find_examples(source):
         examples.append(Example(splits[idx], f"{idx:05d}", source / PHOTOS / f"{idx}.jpg", parts))
         known.update(parts.values())
     found += [folder / name for folder, names in there.items() for name in names]
-    surprises += [f"{path}: is no part of this download" for path in sorted(found) if path not in known]
+    surprises += [f"{path}: does not belong to this download" for path in sorted(found) if path not in known]
     return examples, surprises
 
 

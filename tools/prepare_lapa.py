@@ -40,7 +40,7 @@ def find_examples(source):
         stems = [path.stem for path in files["images"] if path.suffix == SUFFIXES["images"]]
         for name, paths in files.items():
             known = {f"{stem}{SUFFIXES[name]}" for stem in stems}
-            surprises += [f"{path}: is no part of this download" for path in paths if path.name not in known]
+            surprises += [f"{path}: does not belong to this download" for path in paths if path.name not in known]
         for stem in stems:
             photo, label, landmarks = (folder / f"{stem}{SUFFIXES[name]}" for name, folder in folders.items())
             examples.append(Example(split, stem, photo, (label, landmarks)))

@@ -187,7 +187,7 @@ def class_set_from_dict(description, source):
 
     names = description.get("names")
     are_names = isinstance(names, list) and all(isinstance(name, str) and name for name in names)
-    require(are_names and not {*"/\\"} & {*"".join(names)}, "names is no list of names without slashes")
+    require(are_names and not {*"/\\"} & {*"".join(names)}, "names is not a list of names without slashes")
     require(2 <= len(names) <= 255, f"names has {counted(len(names), 'class')}; 2 to 255 fit, because 255 is ignored")
     require(len(set(names)) == len(names), f"names holds {max(names, key=names.count)!r} twice")
 
@@ -252,7 +252,7 @@ class Targets:
 
     Ids below len(class_set) are classes, len(class_set) + i stands for `sets[i]`, a tuple of class ids one of which is
     right, and 255 for what is unknown. `tables`: for the class set and each of the others the 256 ids in training, by
-    the id in its files. Raises InputError if another one has a name that is no class of the class set.
+    the id in its files. Raises InputError if another one has a name that is not in the class set.
     """
 
     def __init__(self, class_set, others=()):

@@ -14,7 +14,7 @@ from faceparse.files import atomic_path
 MIN_OPAQUE = 0.2  # probability, below which a cut-out is transparent
 MATTE_SIDE = 1024  # px
 REACH = 0.015  # of strands beyond what is seen as hair, and of errors, share of a head's crop
-VEIL = 0.1  # opacity of a matte that is none, as much of the background resembles hair a little
+VEIL = 0.1  # opacity that counts as none, because much of the background resembles hair a little
 # Sizes on the contact sheet, px.
 SHEET_WIDTH, MARGIN, GAP, CAPTION = 1250, 16, 12, 20
 LEGEND_WIDTH, LEGEND_HEIGHT, SWATCH = 130, 22, 14

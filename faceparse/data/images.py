@@ -70,7 +70,7 @@ def require_partners(files, partners, kind, folder):
 def open_image(path):
     """Open an image with Pillow; whatever is wrong with the file becomes an InputError that names it."""
     path = Path(path)
-    if path.exists() and not path.is_file():  # a named pipe or a device would be read for ever
+    if path.exists() and not path.is_file():  # a named pipe or a device would be read forever
         raise InputError(f"{path}: not a regular file; remove it from its folder")
     if path.suffix.lower() in HEIF_SUFFIXES:
         try:
@@ -138,7 +138,7 @@ def read_mask(path, class_set=CELEBAMASK, turn=upright, keep_sets=False):
     """Return a mask as uint8 class ids [H, W]. Ignored pixels are 255, and those of sets of classes unless `keep_sets`.
 
     `turn` takes the PIL image and returns it upright. Raises InputError for a mask of several channels, and for one
-    that holds an id that is no class.
+    that holds an id which is not a class.
     """
     with open_image(path) as image:
         if image.mode not in ("P", "L", "1"):
@@ -160,7 +160,7 @@ def read_mask(path, class_set=CELEBAMASK, turn=upright, keep_sets=False):
 
 
 def read_mask_of(path, shape, class_set=CELEBAMASK, owner="photograph", photo_turn=1, keep_sets=False):
-    """Read a mask as `read_mask` does. Raises InputError if it has not its owner's height and width, `shape`.
+    """Read a mask as `read_mask` does. Raises InputError unless it has its owner's height and width, `shape`.
 
     A mask without an EXIF orientation may lie as its photograph's file does or as that is shown; `photo_turn` is the
     photograph's `orientation`. The sizes decide, and InputError is raised if they do not tell.
@@ -223,7 +223,7 @@ def write_label_map(path, label_map, palette_of=None, made_by="", is_upright=Fal
 def check_picture_name(path):
     """Raise InputError for a name that tells no format of pictures."""
     if Path(path).suffix.lower() not in WRITTEN_SUFFIXES:
-        raise InputError(f"{path}: is no picture's name; end it in one of {', '.join(sorted(WRITTEN_SUFFIXES))}")
+        raise InputError(f"{path}: is not a picture file name; use one of {', '.join(sorted(WRITTEN_SUFFIXES))}")
 
 
 def write_picture(path, picture, photograph=False):

@@ -31,7 +31,7 @@ def require_classes_of(root, class_set):
     try:
         other = not find_class_set(str(known)).has_classes_of(class_set)
     except InputError as error:
-        raise InputError(f"{error}; mend it, or rename it if it does not describe these masks") from None
+        raise InputError(f"{error}; correct it, or rename it if it does not describe these masks") from None
     if other:
         raise InputError(f"{root}: has other classes; give --classes {quoted(known)}")
 
@@ -49,7 +49,7 @@ def read_record(root):
     try:
         return dict(json.loads(record.read_text(encoding="utf-8")))
     except (TypeError, ValueError, RecursionError):
-        raise InputError(f"{record}: is not as it was written; put it back, or choose another folder") from None
+        raise InputError(f"{record}: is damaged; restore it, or choose another folder") from None
 
 
 def find_splits(root):

@@ -46,7 +46,7 @@ def describe_makers(folder, makers):
     if any(makers) and len(makers) == 1:
         print(f"{folder}: made by {next(iter(makers))}")
     elif any(makers):
-        counts = "; ".join(f"{count} by {maker or 'what is not known'}" for maker, count in makers.most_common(4))
+        counts = "; ".join(f"{count} by {maker or 'an unknown program'}" for maker, count in makers.most_common(4))
         more = f"; and {len(makers) - 4} more" if len(makers) > 4 else ""
         mixture = f"a mixture of label maps, {counts}{more}; predict all of them into a new folder"
         print(f"warning: {folder}: {mixture}", file=sys.stderr)
@@ -60,7 +60,7 @@ def check_outputs(flag, folder, reads, names=()):
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
-        raise InputError(f"{flag} {folder}: is no folder; choose another")
+        raise InputError(f"{flag} {folder}: is not a folder; choose another")
     for path in map(Path, reads):
         if folder.resolve() == (path.parent if path.is_file() else path).resolve():
             raise InputError(f"{flag} {folder}: holds the files to read; choose another folder")

@@ -77,7 +77,7 @@ class FaceParser:
         self.detector = detector or MtcnnDetector()
 
     def __call__(self, image, whole=False):
-        """Return the ParsedPhoto of a photograph, or a list of them for a list; InputError for what is no photograph.
+        """Return the ParsedPhoto of a photograph, or a list of them for a list; InputError for anything else.
 
         `whole` takes the picture for a portrait and searches for no face.
         """

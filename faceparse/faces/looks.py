@@ -32,7 +32,7 @@ class Look:
 
     @property
     def confidence(self):
-        """The mean probability, over the pixels that are no background, of the class that they were given."""
+        """The mean probability, over the pixels outside the background, of the class that they were given."""
         foreground = self.labels > 0
         return float(self.probabilities.max(axis=0)[foreground].mean()) if foreground.any() else 0.0
 

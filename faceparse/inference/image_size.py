@@ -4,11 +4,11 @@ from faceparse.errors import InputError
 
 MIN_SIDE = 32  # the least that the networks take
 MAX_SIDE = 4096  # memory grows with the square, and here a single photograph takes several GB
-STRIDE = 16  # of the networks' encoders: sides that are no multiple of it shift the labels
+STRIDE = 16  # of the networks' encoders: sides that are not multiples of it shift the labels
 
 
 def checked_image_size(value, path):
-    """Return the image size that a file's metadata give; InputError if it is none."""
+    """Return the image size that a file's metadata give; InputError if it is not valid."""
     if type(value) is not int or not MIN_SIDE <= value <= MAX_SIDE:
         raise InputError(f"{path}: its image_size is {value!r:.50}; it must be from {MIN_SIDE} to {MAX_SIDE}")
     return value

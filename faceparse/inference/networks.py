@@ -74,7 +74,7 @@ class OnnxNetwork:
     batch_size = 1
 
     def __init__(self, path, class_set=None):
-        """Open the file. Raises InputError if it is not of export_onnx.py, or has not the `class_set` that is given."""
+        """Open the file. Raises InputError unless export_onnx.py wrote it, with the `class_set` if one is given."""
         try:
             import onnxruntime
         except ImportError:

@@ -21,7 +21,7 @@ def predict(network, photos, *, image_size, batch_size, workers, tta=False, prog
 
     h, w is the network's coarse size, (height, width) the photograph's own; `label_map` brings the logits
     there. `photos` is a list of paths or of uint8 RGB arrays [H, W, 3], a mixture too; `workers` threads read them, as
-    they are needed, so memory does not grow with their number. Raises InputError for a file that is no photograph.
+    they are needed, so memory does not grow with their number. Raises InputError for a file that is not a photograph.
     """
     network = FlipAndScale(network) if tta else network
     items = in_threads(partial(read_resized, image_size=image_size), enumerate(photos), workers)

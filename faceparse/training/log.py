@@ -49,14 +49,14 @@ def read_log(path, last_epoch=math.inf):
     """
     if not path.exists():
         return []
-    way_on = "" if math.isinf(last_epoch) else "; put back the file, or resume without it"
+    way_on = "" if math.isinf(last_epoch) else "; restore the file, or resume without it"
     lines, texts = [], path.read_text(encoding="utf-8", errors="replace").splitlines()
     for number, text in enumerate(texts, start=1):
         line = parsed_epoch(text)
         if line is None:
             if math.isinf(last_epoch) and number == len(texts) and not text.endswith("}"):
                 break
-            raise InputError(f"{path}: line {number} is no log of a training's epoch{way_on}")
+            raise InputError(f"{path}: line {number} is not an epoch's log entry{way_on}")
         if line["epoch"] <= last_epoch:
             lines.append(line)
         if line["epoch"] >= last_epoch:

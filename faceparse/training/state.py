@@ -97,7 +97,7 @@ def read_newest(args, run_dir, class_set):
 
 
 def check_flags(args, path, saved):
-    """Raise InputError if `saved` is no state, if the flags would make it another run, or if it is complete."""
+    """Raise InputError if `saved` is not a state, if the flags would make it another run, or if it is complete."""
     missing = [name for name in STATE_FIELDS if name not in saved]
     if missing:
         way_on = "so it cannot be resumed; --load_model_path starts a new run from it"
