@@ -78,7 +78,7 @@ def test_bad_input_writes_nothing(folder, refusal):
     Image.new("RGB", (7, 3), "red").save("photographs/a.png")
     for flags in (("--output_dir", "photographs"), ("--sheet", "photographs/a.png")):
         assert "a.png does not say that this program made it; choose another" in refused(*flags)
-    assert "holds the files to read" in refused("--output_dir", "labels")
+    assert "holds the files to read" in refused("--output_dir", "photographs/../labels")
     assert "must be of one size" in refused("--image_dir", "photographs")
     (folder / "network").touch()
     write_label_map(folder / "labels/a.png", LABEL_MAP, made_by=provenance("network", 64, False, LAPA))

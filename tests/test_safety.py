@@ -33,16 +33,6 @@ RUN = Path("checkpoints/deeplab")
 # What is written over.
 
 
-def test_nothing_is_written_into_a_folder_that_is_read(tmp_path):
-    photo = tmp_path / "photos/a.jpg"
-    photo.parent.mkdir()
-    photo.touch()
-    for read in (photo, photo.parent):
-        with pytest.raises(InputError, match=r"--output_dir .*: holds the files to read; choose another folder"):
-            check_outputs("--output_dir", tmp_path / "photos/../photos", [read])
-        check_outputs("--output_dir", tmp_path, [read])
-
-
 def test_only_files_that_say_that_they_were_made_here_are_replaced(tmp_path):
     write_label_map(tmp_path / "labels.png", np.zeros((4, 4), np.uint8), made_by="checkpoint 0")
     write_picture(tmp_path / "drawn.jpg", np.zeros((4, 4, 3), np.uint8))
