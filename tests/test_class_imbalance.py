@@ -2,14 +2,10 @@
 
 import numpy as np
 import pytest
+from helpers import call
 
 import class_imbalance_fig
 from faceparse.data.images import write_label_map
-from options import class_imbalance_parser
-
-
-def draw(*flags):
-    class_imbalance_fig.main(class_imbalance_parser("Draw.").parse_args([str(flag) for flag in flags]))
 
 
 @pytest.mark.parametrize("log", [[], ["--log"]])
@@ -17,7 +13,7 @@ def test_chart_and_table(tmp_path, capsys, log):
     """6 pixels of hair, 3 of skin and one of cloth in two masks; one is ignored; all other classes are absent."""
     write_label_map(tmp_path / "masks/a.png", np.array([[13, 13, 13, 1, 18]], dtype=np.uint8))
     write_label_map(tmp_path / "masks/b.png", np.array([[13, 13, 13], [1, 1, 255]], dtype=np.uint8))
-    draw("--label_dir", tmp_path / "masks", "--output_dir", tmp_path / "out", *log)
+    call(class_imbalance_fig, "--label_dir", tmp_path / "masks", "--output_dir", tmp_path / "out", *log)
     names = ["proportions_given_data.pdf", "proportions_given_data.png"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
     assert (tmp_path / "out/proportions_given_data.pdf").read_bytes().startswith(b"%PDF")

@@ -129,13 +129,6 @@ def test_each_photograph_gets_a_label_map_and_an_overlay_of_its_own_upright_size
         assert overlay.shape == expected.shape and np.abs(overlay - expected).max() <= 0.5
 
 
-def test_a_single_file_by_a_bare_state_dict(predicted, model, photos, tmp_path, capsys):
-    torch.save(model.state_dict(), tmp_path / "bare.pt")
-    labels = predict(tmp_path / "bare.pt", photos / "wide.jpg", tmp_path / "out")
-    assert list(labels) == ["wide"] and (labels["wide"] == predicted[1]["wide"]).mean() > 0.999
-    assert f"1 label map in {tmp_path}/out" in capsys.readouterr().out
-
-
 def test_defaults_are_the_shipped_checkpoint_and_the_validation_photographs(sample_dataset, tmp_path, monkeypatch):
     """The shipped checkpoint lies beside the script and is found from every working directory."""
     (tmp_path / "dataset").symlink_to(sample_dataset)
