@@ -1,7 +1,8 @@
-"""Augmentation of a whole batch, on the device that trains: `MODES` names lists of functions.
+"""Augmentation of a whole batch, on the device that trains: `MODES` names what moves the pixels, and what follows.
 
-Each function takes float images [N, 3, S, S] in the range 0 to 1, int64 masks [N, S, S], a generator of the CPU and the
-class set, and returns new images and masks. Every sample draws its own parameters, all of them from the generator.
+Each function takes float images [N, 3, S, S] in the range 0 to 1, int64 masks [N, S, S] and a generator of the CPU, and
+returns new images and masks; what flips them takes the class set too. Every sample draws its own parameters, all of
+them from the generator.
 """
 
 import functools
@@ -68,7 +69,7 @@ def wide_geometry(images, masks, generator, class_set=CELEBAMASK):
     return torch.cat([each for each, _ in parts]), torch.cat([each for _, each in parts])
 
 
-def surroundings(images, masks, generator, class_set=CELEBAMASK):
+def surroundings(images, masks, generator):
     """Fill the background, id 0, of a share of the samples with another one, whose people keep their labels."""
     chosen = (uniform(len(images), 0, 1, generator) < SURROUNDED).to(images.device, non_blocking=True)
     return take_from_another(images, masks, (masks == 0) & chosen[:, None, None])
@@ -80,7 +81,7 @@ def take_from_another(images, masks, replaced):
     return images, torch.where(replaced, masks.roll(1, dims=0), masks)
 
 
-def cutmix(images, masks, generator, class_set=CELEBAMASK):
+def cutmix(images, masks, generator):
     """In a share of the samples, replace a rectangle by that of another one, with its labels.
 
     CutMix (Yun et al., 2019, https://arxiv.org/abs/1905.04899), with ranges of our own for area and sides. In portraits
@@ -110,7 +111,7 @@ def resample_masks(masks, grid):
     return torch.where(masks < 0, IGNORE_INDEX, masks)
 
 
-def color(images, masks, generator, class_set=CELEBAMASK, stronger=1):
+def color(images, masks, generator, stronger=1):
     """Change brightness, contrast, saturation and hue, in half of the samples `stronger` times as much."""
     n = len(images)
     factors = [uniform(n, 1 - most, 1 + most, generator) for most in (BRIGHTNESS, CONTRAST, SATURATION)]
@@ -143,7 +144,7 @@ def apply_color(images, brightness, contrast, saturation, hue):
     return torch.baddbmm(offset, matrix, images.reshape(n, channels, -1)).view(n, channels, height, width)
 
 
-def blur(images, masks, generator, class_set=CELEBAMASK):
+def blur(images, masks, generator):
     """Blend a share of the samples with their 3x3 binomial blur."""
     n = len(images)
     amount = uniform(n, 0, 1, generator) * (uniform(n, 0, 1, generator) < BLUR)
@@ -154,7 +155,7 @@ def blur(images, masks, generator, class_set=CELEBAMASK):
     return images.lerp(blurred, amount[:, None, None, None]), masks
 
 
-def noise(images, masks, generator, class_set=CELEBAMASK):
+def noise(images, masks, generator):
     """Add Gaussian noise whose strength is drawn per sample; half of the samples get none."""
     sigma = uniform(len(images), -NOISE, NOISE, generator).clamp(min=0).to(images.device, non_blocking=True)
     # The noise is drawn on the device, because sending a batch of it from the host takes too long.
@@ -164,11 +165,11 @@ def noise(images, masks, generator, class_set=CELEBAMASK):
 
 
 MODES = {
-    "none": (),
-    "color": (color,),
-    "full": (geometry, color, blur, noise),
-    "wide": (wide_geometry, surroundings, color, blur, noise),
-    "strong": (geometry, functools.partial(color, stronger=STRONGER), cutmix, blur, noise),
+    "none": (None, ()),
+    "color": (None, (color,)),
+    "full": (geometry, (color, blur, noise)),
+    "wide": (wide_geometry, (surroundings, color, blur, noise)),
+    "strong": (geometry, (functools.partial(color, stronger=STRONGER), cutmix, blur, noise)),
 }
 
 
@@ -180,6 +181,9 @@ def augment(images, masks, mode, generator, class_set=CELEBAMASK):
     int64 masks [N, S, S].
     """
     images, masks = images.float() / 255, masks.long()
-    for change in MODES[mode]:
-        images, masks = change(images, masks, generator, class_set)
+    move, changes = MODES[mode]
+    if move:
+        images, masks = move(images, masks, generator, class_set)
+    for change in changes:
+        images, masks = change(images, masks, generator)
     return images.clamp(0, 1).contiguous(memory_format=torch.channels_last), masks
