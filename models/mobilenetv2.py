@@ -16,6 +16,7 @@ class ReLU6(nn.ReLU6):
         return F.relu6(x, inplace=self.inplace and not torch.is_grad_enabled())
 
 
+OUTPUT_STRIDE = 16  # of the encoder
 ConvBNReLU6 = partial(ConvBNReLU, activation=ReLU6)
 
 
@@ -47,17 +48,17 @@ def stage_channels(table, *stages):
     return [table[stage][1] for stage in stages]
 
 
-def mobilenetv2_features(table, *, stem_channels, output_stride=16, pad_input=False, layer=ConvBNReLU6):
+def mobilenetv2_features(table, *, stem_channels, pad_input=False, layer=ConvBNReLU6):
     """Build stem and inverted residuals as one nn.Sequential of `layer`s.
 
     `table` has a row (t, c, n, s, k) per stage: expansion, output channels, blocks, stride of the first block, size of
-    the depthwise kernels. Once `output_stride` is reached, strides turn into dilation. Input [N, 3, H, W].
+    the depthwise kernels. Once OUTPUT_STRIDE is reached, strides turn into dilation. Input [N, 3, H, W].
     """
     stem = layer(3, stem_channels, stride=2, padding=0 if pad_input else 1)
     layers, channels, stride_so_far, dilation = [stem], stem_channels, 2, 1
     for expansion, out_channels, blocks, stride, kernel_size in table:
         first_dilation = dilation
-        if stride_so_far == output_stride:
+        if stride_so_far == OUTPUT_STRIDE:
             dilation, stride = dilation * stride, 1
         stride_so_far *= stride
         for block in range(blocks):
