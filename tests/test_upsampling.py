@@ -27,12 +27,6 @@ def test_equals_the_argmax_of_upsampled_logits(logits, size):
     assert (torch.from_numpy(labels) != plainly_upsampled(logits, size).argmax(dim=0)).sum() <= 1
 
 
-def test_memory_layout_does_not_matter():
-    logits = smooth_logits(24, 24)
-    channels_last = np.ascontiguousarray(logits.transpose(1, 2, 0)).transpose(2, 0, 1)
-    assert (label_map(logits, (50, 50)) == label_map(channels_last, (50, 50))).all()
-
-
 @pytest.mark.parametrize("size", [(8, 9), (16, 18), (5, 30), (1, 1)])
 def test_upsample_is_bilinear_interpolation(size):
     logits = torch.randn(3, 8, 9).numpy()
