@@ -1,6 +1,7 @@
 """What `parse_faces.py` and the installed command `faceparse` do with photographs and videos."""
 
 import json
+import re
 import sys
 from functools import partial
 from importlib.util import find_spec
@@ -53,13 +54,18 @@ def output_names(file, is_video, cutouts, recoloured):
     return [f"{file.stem}{ending}" for ending in endings + ["_colored.jpg"] * bool(recoloured)]
 
 
-def refuse_same_outputs(names_of):
-    """Raise InputError if two of {file: [output names]} would write one file."""
+def refuse_same_outputs(names_of, each_face=False):
+    """Raise InputError if two of {file: [output names]} would write one file, of one of its faces with `each_face`."""
     owners = {}
     for file, name in ((file, name) for file, names in names_of.items() for name in names):
         if name.lower() in owners:  # some file systems do not tell cases apart
             raise InputError(f"{file}: would write {name} as {owners[name.lower()]} does; rename one of them")
         owners[name.lower()] = file
+    for name, file in owners.items() if each_face else ():
+        of_a_face = re.fullmatch(r"(.+)_face\d+(_.+)?\.png", name)
+        owner = of_a_face and owners.get(f"{of_a_face[1]}.png")  # its label map
+        if owner and f"{of_a_face[1]}{of_a_face[2] or ''}.png" in owners:
+            raise InputError(f"{file}: would write {name}, which --each_face may make of {owner}; rename one of them")
 
 
 def cutout_classes(text, class_set):
@@ -97,19 +103,22 @@ def describe(file, parsed, labels):
 def write_parsed(file, parsed, output_dir, cutouts, args, write_labels):
     """Write all files of a photograph; `cutouts` is {suffix: class names}. With --face they are of one person."""
     photo, place = parsed.photo, str(output_dir / file.stem)
+    people = list(enumerate(parsed.faces, start=1)) if args.each_face else []
+    endings = ["", *(f"_{suffix}" for suffix in cutouts)]
+    names = [f"{file.stem}_face{number}{ending}.png" for number, _ in people for ending in endings]
+    check_outputs("--output_dir", output_dir, (), names)
     chosen = parsed.belongs_to(parsed.faces[args.face - 1]) if args.face else np.ones(photo.shape[:2], bool)
     labels = parsed.labels * chosen
     write_labels(f"{place}.png", labels)
     write_picture(f"{place}_overlay.jpg", overlay(photo, labels, class_set=parsed.class_set))
-    people = [parsed.belongs_to(face) for face in parsed.faces] if args.each_face else []
-    for number, person in enumerate(people, start=1):
-        write_labels(f"{place}_face{number}.png", labels * person)
+    for number, face in people:
+        write_labels(f"{place}_face{number}.png", labels * parsed.belongs_to(face))
     head = float(np.median([face.crop.width for face in parsed.faces] or max(photo.shape) / 2))
     for suffix, names in cutouts.items():
         cut = cut_out(photo, parsed.probability(*names), head)
         write_picture(f"{place}_{suffix}.png", cut * chosen[..., None])
-        for number, person in enumerate(people, start=1):
-            write_picture(f"{place}_face{number}_{suffix}.png", cut * person[..., None])
+        for number, face in people:
+            write_picture(f"{place}_face{number}_{suffix}.png", cut * parsed.belongs_to(face)[..., None])
     if args.colors:
         for name, colour in args.colors:
             photo = recolour(photo, colour, parsed.probability(name) * chosen)
@@ -144,12 +153,14 @@ def main(args):
     videos = {file for file in files if file.suffix.lower() in VIDEO_SUFFIXES}
     photos = [file for file in files if file not in videos]
     names_of = {file: output_names(file, file in videos, suffixes, args.colors) for file in files}
-    refuse_same_outputs(names_of)
+    refuse_same_outputs(names_of, args.each_face)
     check_outputs("--output_dir", args.output_dir, files, [name for file in photos for name in names_of[file]])
     for video in videos if args.frames else ():
         check_new_folder("--frames", Path(args.output_dir, f"{video.stem}_frames"))
     class_set = args.classes and find_class_set(args.classes)
     parser = FaceParser(args.checkpoint, gpu_id=args.gpu_id, image_size=args.image_size, class_set=class_set)
+    if not args.whole:
+        _ = parser.detector.networks  # here, or each file would end with the same error without their package
     say_device(parser.network)
     cutouts = {suffix: cutout_classes(text, parser.class_set) for suffix, text in suffixes.items()}
     for name, _ in args.colors:
