@@ -173,7 +173,33 @@ def main(args):
 
 def parse_files(parser, files, videos, problems, cutouts, args):
     """Parse files, say what happens, and end with an exit status other than 0 if something was wrong."""
-    from faceparse.faces.video import find_ffmpeg, write_video
+    say_hints(files, videos, cutouts, args)
+    for problem in problems:
+        say(f"error: {problem}")
+    searched = "not searched" if args.whole else "found"
+    class_set, ids = find_ids(args.ids, parser.class_set)
+    made_by = provenance(args.checkpoint, parser.image_size, False, class_set, ids, faces=searched)
+    write_labels = partial(write_label_map, made_by=made_by, ids=ids)
+    found = {}  # faces of a photograph, frames with faces of a video
+    for file in tqdm(files, "parsing", unit="file", leave=False, disable=None):
+        parse = parse_video if file in videos else parse_photo
+        try:
+            found[file] = parse(parser, file, cutouts, args, write_labels)
+        except InputError as error:
+            problems.append(error)
+            say(f"error: {error}")
+    counts = [found[file] for file in files if file in found and file not in videos]
+    done = [f"{counted(sum(counts), 'face')} of {counted(len(counts), 'photograph')}"] * bool(counts)
+    done += [counted(len(found) - len(counts), "video")] * (len(found) > len(counts))
+    if done:
+        print(f"{' and '.join(done)}, in {args.output_dir}")
+    if problems or not all(found.values()):
+        sys.exit(2 if problems else 1)
+
+
+def say_hints(files, videos, cutouts, args):
+    """Say which flags change nothing, and which packages would make the outputs better."""
+    from faceparse.faces.video import find_ffmpeg
 
     cut_frames = args.frames == "cutout"
     if videos and (args.colors or args.whole or args.face or args.each_face or (args.cutout and not cut_frames)):
@@ -182,44 +208,29 @@ def parse_files(parser, files, videos, problems, cutouts, args):
         say("cut-outs have a soft edge; with pip install pymatting it follows single strands of hair")
     if videos and not find_ffmpeg():
         say("videos are written without sound and browsers do not play them; pip install imageio-ffmpeg changes that")
-    for problem in problems:
-        say(f"error: {problem}")
-    searched = "not searched" if args.whole else "found"
-    class_set, ids = find_ids(args.ids, parser.class_set)
-    made_by = provenance(args.checkpoint, parser.image_size, False, class_set, ids, faces=searched)
-    write_labels = partial(write_label_map, made_by=made_by, ids=ids)
-    output_dir, found = Path(args.output_dir), {}  # faces of a photograph, frames with faces of a video
-    for file in tqdm(files, "parsing", unit="file", leave=False, disable=None):
-        try:
-            if file in videos:
-                frames_dir = args.frames and output_dir / f"{file.stem}_frames"
-                write = partial(write_frame, kind=args.frames, cutouts=cutouts, write_labels=write_labels)
-                done = write_video(parser, file, output_dir / f"{file.stem}_overlay.mp4", frames_dir, write)
-            else:
-                photo = read_photo(file)
-        except InputError as error:
-            problems.append(error)
-            say(f"error: {error}")
-            continue
-        if file in videos:
-            found[file] = done["with_faces"]
-            counts = f"{counted(done['frames'], 'frame')}, {done['with_faces']} with faces"
-            counts += f", {done['broken']} broken ones skipped, {done['frames_per_second']:.1f} frames/s"
-            say(f"{file}: {counts}")
-        else:
-            parsed = parser(photo, whole=args.whole)
-            found[file] = len(parsed.faces)
-            if args.face and len(parsed.faces) < args.face:
-                problems.append(f"{file}: has no face {args.face}, but {len(parsed.faces)}; nothing is written for it")
-                say(f"error: {problems[-1]}")
-                continue
-            write_parsed(file, parsed, output_dir, cutouts, args, write_labels)
-        if not found[file]:
-            say(f"{file}: no face found{'' if file in videos else '; parsed as a whole'}")
-    photos = [file for file in found if file not in videos]
-    done = [f"{counted(sum(map(found.get, photos)), 'face')} of {counted(len(photos), 'photograph')}"] * bool(photos)
-    done += [counted(len(found) - len(photos), "video")] * (len(found) > len(photos))
-    if done:
-        print(f"{' and '.join(done)}, in {args.output_dir}")
-    if problems or not all(found.values()):
-        sys.exit(2 if problems else 1)
+
+
+def parse_video(parser, file, cutouts, args, write_labels):
+    """Write the outputs of a video; return the number of frames with faces. Raises InputError."""
+    from faceparse.faces.video import write_video
+
+    place = Path(args.output_dir, file.stem)
+    frames_dir = args.frames and f"{place}_frames"
+    write = partial(write_frame, kind=args.frames, cutouts=cutouts, write_labels=write_labels)
+    done = write_video(parser, file, Path(f"{place}_overlay.mp4"), frames_dir and Path(frames_dir), write)
+    counts = f"{counted(done['frames'], 'frame')}, {done['with_faces']} with faces"
+    say(f"{file}: {counts}, {done['broken']} broken ones skipped, {done['frames_per_second']:.1f} frames/s")
+    if not done["with_faces"]:
+        say(f"{file}: no face found")
+    return done["with_faces"]
+
+
+def parse_photo(parser, file, cutouts, args, write_labels):
+    """Write the outputs of a photograph; return the number of its faces. Raises InputError."""
+    parsed = parser(read_photo(file), whole=args.whole)
+    if args.face and len(parsed.faces) < args.face:
+        raise InputError(f"{file}: has no face {args.face}, but {len(parsed.faces)}; nothing is written for it")
+    write_parsed(file, parsed, Path(args.output_dir), cutouts, args, write_labels)
+    if not parsed.faces:
+        say(f"{file}: no face found; parsed as a whole")
+    return len(parsed.faces)
