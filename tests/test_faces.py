@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -203,6 +204,21 @@ def test_a_pixel_belongs_to_the_face_that_is_nearest_in_sides_of_its_crop():
     parsed = parsed_of([whole], faces, shape=(40, 60))
     first, second = (parsed.belongs_to(face) for face in faces)
     assert (first ^ second).all() and first[20, :25].all() and second[20, 25:].all()
+
+
+def test_the_people_of_a_crowd_share_one_map():
+    """Against the least of all distances; each face adds no map of its own to the memory."""
+    rng = np.random.default_rng(0)
+    places = rng.uniform((0, 0, 2), (60, 40, 9), (300, 3))
+    faces = [Face(Crop(x, y, side, side), np.zeros((3, 2, 2), np.float32)) for x, y, side in places]
+    parsed = parsed_of([sure_look(np.zeros((4, 4), int), Crop(30, 20, 60, 40))], faces, shape=(40, 60))
+    tracemalloc.start()
+    people = np.stack([parsed.belongs_to(face)[::13, ::7].copy() for face in faces])
+    assert tracemalloc.get_traced_memory()[1] < 30 * 40 * 60 * 4
+    tracemalloc.stop()
+    for row, column in np.ndindex(people.shape[1:]):
+        distances = [np.hypot(7 * column + 0.5 - x, 13 * row + 0.5 - y) / side for x, y, side in places]
+        assert np.flatnonzero(people[:, row, column]).tolist() == [np.argmin(distances)]
 
 
 def look_with_parts(positions):

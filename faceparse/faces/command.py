@@ -214,10 +214,10 @@ def parse_video(parser, file, cutouts, args, write_labels):
     """Write the outputs of a video; return the number of frames with faces. Raises InputError."""
     from faceparse.faces.video import write_video
 
-    place = Path(args.output_dir, file.stem)
-    frames_dir = args.frames and f"{place}_frames"
+    output_dir = Path(args.output_dir)
+    frames_dir = args.frames and output_dir / f"{file.stem}_frames"
     write = partial(write_frame, kind=args.frames, cutouts=cutouts, write_labels=write_labels)
-    done = write_video(parser, file, Path(f"{place}_overlay.mp4"), frames_dir and Path(frames_dir), write)
+    done = write_video(parser, file, output_dir / f"{file.stem}_overlay.mp4", frames_dir, write)
     counts = f"{counted(done['frames'], 'frame')}, {done['with_faces']} with faces"
     say(f"{file}: {counts}, {done['broken']} broken ones skipped, {done['frames_per_second']:.1f} frames/s")
     if not done["with_faces"]:

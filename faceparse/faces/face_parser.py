@@ -46,14 +46,21 @@ class ParsedPhoto:
         """Probability that a pixel is of one of the classes, float32 [H, W]. Raises InputError for unknown names."""
         return combined_probability(self.levels, self.photo.shape[:2], {self.class_set.id_of(name) for name in names})
 
+    @cached_property
+    def nearest(self):
+        """The index in `faces` of the face that is nearest, distances in sides of each face's crop: uint16 [H, W]."""
+        shape = self.photo.shape[:2]
+        y, x = np.ogrid[0.5 : shape[0], 0.5 : shape[1]]
+        shortest, nearest = np.full(shape, np.inf, np.float32), np.zeros(shape, np.uint16)
+        for index, face in enumerate(self.faces):
+            distance = np.hypot(x - face.crop.x, y - face.crop.y, dtype=np.float32) / np.float32(face.crop.width)
+            nearest[distance < shortest] = index
+            np.minimum(shortest, distance, out=shortest)
+        return nearest
+
     def belongs_to(self, face):
-        """Return which pixels lie nearest to a face of `faces`, distances in sides of each face's crop: bool [H, W]."""
-        height, width = self.photo.shape[:2]
-        y, x = np.ogrid[0.5:height, 0.5:width]
-        distances = [
-            np.hypot(x - each.crop.x, y - each.crop.y).astype(np.float32) / each.crop.width for each in self.faces
-        ]
-        return np.argmin(distances, axis=0) == [each is face for each in self.faces].index(True)
+        """Return which pixels are nearer to a face of `faces` than to the others, see `nearest`: bool [H, W]."""
+        return self.nearest == [each is face for each in self.faces].index(True)
 
 
 class FaceParser:
