@@ -15,8 +15,9 @@ from faceparse.data.classes import CELEBAMASK, ClassSet
 from faceparse.data.images import read_photo
 from faceparse.faces.crops import MEAN_PARTS, Crop
 from faceparse.faces.detection import Detection
-from faceparse.faces.face_parser import FaceParser, ParsedPhoto, is_portrait, refined_crop
+from faceparse.faces.face_parser import FaceParser, ParsedPhoto, is_portrait
 from faceparse.faces.looks import Face, Look, crops_between
+from faceparse.faces.tracking import refined_crop
 
 ROOT = Path(__file__).parents[1]
 ASTRONAUT = ROOT / "assets/astronaut.jpg"
