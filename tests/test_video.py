@@ -135,6 +135,17 @@ def test_smoothing_lets_fewer_pixels_change(monkeypatch):
 SMALL, LARGE = Crop(12, 12, 16, 16), Crop(28, 28, 24, 24)
 
 
+def test_what_two_different_crops_show_is_not_averaged(monkeypatch):
+    """The detector's crop is looked at in the first frame, the refined one from the second on."""
+    monkeypatch.setattr(tracking, "refined_crop", lambda look, class_set: LARGE)
+    tracker = FaceTracker(NoisyParser(SMALL))
+    _, second, third = np.random.default_rng(0).normal(0, 1, (3, 2, 16, 16)).astype(np.float32)
+    _, *faces = [tracker(BLANK).faces[0] for _ in range(3)]
+    for face, expected in zip(faces, (second, second + tracking.STILL * (third - second)), strict=True):
+        assert face.crop == LARGE
+        np.testing.assert_allclose(face.log_probabilities, expected, atol=1e-6)
+
+
 class FakeCapture:
     """A cv2.VideoCapture; None is a broken frame. `promised` is its number of frames and its rate."""
 
