@@ -57,6 +57,12 @@ def test_importing_the_package_loads_nothing_heavy():
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
+def test_without_torch_the_repositorys_default_is_the_packaged_network():
+    code = "import sys; sys.modules['torch'] = None; import faceparse as f; print(f.SHIPPED_CHECKPOINT)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{ROOT / 'faceparse/face_parser.onnx'}\n"
+
+
 def test_a_parser_prints_nothing_and_leaves_the_warnings_of_the_process_alone():
     code = "import sys; from faceparse import FaceParser; from PIL import Image; Image.MAX_IMAGE_PIXELS = 150_000"
     code += "; FaceParser(sys.argv[1], image_size=64)(sys.argv[2], whole=True)"
