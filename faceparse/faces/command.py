@@ -138,12 +138,9 @@ def write_frame(parsed, place, kind, cutouts, write_labels):
 
 
 def main(args):
-    try:  # here, so that --help need not wait for these
-        from faceparse.faces.face_parser import FaceParser
-        from faceparse.faces.video import VIDEO_SUFFIXES, show_webcam
-    except ImportError as error:
-        hint = "pip install -e ."
-        raise InputError(f"parse_faces.py needs more packages ({error}); {hint}") from None
+    from faceparse.faces.face_parser import FaceParser  # here, so that --help need not wait for these
+    from faceparse.faces.video import VIDEO_SUFFIXES, show_webcam
+
     if bool(args.inputs) == (args.webcam is not None):
         raise InputError("give photographs, videos or folders to parse, or else --webcam 0, and not both")
     suffixes = {"_".join(map(str.strip, text.split(","))): text for text in args.cutout}
