@@ -1,11 +1,12 @@
 """validate.py and generate_labels.py as a user runs them, against loops that do one photograph at a time."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers import CHALLENGE, call, checkpoint_content
+from helpers import CHALLENGE, MERGE, call, checkpoint_content
 from PIL import Image
 from torch.nn import functional as F
 
@@ -13,7 +14,7 @@ import generate_labels
 import validate
 from dataset_utils import to_tensor
 from faceparse import SHIPPED_CHECKPOINT
-from faceparse.data.classes import CELEBAMASK
+from faceparse.data.classes import CELEBAMASK, find_class_set
 from faceparse.data.images import list_images, read_maker, read_mask, read_photo, write_label_map
 from faceparse.errors import InputError
 from faceparse.inference import checkpoints, prediction
@@ -295,6 +296,18 @@ def test_confident_predictions_replace_labels_and_the_rest_stays(checkpoint_path
     printed = capsys.readouterr().out.splitlines()
     assert f"{changed} pixels changed, {changed / pixels:.2%} of all" in printed
     assert_counted(printed, masks, merged)
+
+
+def test_pixels_of_sets_of_classes_stay(place):
+    sets = {"19": ["hair", "hat"], "0": ["background", "neck"]}
+    Path("sets.json").write_text(json.dumps(CELEBAMASK.to_dict() | {"sets": sets}))
+    for path in Path("dataset/val/val_mask").iterdir():
+        write_label_map(path, np.repeat(np.array([[0], [1], [19], [255]], np.uint8), 16, axis=0).repeat(64, axis=1))
+    call(generate_labels, *MERGE, "--classes", "sets.json", "--threshold", 0)
+    for path in Path("merged").iterdir():
+        merged = read_mask(path, find_class_set("sets.json"), keep_sets=True).reshape(4, -1)
+        assert [np.unique(merged[row]).tolist() for row in (0, 2, 3)] == [[0], [19], [255]]
+        assert (merged[1] != 1).any() and (merged[1] < 19).all()
 
 
 def test_photographs_without_masks_get_the_predictions(predicted, checkpoint_path, pairs, photos, tmp_path, capsys):
