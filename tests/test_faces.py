@@ -166,9 +166,9 @@ def test_a_finer_look_takes_the_place_of_a_coarser_one_but_for_its_margin():
     # The margin is 2 px wide. In its outer one the weight is a quarter, in its inner one three quarters.
     assert labels[20, 9:13].tolist() == [1, 1, 2, 2]
     hair = parsed_of([whole], [fine]).probability("hair")[20, 9:13]
-    mean = 0.25 * np.log([0.01, 0.01, 0.98]) + 0.75 * np.log([0.01, 0.98, 0.01])
-    np.testing.assert_allclose(hair, [0.01, np.exp(mean)[2] / np.exp(mean).sum(), 1 - 0.02, 0.98], atol=0.31)
-    assert hair[1] == pytest.approx(np.exp(mean)[2] / np.exp(mean).sum(), abs=1e-4)
+    # Odds of skin to hair are 98 to 1 outside. A weight w makes them 98 ** (1 - 2 w), and leaves background 0.01 to 1.
+    odds = [(98 ** (1 - weight), 98**weight) for weight in (0, 0.25, 0.75, 1)]
+    np.testing.assert_allclose(hair, [ours / (1 + theirs + ours) for theirs, ours in odds], atol=1e-4)
 
 
 @pytest.mark.parametrize("surer", [0, 1])
