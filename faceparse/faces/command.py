@@ -100,13 +100,16 @@ def describe(file, parsed, labels):
     return {"file": file.name, "width": width, "height": height, "faces": faces, "shares": shares(labels)}
 
 
-def write_parsed(file, parsed, output_dir, cutouts, args, write_labels):
-    """Write all files of a photograph; `cutouts` is {suffix: class names}. With --face they are of one person."""
-    photo, place = parsed.photo, str(output_dir / file.stem)
+def parse_photo(parser, file, cutouts, args, write_labels):
+    """Write all files of a photograph, of {suffix: class names} cut out; return the number of faces; InputError."""
+    parsed = parser(read_photo(file), whole=args.whole)
+    if args.face and len(parsed.faces) < args.face:
+        raise InputError(f"{file}: has no face {args.face}, but {len(parsed.faces)}; nothing is written for it")
+    photo, place = parsed.photo, str(Path(args.output_dir, file.stem))
     people = list(enumerate(parsed.faces, start=1)) if args.each_face else []
     endings = ["", *(f"_{suffix}" for suffix in cutouts)]
-    names = [f"{file.stem}_face{number}{ending}.png" for number, _ in people for ending in endings]
-    check_outputs("--output_dir", output_dir, (), names)
+    numbered = [f"{file.stem}_face{number}{ending}.png" for number, _ in people for ending in endings]
+    check_outputs("--output_dir", args.output_dir, (), numbered)
     chosen = parsed.belongs_to(parsed.faces[args.face - 1]) if args.face else np.ones(photo.shape[:2], bool)
     labels = parsed.labels * chosen
     write_labels(f"{place}.png", labels)
@@ -126,6 +129,7 @@ def write_parsed(file, parsed, output_dir, cutouts, args, write_labels):
     description = json.dumps(describe(file, parsed, labels), indent=1, ensure_ascii=False)
     with atomic_path(f"{place}.json") as temporary:
         temporary.write_text(description, encoding="utf-8")
+    return len(parsed.faces)
 
 
 def write_frame(parsed, place, kind, cutouts, write_labels):
@@ -170,7 +174,15 @@ def main(args):
 
 def parse_files(parser, files, videos, problems, cutouts, args):
     """Parse files, say what happens, and end with an exit status other than 0 if something was wrong."""
-    say_hints(files, videos, cutouts, args)
+    from faceparse.faces.video import find_ffmpeg
+
+    cut_frames = args.frames == "cutout"
+    if videos and (args.colors or args.whole or args.face or args.each_face or (args.cutout and not cut_frames)):
+        say("--colors, --whole, those of faces, and --cutout without --frames cutout are for photographs alone")
+    if cutouts and len(videos) < len(files) and not find_spec("pymatting"):
+        say("cut-outs have a soft edge; with pip install pymatting it follows single strands of hair")
+    if videos and not find_ffmpeg():
+        say("videos are written without sound and browsers do not play them; pip install imageio-ffmpeg changes that")
     for problem in problems:
         say(f"error: {problem}")
     searched = "not searched" if args.whole else "found"
@@ -185,6 +197,8 @@ def parse_files(parser, files, videos, problems, cutouts, args):
         except InputError as error:
             problems.append(error)
             say(f"error: {error}")
+        if found.get(file) == 0:
+            say(f"{file}: no face found{'' if file in videos else '; parsed as a whole'}")
     counts = [found[file] for file in files if file in found and file not in videos]
     done = [f"{counted(sum(counts), 'face')} of {counted(len(counts), 'photograph')}"] * bool(counts)
     done += [counted(len(found) - len(counts), "video")] * (len(found) > len(counts))
@@ -194,21 +208,8 @@ def parse_files(parser, files, videos, problems, cutouts, args):
         sys.exit(2 if problems else 1)
 
 
-def say_hints(files, videos, cutouts, args):
-    """Say which flags change nothing, and which packages would make the outputs better."""
-    from faceparse.faces.video import find_ffmpeg
-
-    cut_frames = args.frames == "cutout"
-    if videos and (args.colors or args.whole or args.face or args.each_face or (args.cutout and not cut_frames)):
-        say("--colors, --whole, those of faces, and --cutout without --frames cutout are for photographs alone")
-    if cutouts and len(videos) < len(files) and not find_spec("pymatting"):
-        say("cut-outs have a soft edge; with pip install pymatting it follows single strands of hair")
-    if videos and not find_ffmpeg():
-        say("videos are written without sound and browsers do not play them; pip install imageio-ffmpeg changes that")
-
-
 def parse_video(parser, file, cutouts, args, write_labels):
-    """Write the outputs of a video; return the number of frames with faces. Raises InputError."""
+    """Write the overlay of a video and its frames, if asked for; return the number of frames with faces; InputError."""
     from faceparse.faces.video import write_video
 
     output_dir = Path(args.output_dir)
@@ -217,17 +218,4 @@ def parse_video(parser, file, cutouts, args, write_labels):
     done = write_video(parser, file, output_dir / f"{file.stem}_overlay.mp4", frames_dir, write)
     counts = f"{counted(done['frames'], 'frame')}, {done['with_faces']} with faces"
     say(f"{file}: {counts}, {done['broken']} broken ones skipped, {done['frames_per_second']:.1f} frames/s")
-    if not done["with_faces"]:
-        say(f"{file}: no face found")
     return done["with_faces"]
-
-
-def parse_photo(parser, file, cutouts, args, write_labels):
-    """Write the outputs of a photograph; return the number of its faces. Raises InputError."""
-    parsed = parser(read_photo(file), whole=args.whole)
-    if args.face and len(parsed.faces) < args.face:
-        raise InputError(f"{file}: has no face {args.face}, but {len(parsed.faces)}; nothing is written for it")
-    write_parsed(file, parsed, Path(args.output_dir), cutouts, args, write_labels)
-    if not parsed.faces:
-        say(f"{file}: no face found; parsed as a whole")
-    return len(parsed.faces)
