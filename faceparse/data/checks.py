@@ -55,10 +55,7 @@ def holds_a_class(mask):
 
 
 def swap_left_right(mask, class_set=CELEBAMASK):
-    """Return a uint8 mask [H, W] with the ids of all left and right classes interchanged, and those of their sets.
-
-    A set whose mirror image is no set becomes 255.
-    """
+    """Return a uint8 mask [H, W] with the ids of all left and right classes and sets interchanged, or 255."""
     ids, set_ids = class_set.flipped_ids(), {classes: mask_id for mask_id, classes in class_set.sets}
     table = np.array(ids, dtype=np.uint8)
     for mask_id, classes in class_set.sets:

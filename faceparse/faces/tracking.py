@@ -22,14 +22,11 @@ MAX_SCALING = 2.0  # of the crop's side, either way
 
 @dataclass
 class Track:
-    """A face that is followed: its crop in the next frame, its smoothed log-probabilities, frames without it.
-
-    moved_grid: `crop` shows another part of the head than `face` does, so there is nothing to smooth yet.
-    """
+    """A face that is followed: its crop in the next frame, its smoothed log-probabilities, frames without it."""
 
     face: Face
     crop: Crop
-    moved_grid: bool = False
+    is_refined: bool = False  # the crop shows another part of the head than `face`, so nothing can be smoothed yet
     misses: int = 0
 
 
@@ -57,10 +54,10 @@ class FaceTracker:
         for track, look in zip(self.tracks, seen, strict=True):
             log_probabilities, crop = track.face.log_probabilities, track.crop
             target = refined_crop(look, self.parser.class_set)
-            weight = 1.0 if track.moved_grid else new_weight(crop, target or crop)
+            weight = 1.0 if track.is_refined else new_weight(crop, target or crop)
             if target:
                 track.crop = blend(crop, target, weight)
-            track.moved_grid, track.misses = False, 0 if target else track.misses + 1
+            track.is_refined, track.misses = False, 0 if target else track.misses + 1
             smoothed = log_probabilities + weight * (look.log_probabilities - log_probabilities)
             box = moved(track.face.box, crop, track.crop)
             track.face = Face(look.crop, smoothed, box, angle=look.crop.angle)
@@ -74,7 +71,7 @@ class FaceTracker:
         new = [each for each in self.parser.detector(frame) if not self.follows(*middle(each.box))]
         for face in self.parser.parse_detections(frame, new):
             crop = refined_crop(face, self.parser.class_set) or face.crop
-            self.tracks.append(Track(face, crop, moved_grid=crop != face.crop))
+            self.tracks.append(Track(face, crop, is_refined=crop != face.crop))
 
     def follows(self, x, y):
         """Tell whether a face whose middle is there is followed already."""

@@ -37,9 +37,8 @@ def write_labels(
 ):
     """Write a mask for every (stem, photograph, mask) into `output_dir`, as P-mode PNGs.
 
-    A mask is merged with the predictions above `threshold`; its pixels of sets of classes stay. In place of None comes
-    that of `pseudo_label` with `unlabelled_threshold`. `colored_dir` receives the same in colours. `options` go to
-    `predict`.
+    A mask is merged with the predictions above `threshold`, sets of classes stay; in place of None comes that of
+    `pseudo_label` with `unlabelled_threshold`. `colored_dir` receives the same in colours. `options` go to `predict`.
     Returns int64 [C, C]: pixels of the given masks by old id (row) and new id (column).
     """
     class_set = network.class_set
