@@ -4,13 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 from helpers import SMALL, call
 
 import f1score
 import main_deeplab
 import validate
-from faceparse.data.augmentation import geometry
 from faceparse.data.classes import CELEBAMASK, LAPA, class_set_from_dict, find_class_set
 from faceparse.data.images import read_mask, read_photo
 from faceparse.errors import InputError
@@ -38,15 +36,6 @@ def folder(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def in_folder(folder, monkeypatch):
     monkeypatch.chdir(folder)
-
-
-def test_the_flip_swaps_this_sets_pairs():
-    class_set = find_class_set("five.json")
-    images, masks = torch.zeros(64, 3, 32, 32), torch.full((64, 32, 32), 2)
-    flipped = geometry(images, masks, torch.Generator().manual_seed(0), class_set)[1]
-    counts = flipped.flatten().bincount(minlength=5)[:5].tolist()
-    assert counts[:2] == [0, 0] and counts[4] == 0  # CelebAMask-HQ would make id 4 of 5, and leave 2 as it is.
-    assert 0.3 < counts[3] / sum(counts) < 0.7
 
 
 def test_checkpoints_carry_the_classes_and_tables_print_their_names(capsys):
