@@ -79,10 +79,13 @@ def run_script(main):
             sys.stdout.flush()
     except InputError as error:
         end(2, f"error: {error}")
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         if (error.name or "").split(".")[0] in ("faceparse", "models"):
             raise
-        end(2, f"error: needs a package that is not installed ({error}); pip install -r requirements.txt")
+        hint = "install it; in the repository, pip install -r requirements.txt -e . installs all"
+        if "libGL" in str(error):
+            hint = "replace opencv-python by opencv-python-headless, which needs no libGL"
+        end(2, f"error: a package is not installed or cannot be loaded ({error}); {hint}")
     except OSError as error:
         if isinstance(error, BrokenPipeError) and stat.S_ISFIFO(os.fstat(1).st_mode):  # as in `f1score.py | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would complain at the exit

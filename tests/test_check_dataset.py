@@ -17,7 +17,7 @@ from faceparse.data.checks import (
     listing,
     near_duplicates,
 )
-from faceparse.data.classes import CELEBAMASK, LAPA
+from faceparse.data.classes import CELEBAMASK, LAPA, find_class_set
 from faceparse.data.images import read_mask, read_pair, write_label_map
 from faceparse.errors import InputError
 from tools import check_dataset
@@ -139,6 +139,16 @@ def test_corrected_copies_and_sheet(dataset, tmp_path):
     assert (out / "train_mask/a.png").read_bytes() == (dataset / "train/train_mask/a.png").read_bytes()
     assert [path.name for path in out.parent.iterdir()] == ["corrected"]
     assert Image.open(tmp_path / "sheet.png").mode == "RGB"
+
+
+def test_corrected_copies_keep_sets_of_classes_and_swap_their_sides(dataset):
+    sets = {"19": ["l_eye", "l_brow"], "20": ["r_brow", "r_eye"], "21": ["l_ear", "hair"], "0": ["background", "neck"]}
+    Path("classes.json").write_text(json.dumps(CELEBAMASK.to_dict() | {"sets": sets}))
+    mask = np.concatenate([face(*ALL)[1:], np.uint8([[19, 20, 21, 0] * 8])])
+    write_label_map("train/train_mask/b.png", mask)
+    check("--classes", "classes.json", "--fix_left_right", "corrected")
+    corrected = read_mask("corrected/train_mask/b.png", find_class_set("classes.json"), keep_sets=True)
+    assert corrected[-1, :4].tolist() == [20, 19, 255, 0]  # no set is the mirror image of the third
 
 
 @pytest.mark.parametrize(

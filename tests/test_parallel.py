@@ -1,4 +1,4 @@
-"""Work on all cores: order, errors, and what becomes of the workers of a killed process."""
+"""Work on all cores: results come in the order of the items."""
 
 from faceparse.parallel import in_parallel, in_threads
 

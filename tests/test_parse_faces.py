@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from helpers import contents
 from PIL import Image
 
 import parse_faces
@@ -108,6 +109,10 @@ def test_one_face_of_two_and_each_of_them(run):
     assert len(json.loads(Path("parsed/two.json").read_text())["faces"][1]["landmarks"]) == 5
     assert run("two.png", "--face", 2, "--output_dir", "second")[0] == 0
     np.testing.assert_array_equal(read_mask("second/two.png"), each[1])
+    Image.new("L", (448, 448)).save("second/two_face2_hair.png")  # as somebody's own
+    before = contents(Path("second"))
+    status, message = run("two.png", "--each_face", "--cutout", "hair", "--output_dir", "second")
+    assert status == 2 and "two_face2_hair.png does not say" in message and contents(Path("second")) == before
     status, message = run("two.png", "--face", 3, "--output_dir", "third")
     assert status == 2 and "two.png: has no face 3, but 2" in message and not Path("third").exists()
 
@@ -126,6 +131,8 @@ def test_without_the_detectors_package_only_the_whole_picture(run, monkeypatch):
     [
         ((), "give photographs"),
         (("a/me.jpg", "b/me.png"), "would write me.png"),
+        (("b/me.png", "b/me_FACE1.jpg", "--each_face"), "would write me_face1.png, which --each_face may make of b/me"),
+        (("b/me.png", "b/me_face1_hair.jpg", "--each_face", "--cutout", "hair"), "would write me_face1_hair.png"),
         (("a/me.jpg", "--output_dir", "a"), "holds the files to read"),
         (("a/me.jpg", "--output_dir", "masks"), "me.png does not say that this program made it"),
         (("a/me.jpg", "--output_dir", "."), "me.json does not say that this program made it"),
@@ -133,7 +140,7 @@ def test_without_the_detectors_package_only_the_whole_picture(run, monkeypatch):
     ],
 )
 def test_bad_flags_write_nothing(run, tmp_path, flags, message):
-    for name in ("a/me.jpg", "b/me.png", "a/me_hair.jpg"):
+    for name in ("a/me.jpg", "b/me.png", "b/me_FACE1.jpg", "b/me_face1_hair.jpg"):
         write_picture(tmp_path / name, np.zeros((64, 64, 3), np.uint8))
     (tmp_path / "me.json").write_text('{"shapes": [], "imagePath": "me.jpg"}')
     write_label_map(tmp_path / "masks/me.png", np.zeros((64, 64), np.uint8), palette_of=CELEBAMASK)

@@ -1,11 +1,12 @@
 """validate.py and generate_labels.py as a user runs them, against loops that do one photograph at a time."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers import CHALLENGE, call, checkpoint_content
+from helpers import CHALLENGE, MERGE, call, checkpoint_content
 from PIL import Image
 from torch.nn import functional as F
 
@@ -13,7 +14,7 @@ import generate_labels
 import validate
 from dataset_utils import to_tensor
 from faceparse import SHIPPED_CHECKPOINT
-from faceparse.data.classes import CELEBAMASK
+from faceparse.data.classes import CELEBAMASK, find_class_set
 from faceparse.data.images import list_images, read_maker, read_mask, read_photo, write_label_map
 from faceparse.errors import InputError
 from faceparse.inference import checkpoints, prediction
@@ -288,6 +289,14 @@ def test_confident_predictions_replace_labels_and_the_rest_stays(checkpoint_path
     printed = capsys.readouterr().out.splitlines()
     assert f"{changed} pixels changed, {changed / pixels:.2%} of all" in printed
     assert_counted(printed, masks, merged)
+
+
+def test_pixels_of_sets_of_classes_stay(place):
+    Path("sets.json").write_text(json.dumps(CELEBAMASK.to_dict() | {"sets": {"19": ["hair", "hat"]}}))
+    write_label_map("dataset/val/val_mask/val_0000.png", np.uint8([[1] * 64] * 32 + [[19] * 64] * 32))
+    call(generate_labels, *MERGE, "--classes", "sets.json", "--threshold", 0)
+    merged = read_mask("merged/val_0000.png", find_class_set("sets.json"), keep_sets=True)
+    assert (merged[32:] == 19).all() and (merged[:32] < 19).all() and (merged[:32] != 1).any()
 
 
 def test_photographs_without_masks_get_the_predictions(predicted, checkpoint_path, pairs, photos, tmp_path, capsys):

@@ -170,7 +170,8 @@ def test_a_new_folder_appears_whole_and_the_remains_of_a_killed_process_vanish(t
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), "--batch_size"),
         (RuntimeError("CUDA error: out of memory\nCompile with TORCH_USE_CUDA_DSA"), "--gpu_id"),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), "--workers"),
-        (ModuleNotFoundError("No module named 'x'", name="x"), "not installed (No module named 'x'); pip install"),
+        (ModuleNotFoundError("No module named 'x'", name="x"), "(No module named 'x'); install it"),
+        (ImportError("libGL.so.1: cannot open shared object file", name="cv2"), "opencv-python-headless"),
     ],
 )
 def test_bad_input_is_one_line(refusal, error, line):

@@ -90,9 +90,11 @@ def test_masks_keep_their_sets_for_training_alone(tmp_path):
     with pytest.raises(InputError, match=r"a\.png: holds class id 7"):
         read_mask(tmp_path / "a.png", OURS)
     assert class_set_from_dict(class_set.to_dict(), "again") == class_set
-    for wrong in ({"7": ["beard"]}, {"7": []}, {"x": ["skin"]}, {"255": ["skin"]}, ["skin"]):
+    assert described(sets={7: ["hair", "skin", "skin"]}) == class_set  # in checkpoints the ids may be numbers
+    wrong = {"7": ["beard"]}, {"7": []}, {"7": [["skin"]]}, ["skin"], {"8" * 5000: ["skin"]}
+    for sets in (*wrong, *({mask_id: ["skin"]} for mask_id in ("x", "255", "9"))):
         with pytest.raises(InputError, match="sets must"):
-            described(sets=wrong)
+            described(sets=sets, ignored_id=9)
 
 
 def pairs_of(folder):

@@ -44,7 +44,7 @@ def write_corrected(splits, out, class_set):
             folder.mkdir()
             for pair in pairs:
                 if pair.is_reversed:
-                    _, mask = read_pair(pair.photo_file, pair.mask_file, class_set)
+                    _, mask = read_pair(pair.photo_file, pair.mask_file, class_set, keep_sets=True)
                     mask = swap_left_right(mask, class_set)
                     write_label_map(folder / f"{pair.stem}.png", mask, palette_of=class_set, is_upright=True)
                 else:

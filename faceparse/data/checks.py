@@ -55,8 +55,12 @@ def holds_a_class(mask):
 
 
 def swap_left_right(mask, class_set=CELEBAMASK):
-    """Return a uint8 mask [H, W] with the ids of all left and right classes interchanged."""
-    return np.array(class_set.flipped_ids(), dtype=np.uint8)[mask]
+    """Return a uint8 mask [H, W] with the ids of all left and right classes and sets interchanged, or 255."""
+    ids, set_ids = class_set.flipped_ids(), {classes: mask_id for mask_id, classes in class_set.sets}
+    table = np.array(ids, dtype=np.uint8)
+    for mask_id, classes in class_set.sets:
+        table[mask_id] = set_ids.get(tuple(sorted(ids[each] for each in classes)), IGNORE_INDEX)
+    return table[mask]
 
 
 def hash_photo(photo):

@@ -214,11 +214,13 @@ def class_set_from_dict(description, source):
     require(is_free, f"ignored_id is {ignored_id}; it must lie after {last}, the id of the last class, and up to 255")
     pairs = tuple((names.index(first), names.index(second)) for first, second in pairs)
     sets = description.get("sets", {})
-    are_sets = isinstance(sets, dict) and all(isinstance(each, list) and {*each} <= {*names} for each in sets.values())
+    are_lists = isinstance(sets, dict) and all(isinstance(each, list) for each in sets.values())
+    are_sets = are_lists and all(name in names for each in sets.values() for name in each)
     require(are_sets, "sets must map ids of masks to lists of names")
-    are_ids = all(mask_id.isdecimal() and int(mask_id) < IGNORE_INDEX for mask_id in sets) and all(sets.values())
-    require(are_ids, f"sets must have ids below {IGNORE_INDEX}, and a name in each")
-    sets = tuple((int(mask_id), tuple(sorted(map(names.index, each)))) for mask_id, each in sets.items())
+    are_ids = {*map(str, sets)} <= {*map(str, range(IGNORE_INDEX))}
+    require(are_ids and all(sets.values()), f"sets must have ids below {IGNORE_INDEX}, and a name in each")
+    sets = tuple((int(mask_id), tuple(sorted({*map(names.index, each)}))) for mask_id, each in sets.items())
+    require(ignored_id not in dict(sets), f"sets must not have the id {ignored_id}, which is ignored")
     return ClassSet(tuple(names), tuple(map(tuple, colours)), pairs, ignored_id, left, sets)
 
 

@@ -1,6 +1,7 @@
 """What `parse_faces.py` and the installed command `faceparse` do with photographs and videos."""
 
 import json
+import re
 import sys
 from functools import partial
 from importlib.util import find_spec
@@ -53,13 +54,18 @@ def output_names(file, is_video, cutouts, recoloured):
     return [f"{file.stem}{ending}" for ending in endings + ["_colored.jpg"] * bool(recoloured)]
 
 
-def refuse_same_outputs(names_of):
-    """Raise InputError if two of {file: [output names]} would write one file."""
+def refuse_same_outputs(names_of, each_face=False):
+    """Raise InputError if two of {file: [output names]} would write one file, of one of its faces with `each_face`."""
     owners = {}
     for file, name in ((file, name) for file, names in names_of.items() for name in names):
         if name.lower() in owners:  # some file systems do not tell cases apart
             raise InputError(f"{file}: would write {name} as {owners[name.lower()]} does; rename one of them")
         owners[name.lower()] = file
+    for name, file in owners.items() if each_face else ():
+        of_a_face = re.fullmatch(r"(.+)_face\d+(_.+)?\.png", name)
+        owner = of_a_face and owners.get(f"{of_a_face[1]}.png")  # its label map
+        if owner and f"{of_a_face[1]}{of_a_face[2] or ''}.png" in owners:
+            raise InputError(f"{file}: would write {name}, which --each_face may make of {owner}; rename one of them")
 
 
 def cutout_classes(text, class_set):
@@ -94,22 +100,28 @@ def describe(file, parsed, labels):
     return {"file": file.name, "width": width, "height": height, "faces": faces, "shares": shares(labels)}
 
 
-def write_parsed(file, parsed, output_dir, cutouts, args, write_labels):
-    """Write all files of a photograph; `cutouts` is {suffix: class names}. With --face they are of one person."""
-    photo, place = parsed.photo, str(output_dir / file.stem)
+def parse_photo(parser, file, cutouts, args, write_labels):
+    """Write all files of a photograph, of {suffix: class names} cut out; return the number of faces; InputError."""
+    parsed = parser(read_photo(file), whole=args.whole)
+    if args.face and len(parsed.faces) < args.face:
+        raise InputError(f"{file}: has no face {args.face}, but {len(parsed.faces)}; nothing is written for it")
+    photo, place = parsed.photo, str(Path(args.output_dir, file.stem))
+    people = list(enumerate(parsed.faces, start=1)) if args.each_face else []
+    endings = ["", *(f"_{suffix}" for suffix in cutouts)]
+    numbered = [f"{file.stem}_face{number}{ending}.png" for number, _ in people for ending in endings]
+    check_outputs("--output_dir", args.output_dir, (), numbered)
     chosen = parsed.belongs_to(parsed.faces[args.face - 1]) if args.face else np.ones(photo.shape[:2], bool)
     labels = parsed.labels * chosen
     write_labels(f"{place}.png", labels)
     write_picture(f"{place}_overlay.jpg", overlay(photo, labels, class_set=parsed.class_set))
-    people = [parsed.belongs_to(face) for face in parsed.faces] if args.each_face else []
-    for number, person in enumerate(people, start=1):
-        write_labels(f"{place}_face{number}.png", labels * person)
+    for number, face in people:
+        write_labels(f"{place}_face{number}.png", labels * parsed.belongs_to(face))
     head = float(np.median([face.crop.width for face in parsed.faces] or max(photo.shape) / 2))
     for suffix, names in cutouts.items():
         cut = cut_out(photo, parsed.probability(*names), head)
         write_picture(f"{place}_{suffix}.png", cut * chosen[..., None])
-        for number, person in enumerate(people, start=1):
-            write_picture(f"{place}_face{number}_{suffix}.png", cut * person[..., None])
+        for number, face in people:
+            write_picture(f"{place}_face{number}_{suffix}.png", cut * parsed.belongs_to(face)[..., None])
     if args.colors:
         for name, colour in args.colors:
             photo = recolour(photo, colour, parsed.probability(name) * chosen)
@@ -117,6 +129,7 @@ def write_parsed(file, parsed, output_dir, cutouts, args, write_labels):
     description = json.dumps(describe(file, parsed, labels), indent=1, ensure_ascii=False)
     with atomic_path(f"{place}.json") as temporary:
         temporary.write_text(description, encoding="utf-8")
+    return len(parsed.faces)
 
 
 def write_frame(parsed, place, kind, cutouts, write_labels):
@@ -129,12 +142,9 @@ def write_frame(parsed, place, kind, cutouts, write_labels):
 
 
 def main(args):
-    try:  # here, so that --help need not wait for these
-        from faceparse.faces.face_parser import FaceParser
-        from faceparse.faces.video import VIDEO_SUFFIXES, show_webcam
-    except ImportError as error:
-        hint = "pip install -e ."
-        raise InputError(f"parse_faces.py needs more packages ({error}); {hint}") from None
+    from faceparse.faces.face_parser import FaceParser  # here, so that --help need not wait for these
+    from faceparse.faces.video import VIDEO_SUFFIXES, show_webcam
+
     if bool(args.inputs) == (args.webcam is not None):
         raise InputError("give photographs, videos or folders to parse, or else --webcam 0, and not both")
     suffixes = {"_".join(map(str.strip, text.split(","))): text for text in args.cutout}
@@ -144,12 +154,14 @@ def main(args):
     videos = {file for file in files if file.suffix.lower() in VIDEO_SUFFIXES}
     photos = [file for file in files if file not in videos]
     names_of = {file: output_names(file, file in videos, suffixes, args.colors) for file in files}
-    refuse_same_outputs(names_of)
+    refuse_same_outputs(names_of, args.each_face)
     check_outputs("--output_dir", args.output_dir, files, [name for file in photos for name in names_of[file]])
     for video in videos if args.frames else ():
         check_new_folder("--frames", Path(args.output_dir, f"{video.stem}_frames"))
     class_set = args.classes and find_class_set(args.classes)
     parser = FaceParser(args.checkpoint, gpu_id=args.gpu_id, image_size=args.image_size, class_set=class_set)
+    if not args.whole:
+        _ = parser.detector.networks  # here, or each file would end with the same error without their package
     say_device(parser.network)
     cutouts = {suffix: cutout_classes(text, parser.class_set) for suffix, text in suffixes.items()}
     for name, _ in args.colors:
@@ -162,7 +174,7 @@ def main(args):
 
 def parse_files(parser, files, videos, problems, cutouts, args):
     """Parse files, say what happens, and end with an exit status other than 0 if something was wrong."""
-    from faceparse.faces.video import find_ffmpeg, write_video
+    from faceparse.faces.video import find_ffmpeg
 
     cut_frames = args.frames == "cutout"
     if videos and (args.colors or args.whole or args.face or args.each_face or (args.cutout and not cut_frames)):
@@ -177,38 +189,33 @@ def parse_files(parser, files, videos, problems, cutouts, args):
     class_set, ids = find_ids(args.ids, parser.class_set)
     made_by = provenance(args.checkpoint, parser.image_size, False, class_set, ids, faces=searched)
     write_labels = partial(write_label_map, made_by=made_by, ids=ids)
-    output_dir, found = Path(args.output_dir), {}  # faces of a photograph, frames with faces of a video
+    found = {}  # faces of a photograph, frames with faces of a video
     for file in tqdm(files, "parsing", unit="file", leave=False, disable=None):
+        parse = parse_video if file in videos else parse_photo
         try:
-            if file in videos:
-                frames_dir = args.frames and output_dir / f"{file.stem}_frames"
-                write = partial(write_frame, kind=args.frames, cutouts=cutouts, write_labels=write_labels)
-                done = write_video(parser, file, output_dir / f"{file.stem}_overlay.mp4", frames_dir, write)
-            else:
-                photo = read_photo(file)
+            found[file] = parse(parser, file, cutouts, args, write_labels)
         except InputError as error:
             problems.append(error)
             say(f"error: {error}")
-            continue
-        if file in videos:
-            found[file] = done["with_faces"]
-            counts = f"{counted(done['frames'], 'frame')}, {done['with_faces']} with faces"
-            counts += f", {done['broken']} broken ones skipped, {done['frames_per_second']:.1f} frames/s"
-            say(f"{file}: {counts}")
-        else:
-            parsed = parser(photo, whole=args.whole)
-            found[file] = len(parsed.faces)
-            if args.face and len(parsed.faces) < args.face:
-                problems.append(f"{file}: has no face {args.face}, but {len(parsed.faces)}; nothing is written for it")
-                say(f"error: {problems[-1]}")
-                continue
-            write_parsed(file, parsed, output_dir, cutouts, args, write_labels)
-        if not found[file]:
+        if found.get(file) == 0:
             say(f"{file}: no face found{'' if file in videos else '; parsed as a whole'}")
-    photos = [file for file in found if file not in videos]
-    done = [f"{counted(sum(map(found.get, photos)), 'face')} of {counted(len(photos), 'photograph')}"] * bool(photos)
-    done += [counted(len(found) - len(photos), "video")] * (len(found) > len(photos))
+    counts = [found[file] for file in files if file in found and file not in videos]
+    done = [f"{counted(sum(counts), 'face')} of {counted(len(counts), 'photograph')}"] * bool(counts)
+    done += [counted(len(found) - len(counts), "video")] * (len(found) > len(counts))
     if done:
         print(f"{' and '.join(done)}, in {args.output_dir}")
     if problems or not all(found.values()):
         sys.exit(2 if problems else 1)
+
+
+def parse_video(parser, file, cutouts, args, write_labels):
+    """Write the overlay of a video and its frames, if asked for; return the number of frames with faces; InputError."""
+    from faceparse.faces.video import write_video
+
+    output_dir = Path(args.output_dir)
+    frames_dir = args.frames and output_dir / f"{file.stem}_frames"
+    write = partial(write_frame, kind=args.frames, cutouts=cutouts, write_labels=write_labels)
+    done = write_video(parser, file, output_dir / f"{file.stem}_overlay.mp4", frames_dir, write)
+    counts = f"{counted(done['frames'], 'frame')}, {done['with_faces']} with faces"
+    say(f"{file}: {counts}, {done['broken']} broken ones skipped, {done['frames_per_second']:.1f} frames/s")
+    return done["with_faces"]

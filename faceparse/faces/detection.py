@@ -96,13 +96,13 @@ class MtcnnDetector:
 
     def refine(self, photo, boxes):
         """Return those of the squares [N, 4] that the second network takes for faces, moved."""
-        shifts, scores = look(self.networks[1], photo, boxes, 24, ["dense_2", "softmax_1"])
+        shifts, scores = judge_windows(self.networks[1], photo, boxes, 24, ["dense_2", "softmax_1"])
         likely = np.flatnonzero(scores > REFINED)
         kept = likely[not_covered(boxes[likely], scores[likely], 0.7)]
         return as_squares(shifted(boxes[kept], shifts[kept]))
 
     def decide(self, photo, boxes):
-        shifts, points, scores = look(self.networks[2], photo, boxes, 48, ["dense_5", "dense_6", "softmax_2"])
+        shifts, points, scores = judge_windows(self.networks[2], photo, boxes, 48, ["dense_5", "dense_6", "softmax_2"])
         sides = boxes[:, 2:] - boxes[:, :2]
         points = boxes[:, None, :2] + points.reshape(-1, 2, 5).transpose(0, 2, 1) * sides[:, None]
         boxes = shifted(boxes, shifts)
@@ -111,7 +111,7 @@ class MtcnnDetector:
         return boxes[kept], points[kept]
 
 
-def look(network, photo, boxes, side, outputs):
+def judge_windows(network, photo, boxes, side, outputs):
     """Show a network the squares [N, 4] of a photograph at `side` px; return its outputs, of the last the face's."""
     windows = normalised(np.stack([window(photo, box, side) for box in boxes]))
     network.setInput(np.ascontiguousarray(windows.transpose(0, 2, 1, 3)))

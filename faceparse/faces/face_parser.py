@@ -10,18 +10,13 @@ from PIL import Image
 from faceparse import SHIPPED_CHECKPOINT
 from faceparse.data.images import read_photo, to_rgb
 from faceparse.errors import InputError
-from faceparse.faces.crops import crop_of_parts, cut, part_centres, whole_picture
+from faceparse.faces.crops import cut, whole_picture
 from faceparse.faces.detection import MtcnnDetector
 from faceparse.faces.looks import Face, Look, combined_labels, combined_probability, crops_between
 from faceparse.inference.image_size import round_to_stride
 from faceparse.inference.networks import load_network
 from faceparse.inference.prediction import predict
 
-# When the parts that the network sees are those of a face; see crops.crop_of_parts.
-MIN_PARTS = 3
-MAX_MISFIT = 0.05  # share of the crop's side
-MAX_SHIFT = 0.35  # of the crop's centre, share of its side
-MAX_SCALING = 2.0  # of the crop's side, either way
 PORTRAIT_OVERLAP, PORTRAIT_ANGLE = 0.55, 20.0  # intersection over union of crop and picture; degrees
 
 
@@ -46,14 +41,21 @@ class ParsedPhoto:
         """Probability that a pixel is of one of the classes, float32 [H, W]. Raises InputError for unknown names."""
         return combined_probability(self.levels, self.photo.shape[:2], {self.class_set.id_of(name) for name in names})
 
+    @cached_property
+    def nearest(self):
+        """The index in `faces` of the face that is nearest, distances in sides of each face's crop: uint16 [H, W]."""
+        shape = self.photo.shape[:2]
+        y, x = np.ogrid[0.5 : shape[0], 0.5 : shape[1]]
+        shortest, nearest = np.full(shape, np.inf, np.float32), np.zeros(shape, np.uint16)
+        for index, face in enumerate(self.faces):
+            distance = np.hypot(x - face.crop.x, y - face.crop.y, dtype=np.float32) / np.float32(face.crop.width)
+            nearest[distance < shortest] = index
+            np.minimum(shortest, distance, out=shortest)
+        return nearest
+
     def belongs_to(self, face):
-        """Return which pixels lie nearest to a face of `faces`, distances in sides of each face's crop: bool [H, W]."""
-        height, width = self.photo.shape[:2]
-        y, x = np.ogrid[0.5:height, 0.5:width]
-        distances = [
-            np.hypot(x - each.crop.x, y - each.crop.y).astype(np.float32) / each.crop.width for each in self.faces
-        ]
-        return np.argmin(distances, axis=0) == [each is face for each in self.faces].index(True)
+        """Return which pixels are nearer to a face of `faces` than to the others, see `nearest`: bool [H, W]."""
+        return self.nearest == [each is face for each in self.faces].index(True)
 
 
 class FaceParser:
@@ -131,19 +133,6 @@ def as_photo(image):
     if not isinstance(image, str | os.PathLike):
         raise InputError(f"a photograph is a path, a PIL image or an array; this is of type {type(image).__name__}")
     return read_photo(image)
-
-
-def refined_crop(look, class_set):
-    """Return the crop that the parts seen in a look call for, or None if they are not those of a face."""
-    centres = part_centres(look.probabilities, class_set)
-    if len(centres) < MIN_PARTS:
-        return None
-    old = look.crop
-    crop, misfit = crop_of_parts(old, centres)
-    shift = np.hypot(crop.x - old.x, crop.y - old.y) / old.width
-    scaling = crop.width / old.width
-    plausible = shift <= MAX_SHIFT and 1 / MAX_SCALING <= scaling <= MAX_SCALING
-    return crop if plausible and misfit <= MAX_MISFIT else None
 
 
 def is_portrait(crop, shape):

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from faceparse.faces.crops import Crop, whole_picture
-from faceparse.faces.face_parser import ParsedPhoto, refined_crop
+from faceparse.faces.crops import Crop, crop_of_parts, part_centres, whole_picture
+from faceparse.faces.face_parser import ParsedPhoto
 from faceparse.faces.looks import Face
 
 SEARCH_EVERY = 15  # frames
@@ -13,6 +13,11 @@ WHOLE_SHARE = 0.5  # side at the network of the look at the whole frame, share o
 PATIENCE = 5  # frames in which a face may not be seen before it is given up
 STILL, MOVING = 0.3, 0.15  # weight of the new frame in the exponential means; motion that makes it 1, share of the side
 SAME_FACE = 0.3  # largest distance from the middle of the crop of a face that is followed, share of its side
+# When the parts that the network sees are those of a face; see crops.crop_of_parts.
+MIN_PARTS = 3
+MAX_MISFIT = 0.05  # share of the crop's side
+MAX_SHIFT = 0.35  # of the crop's centre, share of its side
+MAX_SCALING = 2.0  # of the crop's side, either way
 
 
 @dataclass
@@ -21,6 +26,7 @@ class Track:
 
     face: Face
     crop: Crop
+    is_refined: bool = False  # the crop shows another part of the head than `face`, so nothing can be smoothed yet
     misses: int = 0
 
 
@@ -48,10 +54,10 @@ class FaceTracker:
         for track, look in zip(self.tracks, seen, strict=True):
             log_probabilities, crop = track.face.log_probabilities, track.crop
             target = refined_crop(look, self.parser.class_set)
-            weight = new_weight(crop, target or crop)
+            weight = 1.0 if track.is_refined else new_weight(crop, target or crop)
             if target:
                 track.crop = blend(crop, target, weight)
-            track.misses = 0 if target else track.misses + 1
+            track.is_refined, track.misses = False, 0 if target else track.misses + 1
             smoothed = log_probabilities + weight * (look.log_probabilities - log_probabilities)
             box = moved(track.face.box, crop, track.crop)
             track.face = Face(look.crop, smoothed, box, angle=look.crop.angle)
@@ -64,12 +70,26 @@ class FaceTracker:
     def search(self, frame):
         new = [each for each in self.parser.detector(frame) if not self.follows(*middle(each.box))]
         for face in self.parser.parse_detections(frame, new):
-            self.tracks.append(Track(face, refined_crop(face, self.parser.class_set) or face.crop))
+            crop = refined_crop(face, self.parser.class_set) or face.crop
+            self.tracks.append(Track(face, crop, is_refined=crop != face.crop))
 
     def follows(self, x, y):
         """Tell whether a face whose middle is there is followed already."""
         crops = [track.crop for track in self.tracks]
         return any(np.hypot(x - crop.x, y - crop.y) < SAME_FACE * crop.width for crop in crops)
+
+
+def refined_crop(look, class_set):
+    """Return the crop that the parts seen in a look call for, or None if they are not those of a face."""
+    centres = part_centres(look.probabilities, class_set)
+    if len(centres) < MIN_PARTS:
+        return None
+    old = look.crop
+    crop, misfit = crop_of_parts(old, centres)
+    shift = np.hypot(crop.x - old.x, crop.y - old.y) / old.width
+    scaling = crop.width / old.width
+    plausible = shift <= MAX_SHIFT and 1 / MAX_SCALING <= scaling <= MAX_SCALING
+    return crop if plausible and misfit <= MAX_MISFIT else None
 
 
 def middle(box):

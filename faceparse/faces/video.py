@@ -180,11 +180,6 @@ def mp4v(temporary, path, shape, rate):
         raise InputError(f"{path}: cannot be written whole; is the disk full?")
 
 
-def draw(parsed):
-    """The overlay in OpenCV's order."""
-    return cv2.cvtColor(overlay(parsed.photo, parsed.labels, class_set=parsed.class_set), cv2.COLOR_RGB2BGR)
-
-
 def show_webcam(parser, number):
     """Show a camera's overlay and its frames a second in a window, until it is closed, or until q, Esc or Ctrl-C."""
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # ten lines if there is no camera
@@ -193,7 +188,8 @@ def show_webcam(parser, number):
     def show(_frame, parsed):
         nonlocal per_second, before
         now = time.perf_counter()
-        per_second, before, picture = 0.9 * per_second + 0.1 / max(now - before, 1e-6), now, draw(parsed)
+        per_second, before = 0.9 * per_second + 0.1 / max(now - before, 1e-6), now
+        picture = overlay(parsed.photo, parsed.labels, class_set=parsed.class_set)[..., ::-1].copy()  # BGR
         cv2.putText(picture, f"{per_second:.1f} frames/s", (8, 24), cv2.FONT_HERSHEY_SIMPLEX, 0.7, (255,) * 3, 2)
         try:
             cv2.imshow(title, picture)

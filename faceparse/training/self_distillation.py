@@ -37,8 +37,8 @@ def write_labels(
 ):
     """Write a mask for every (stem, photograph, mask) into `output_dir`, as P-mode PNGs.
 
-    A mask is merged with the predictions above `threshold`; in place of None comes that of `pseudo_label` with
-    `unlabelled_threshold`. `colored_dir` receives the same in colours. `options` go to `predict`.
+    A mask is merged with the predictions above `threshold`, sets of classes stay; in place of None comes that of
+    `pseudo_label` with `unlabelled_threshold`. `colored_dir` receives the same in colours. `options` go to `predict`.
     Returns int64 [C, C]: pixels of the given masks by old id (row) and new id (column).
     """
     class_set = network.class_set
@@ -46,7 +46,10 @@ def write_labels(
     def label(prediction):
         index, logits, size = prediction
         stem, photo_path, mask_path = pairs[index]
-        mask = read_mask_of(mask_path, size, class_set, photo_turn=orientation(photo_path)) if mask_path else None
+        mask = None
+        if mask_path:
+            given = read_mask_of(mask_path, size, class_set, photo_turn=orientation(photo_path), keep_sets=True)
+            mask = np.where(np.isin(given, list(dict(class_set.sets))), np.uint8(IGNORE_INDEX), given)
 
         def label_rows(rows):
             upsampled = upsample(logits, size, rows)
@@ -56,7 +59,8 @@ def write_labels(
 
         # All logits of a phone's photograph would take gigabytes, and those of a few rows fit into the cache.
         labels = np.concatenate([label_rows(slice(top, top + ROWS)) for top in range(0, size[0], ROWS)])
-        write_label_map(Path(output_dir) / f"{stem}.png", labels, palette_of=class_set, made_by=made_by)
+        with_sets = labels if mask is None else np.where(mask == IGNORE_INDEX, given, labels)
+        write_label_map(Path(output_dir) / f"{stem}.png", with_sets, palette_of=class_set, made_by=made_by)
         if colored_dir:
             write_picture(Path(colored_dir) / f"{stem}.png", colorize(labels, class_set))
         return 0 if mask is None else confusion_matrix(mask, labels, len(class_set))
