@@ -137,10 +137,10 @@ SMALL_CROP, LARGE_CROP = Crop(12, 12, 16, 16), Crop(28, 28, 24, 24)
 
 def test_what_two_different_crops_show_is_not_averaged(monkeypatch):
     """The detector's crop is looked at in the first frame, the refined one in the second."""
-    monkeypatch.setattr(tracking, "refined_crop", lambda look, class_set: LARGE)
-    tracker = FaceTracker(NoisyParser(SMALL))
+    monkeypatch.setattr(tracking, "refined_crop", lambda look, class_set: LARGE_CROP)
+    tracker = FaceTracker(NoisyParser(SMALL_CROP))
     _, (face,) = (tracker(BLANK).faces for _ in range(2))
-    assert face.crop == LARGE
+    assert face.crop == LARGE_CROP
     _, seen = np.random.default_rng(0).normal(0, 1, (2, 2, 16, 16))
     np.testing.assert_allclose(face.log_probabilities, seen, atol=1e-6)
 
