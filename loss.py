@@ -1,6 +1,6 @@
 """Cross-entropy, focal and Dice loss, and the schedule that mixes them.
 
-The loss takes logits [N, C, H, W] of any float type and class ids [N, H, W], and returns a scalar in float32, also
+Each loss takes logits [N, C, H, W] of any float type and class ids [N, H, W], and returns a scalar in float32, also
 under bf16 or fp16 autocast. Pixels of id 255 do not count. Id C + i stands for a set of classes, `sets[i]`: the loss of
 such a pixel is -log of the summed probability of its classes, and Dice leaves it out. If several processes train, it is
 the loss of the batch that they share: `reduce_sum` turns a tensor of sums over this process's share into that over all.
@@ -52,23 +52,35 @@ class Pixels:
         return sums.view(n * height, num_classes).sum(dim=0)
 
 
-def focal(pixels, gamma):
-    """Return -(1 - p_t)^gamma log p_t of each pixel, [N, H, W], p_t the true class's probability.
+def cross_entropy(logits, target, *, reduce_sum=identity):
+    """Return the mean over pixels of -log p_t, where p_t is the probability of the true class."""
+    pixels = Pixels(logits, target, reduce_sum)
+    return pixels.mean(-pixels.log_pt)
 
-    Lin et al., 2017, https://arxiv.org/abs/1708.02002.
-    """
+
+def focal_loss(logits, target, *, gamma=2.0, reduce_sum=identity):
+    """Return the mean over pixels of -(1 - p_t)^gamma log p_t (Lin et al., 2017, https://arxiv.org/abs/1708.02002)."""
+    pixels = Pixels(logits, target, reduce_sum)
+    return pixels.mean(_focal(pixels, gamma))
+
+
+def _focal(pixels, gamma):
     # The clamp keeps the gradient finite if p_t rounds to 1 and gamma is below 1.
     return -((1 - pixels.log_pt.exp()).clamp(min=MIN_BASE) ** gamma) * pixels.log_pt
 
 
-def dice(pixels, all_classes):
-    """Return the mean over classes of 1 - 2 I / (P + T), a scalar.
+def dice_loss(logits, target, *, all_classes=False, reduce_sum=identity):
+    """Return the mean over classes of 1 - 2 I / (P + T).
 
     I, P and T are sums over the whole batch: of the true class's probability, of all probabilities, of true pixels. The
     mean is over the classes that the target holds, 0 if it holds none, or over all, as in the challenge's solution.
     Milletari et al., 2016, https://arxiv.org/abs/1606.04797, without their squares, as Drozdzal et al., 2016,
     https://arxiv.org/abs/1608.04117.
     """
+    return _dice(Pixels(logits, target, reduce_sum), all_classes)
+
+
+def _dice(pixels, all_classes):
     predicted = (pixels.log_probs.exp() * pixels.settled.unsqueeze(1)).sum(dim=(0, 2, 3))
     true, intersection = (pixels.sums_by_class(each) for each in (torch.ones_like(pixels.log_pt), pixels.log_pt.exp()))
     intersection, predicted, true = pixels.reduce_sum(torch.stack([intersection, predicted, true]))
@@ -92,10 +104,10 @@ def loss_at_epoch(args, epoch, single_photographs=False, sets=()):
         pixels = Pixels(logits, target, reduce_sum, sets)
         values = -pixels.log_pt
         if args.focal_weight:
-            values = (1 - args.focal_weight) * values + args.focal_weight * focal(pixels, args.focal_gamma)
+            values = (1 - args.focal_weight) * values + args.focal_weight * _focal(pixels, args.focal_gamma)
         loss = pixels.mean(values)
         if dice_weight:
-            loss = (1 - dice_weight) * loss + dice_weight * dice(pixels, all_classes)
+            loss = (1 - dice_weight) * loss + dice_weight * _dice(pixels, all_classes)
         return loss
 
     return mixed_loss

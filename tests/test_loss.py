@@ -11,7 +11,7 @@ from torch.nn import functional as F
 import main_deeplab
 from faceparse.data.classes import CELEBAMASK
 from faceparse.data.images import write_label_map
-from loss import loss_at_epoch
+from loss import cross_entropy, dice_loss, focal_loss, loss_at_epoch
 from options import train_parser
 
 CLASSES, ABSENT = 7, 5
@@ -57,23 +57,17 @@ def naive_mix(logits, target, all_classes=False):
     return 0.4 * pixel + 0.6 * naive_dice(logits, target, all_classes)
 
 
-def loss_of(**changes):
-    return loss_at_epoch(flags(**changes), 1)
-
-
-cross_entropy, focal_loss = (loss_of(focal_weight=weight, dice_weight=0.0) for weight in (0.0, 1.0))
-dice_loss, dice_of_all = (loss_of(dice_weight=1.0, all_classes=each) for each in (False, True))
 torchs_cross_entropy = partial(F.cross_entropy, ignore_index=255)
 LOSSES = {  # each with its formula
     "cross_entropy": (cross_entropy, torchs_cross_entropy),
     "focal": (focal_loss, naive_focal),
-    "focal_gamma_0": (loss_of(focal_weight=1.0, focal_gamma=0.0, dice_weight=0.0), torchs_cross_entropy),
-    "focal_gamma_0.5": (loss_of(focal_weight=1.0, focal_gamma=0.5, dice_weight=0.0), partial(naive_focal, gamma=0.5)),
-    "focal_gamma_5": (loss_of(focal_weight=1.0, focal_gamma=5.0, dice_weight=0.0), partial(naive_focal, gamma=5.0)),
+    "focal_gamma_0": (partial(focal_loss, gamma=0.0), torchs_cross_entropy),
+    "focal_gamma_0.5": (partial(focal_loss, gamma=0.5), partial(naive_focal, gamma=0.5)),
+    "focal_gamma_5": (partial(focal_loss, gamma=5.0), partial(naive_focal, gamma=5.0)),
     "dice": (dice_loss, naive_dice),
-    "dice_all_classes": (dice_of_all, partial(naive_dice, all_classes=True)),
-    "mixed": (loss_of(), naive_mix),
-    "mixed_all_classes": (loss_of(all_classes=True), partial(naive_mix, all_classes=True)),
+    "dice_all_classes": (partial(dice_loss, all_classes=True), partial(naive_dice, all_classes=True)),
+    "mixed": (loss_at_epoch(flags(), 1), naive_mix),
+    "mixed_all_classes": (loss_at_epoch(flags(all_classes=True), 1), partial(naive_mix, all_classes=True)),
 }
 every_loss = pytest.mark.parametrize("loss", [loss for loss, _ in LOSSES.values()], ids=LOSSES)
 
@@ -97,7 +91,7 @@ def test_dice_hand_worked():
     probabilities = torch.tensor([[[[0.75, 0.5, 0.0]], [[0.25, 0.5, 0.0]], [[0.0, 0.0, 1.0]]]])
     logits, target = probabilities.log().clamp(min=-1e4), torch.tensor([[[0, 1, 255]]])
     assert dice_loss(logits, target).item() == pytest.approx(1 - (2 / 3 + 4 / 7) / 2, abs=1e-6)
-    assert dice_of_all(logits, target).item() == pytest.approx(1 - (2 / 3 + 4 / 7 + 1) / 3, abs=1e-6)
+    assert dice_loss(logits, target, all_classes=True).item() == pytest.approx(1 - (2 / 3 + 4 / 7 + 1) / 3, abs=1e-6)
 
 
 @every_loss

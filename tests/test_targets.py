@@ -68,7 +68,7 @@ def test_losses_against_a_naive_loop():
             common[t] += here[t]
     assert pixels.mean(-pixels.log_pt).item() == pytest.approx(np.mean(values), rel=1e-5)
     dice = np.mean((1 - 2 * common / (predicted + true))[true > 0])
-    assert loss.dice(pixels, all_classes=False).item() == pytest.approx(dice, rel=1e-5)
+    assert loss._dice(pixels, all_classes=False).item() == pytest.approx(dice, rel=1e-5)
 
 
 def test_the_gradient_of_a_set_leaves_the_shares_within_it():

@@ -69,7 +69,7 @@ class TorchNetwork:
 
 
 class OnnxNetwork:
-    """A file of export_onnx.py, run by ONNX Runtime."""
+    """A file of export_onnx.py, run by ONNX Runtime, which is an optional extra."""
 
     batch_size = 1
 
