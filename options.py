@@ -210,7 +210,6 @@ def sample_dataset_parser(description):
     add("--test", type=positive_int, default=4, help="photographs without masks")
     add("--image_size", type=picture_side, default=512, help="side of the pictures, px")
     add("--seed", type=non_negative_int, default=0, help="seed of everything drawn")
-    add_classes(add)
     return parser
 
 
@@ -247,7 +246,6 @@ def export_parser(description):
     add("--image_size", type=network_input_size, help="side of the photographs, px; default: that of its training")
     add_classes_of_checkpoint(add)
     add = parser.add_mutually_exclusive_group().add_argument
-    add("--labels", action="store_true", help="give uint8 label maps at input size in place of logits")
     add("--layout", choices=("bisenet",), help="inputs, outputs and class order of another network")
     add("--fixed", action="store_true", help="batches of one photograph of --image_size; for other converters")
     add("--float16", action="store_true", help="store the weights as 16-bit floats: half the file")

@@ -5,7 +5,11 @@ import numpy as np
 from PIL import Image
 
 from faceparse.data.classes import CELEBAMASK, LAPA
-from tools.make_sample_dataset import class_ids_in, draw_face
+from tools.make_sample_dataset import draw_face
+
+# In place of CelebAMask-HQ's names, whose left is the subject's; LaPa's is the viewer's.
+LAPA_NAMES = {"l_brow": "r_brow", "r_brow": "l_brow", "l_eye": "r_eye", "r_eye": "l_eye", "mouth": "i_mouth"}
+LAPA_NAMES |= dict.fromkeys(("eye_g", "l_ear", "r_ear"), "skin")
 
 
 def make_celebamask_download(folder, orig_idx):
@@ -35,12 +39,13 @@ def make_celebamask_download(folder, orig_idx):
 
 def draw_lapa(folder):
     """Draw a download in LaPa's layout, 2 train, 1 val and 1 test faces of 200 x 150 px; return their masks."""
-    masks = {}
+    names = [LAPA_NAMES.get(name, name) for name in CELEBAMASK.names]
+    masks, ids = {}, np.array([LAPA.names.index(name) if name in LAPA.names else 0 for name in names], np.uint8)
     for split, index in (("train", 0), ("train", 1), ("val", 0), ("test", 0)):
         for name in ("images", "labels", "landmarks"):
             (folder / split / name).mkdir(parents=True, exist_ok=True)
         photo, mask = (part[20:170] for part in draw_face(200, 0, split, index))
-        mask = masks[split, index] = class_ids_in(LAPA)[mask]
+        mask = masks[split, index] = ids[mask]
         Image.fromarray(photo).save(folder / split / f"images/{index}_0.jpg", quality=95)
         Image.fromarray(mask).save(folder / split / f"labels/{index}_0.png")
         rows, columns = np.nonzero(np.isin(mask, (2, 3, 7, 8, 9)))  # brows and mouth

@@ -17,7 +17,6 @@ from faceparse.data.classes import LAPA
 from faceparse.errors import InputError
 from faceparse.inference import checkpoints
 from faceparse.inference.networks import OnnxNetwork, load_network
-from faceparse.inference.prediction import label_map
 from models import build_model
 
 ROOT = Path(__file__).parent.parent
@@ -89,25 +88,6 @@ def test_int8_file_is_smaller_and_labels_as_float32_does_or_is_not_written(expor
         call(export_onnx, *flags)
     assert (tmp_path / "8.onnx").read_bytes() == written
     assert sorted(path.name for path in tmp_path.iterdir()) == ["8.onnx", "photos"]
-
-
-@pytest.mark.slow
-def test_labels_are_those_of_our_own_loop(exported, tmp_path):
-    """Of any size and batch; the sizes are such that the decoder's stride does not divide them."""
-    import onnxruntime
-
-    flags = ("--checkpoint", exported / "a.pt", "--output", tmp_path / "labels.onnx", "--labels")
-    call(export_onnx, *flags)
-    session = onnxruntime.InferenceSession(str(tmp_path / "labels.onnx"), providers=["CPUExecutionProvider"])
-    network = load_network(exported / "a.pt")
-    for shape in ((1, 3, 64, 64), (2, 3, 51, 70)):
-        photos = np.random.default_rng(0).random(shape, dtype=np.float32)
-        (labels,) = session.run(["labels"], {"photos": photos})
-        assert labels.dtype == np.uint8 and labels.shape == (shape[0], *shape[2:])
-        expected = [label_map(logits, shape[2:]) for logits in network.coarse_logits(photos)]
-        assert (labels != np.stack(expected)).mean() < 1e-3
-    with pytest.raises(InputError, match="gives label maps, and the scripts need logits"):
-        load_network(tmp_path / "labels.onnx")
 
 
 @pytest.mark.slow

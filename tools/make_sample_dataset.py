@@ -18,7 +18,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from faceparse.data import layout as dataset_layout
-from faceparse.data.classes import CELEBAMASK, find_class_set
+from faceparse.data.classes import CELEBAMASK
 from faceparse.data.images import write_label_map
 from faceparse.errors import InputError, run_script
 from faceparse.files import atomic_folder, check_new_folder
@@ -28,8 +28,6 @@ from options import sample_dataset_parser
 FOLDERS = dataset_layout.FOLDERS | {"test": ("test_image", None)}
 MIN_SIZE = 32  # smaller, and the lips or an earring have no pixel left
 CLASS_ID = {name: index for index, name in enumerate(CELEBAMASK.names)}
-# These parts become skin in a class set that does not have them. Other parts that it lacks become background.
-PARTS_OF_THE_FACE = {"nose", "eye_g", "l_eye", "r_eye", "l_brow", "r_brow", "l_ear", "r_ear", "mouth", "u_lip", "l_lip"}
 SIDES = ((1, "l"), (-1, "r"))  # the subject's left lies at positive x, the right half of the picture
 
 # The probabilities of what not every face has. Pictures 0 and 1 of every five also have what ROTATION says, so that the
@@ -262,16 +260,6 @@ def light(canvas, rng):
     return as_uint8(canvas.photo * shade[..., None].astype(np.float32) + noise)
 
 
-def class_ids_in(class_set):
-    """Return the id in `class_set` of each CelebAMask-HQ class, uint8 [19], by name."""
-
-    def find(name):
-        in_lapa, in_place = {"mouth": "i_mouth"}.get(name), "skin" if name in PARTS_OF_THE_FACE else None
-        return (class_set.subject_ids(name, in_lapa, in_place) or [0])[0]
-
-    return np.array([find(name) for name in CELEBAMASK.names], np.uint8)
-
-
 def draw_face(size, seed, split, index):
     """Return a photograph, uint8 RGB [size, size, 3], and its mask, uint8 ids 0..18 [size, size].
 
@@ -290,7 +278,7 @@ def draw_face(size, seed, split, index):
     return light(canvas, rng), canvas.mask
 
 
-def make_sample_dataset(output_dir, train, val, test, image_size, seed, class_set=CELEBAMASK):
+def make_sample_dataset(output_dir, train, val, test, image_size, seed):
     """Write `train` and `val` pairs and `test` photographs under output_dir: all or nothing.
 
     Each depends on seed, split, index and image_size, not on the counts. With two pairs or more a split holds all
@@ -309,15 +297,13 @@ def make_sample_dataset(output_dir, train, val, test, image_size, seed, class_se
             (unfinished / image_dir).mkdir(parents=True, exist_ok=True)
             Image.fromarray(photo).save(unfinished / image_dir / f"{stem}.jpg", quality=95)
             if mask_dir:
-                mask = class_ids_in(class_set)[mask]
-                write_label_map(unfinished / mask_dir / f"{stem}.png", mask, palette_of=class_set)
+                write_label_map(unfinished / mask_dir / f"{stem}.png", mask, palette_of=CELEBAMASK)
     return output_dir
 
 
 def main(args):
     counts = {name: getattr(args, name) for name in ("train", "val", "test")}
-    class_set = find_class_set(args.classes)
-    make_sample_dataset(args.output_dir, **counts, image_size=args.image_size, seed=args.seed, class_set=class_set)
+    make_sample_dataset(args.output_dir, **counts, image_size=args.image_size, seed=args.seed)
     print(f"{args.output_dir}: written, {', '.join(f'{count} {name}' for name, count in counts.items() if count)}")
 
 

@@ -86,9 +86,6 @@ class OnnxNetwork:
             metadata = self.session.get_modelmeta().custom_metadata_map
         except Exception as error:  # ONNX Runtime's own exception types have no common public base
             raise InputError(f"{path}: not a readable ONNX file ({first_line(error)})") from None
-        names = [each.name for each in [*self.session.get_inputs(), *self.session.get_outputs()]]
-        if names == ["photos", "labels"]:
-            raise InputError(f"{path}: gives label maps, and the scripts need logits; export it without --labels")
         try:
             description, image_size = json.loads(metadata["classes"]), int(metadata["image_size"])
         except (KeyError, ValueError, RecursionError):
