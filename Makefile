@@ -29,7 +29,7 @@ bench: .venv/installed
 web: web/face_parser.onnx web/sample.jpg web/vendor
 	$(BIN)/python -m web.serve
 
-web/face_parser.onnx: Deeplab_checkpoint_epoch_128.pt | .venv/installed
+web/face_parser.onnx: Deeplab_checkpoint_lite.pt | .venv/installed
 	$(BIN)/python export_onnx.py --float16 --output $@
 
 web/sample.jpg: assets/astronaut.jpg

@@ -18,8 +18,8 @@ are those seen on some photographs of the folder. That pays on CPUs with VNNI in
 and later). Without them sums of 8-bit products saturate on an x86 CPU, so the weights get 7 bits there.
 
 With `--layout bisenet` the file takes the place of those of zllrunning's and yakhyo's face-parsing: `input` float32
-[1, 3, S, S] normalised by ImageNet's mean and deviation, S the image size of the training; `output` float32
-[1, 19, S, S], logits in their order of the classes.
+[1, 3, S, S] normalised by ImageNet's mean and deviation, S = 512 as in those unless --image_size says another; `output`
+float32 [1, 19, S, S], logits in their order of the classes.
 
 With `--fixed` the input is float32 [1, 3, S, S] alone, S of `--image_size`, in operators of opset 17 that Core ML,
 TensorFlow Lite, OpenVINO and OpenCV's dnn module have too.
@@ -50,6 +50,7 @@ TOLERANCE = 1e-3  # of logits whose range is some tens
 FLOAT16_TOLERANCE = 1  # weights rounded to 11 bits
 CALIBRATION_PHOTOS = 32  # and as many others to compare labels on
 FIXED_OPSET = 17  # converters and older programs do not know later ones
+BISENET_SIZE = 512  # px
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 MAX_CHANGED_BY_INT8 = 0.02  # share of the labels
 
@@ -219,7 +220,7 @@ def main(args):
         raise InputError(f"--output {args.output}: must end in .onnx")
     class_set = args.classes and find_class_set(args.classes)
     model = fold_batchnorm(checkpoints.load_model(args.checkpoint, class_set=class_set))
-    model.image_size = round_to_stride(args.image_size or model.image_size)
+    model.image_size = round_to_stride(args.image_size or (BISENET_SIZE if args.layout else model.image_size))
     photos = args.int8 and read_photos(args.int8, model.image_size)
     with atomic_path(args.output) as temporary:
         outcome = write(model, temporary, args, photos)

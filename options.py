@@ -243,7 +243,11 @@ def export_parser(description):
     parser, add = new_parser(description)
     add("--checkpoint", default=SHIPPED_CHECKPOINT, help="ours or a bare state_dict")
     add("--output", default="face_parser.onnx", help="file to write")
-    add("--image_size", type=network_input_size, help="side of the photographs, px; default: that of its training")
+    add(
+        "--image_size",
+        type=network_input_size,
+        help="side of the photographs, px; default: that of its training, or of LAYOUT",
+    )
     add_classes_of_checkpoint(add)
     add = parser.add_mutually_exclusive_group().add_argument
     add("--layout", choices=("bisenet",), help="inputs, outputs and class order of another network")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 __version__ = "1.0.0"
 # The shipped network: in the repository, with PyTorch, the checkpoint beside the scripts, else an ONNX file.
-_CHECKPOINT = Path(__file__).resolve().parent.parent / "Deeplab_checkpoint_epoch_128.pt"
+_CHECKPOINT = Path(__file__).resolve().parent.parent / "Deeplab_checkpoint_lite.pt"
 PACKAGED_NETWORK = str(Path(__file__).with_name("face_parser.onnx"))
 SHIPPED_CHECKPOINT = str(_CHECKPOINT) if _CHECKPOINT.exists() and find_spec("torch") else PACKAGED_NETWORK
 

@@ -10,11 +10,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-from helpers import parse
+from helpers import SLIM_WEIGHTS, parse
 from torch.nn import functional as F
 
 import main_deeplab
-from faceparse import SHIPPED_CHECKPOINT
 from faceparse.data.classes import CELEBAMASK
 from faceparse.data.images import read_photo, resize
 from faceparse.training.optimisation import Precision, build_optimizer
@@ -61,7 +60,7 @@ def compare(device, size, flags=()):
     The first has the relative error of its gradient, |g - g64| / |g64|, the second how far it went against the sign of
     the gradient, as a share of the learning rate: Adam's first step is 1, and rounding turns few signs.
     """
-    args = parse(main_deeplab, "--load_model_path", SHIPPED_CHECKPOINT, *FLAGS.split(), *flags)
+    args = parse(main_deeplab, "--load_model_path", SLIM_WEIGHTS, *FLAGS.split(), *flags)
     model = build_training(args, torch.device("cpu"), CELEBAMASK).model
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):

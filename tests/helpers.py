@@ -1,6 +1,7 @@
 """What several test files share beside the fixtures of conftest.py."""
 
 import re
+from pathlib import Path
 
 import torch
 
@@ -10,6 +11,7 @@ from faceparse.data.classes import CELEBAMASK
 from faceparse.inference import checkpoints
 from models import build_model
 
+SLIM_WEIGHTS = Path(__file__).parents[1] / "Deeplab_checkpoint_epoch_128.pt"
 SLIM, CHALLENGE = "deeplabv3plus_mobilenet_slim", "deeplabv3plus_mobilenet"
 THEIR_IDS = (0, 1, 10, 6, 4, 5, 2, 3, 7, 8, 11, 12, 13, 17, 18, 9, 15, 14, 16)  # by ours, as zllrunning's readme has it
 SMALL = ("--image_size", 32, "--workers", 0)

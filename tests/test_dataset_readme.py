@@ -9,10 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import SMALL, call
+from helpers import SLIM_WEIGHTS, SMALL, call
 from PIL import Image
 
-from faceparse import SHIPPED_CHECKPOINT
 from faceparse.data.images import read_mask
 from faceparse.training.log import read_log
 
@@ -32,7 +31,7 @@ def test_an_own_set_of_four_classes_trains(tmp_path, monkeypatch):
         for stem in "12":
             Image.fromarray(rng.integers(0, high, shape, dtype=np.uint8)).save(folder / f"{stem}.png")
     (tmp_path / "dataset_own/classes.json").write_text(block("json")[0])
-    shutil.copy(SHIPPED_CHECKPOINT, tmp_path)
+    shutil.copy(SLIM_WEIGHTS, tmp_path)
     monkeypatch.chdir(tmp_path)
     small = ("--epochs", 1, "--batch_size", 2, *SMALL)
     for line in "".join(block("bash")[1:3]).replace("\\\n", "").splitlines():

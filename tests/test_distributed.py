@@ -5,12 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import parse
+from helpers import SLIM_WEIGHTS, parse
 from PIL import Image
 from two_processes import in_two_processes
 
 import main_deeplab
-from faceparse import SHIPPED_CHECKPOINT
 from faceparse.data.classes import CELEBAMASK
 from faceparse.training import distributed
 from loss import loss_at_epoch
@@ -45,7 +44,7 @@ def gradients(rank, processes, flags):
 
     In float64, because in float32 a few rounded bits of an ill-conditioned layer look like another gradient.
     """
-    args = parse(main_deeplab, "--load_model_path", SHIPPED_CHECKPOINT, *flags)
+    args = parse(main_deeplab, "--load_model_path", SLIM_WEIGHTS, *flags)
     model = build_training(args, CPU, CELEBAMASK).model
     network = distributed.data_parallel(model.eval().double(), CPU)
     photos, masks = (part[rank::processes] for part in batch(model))

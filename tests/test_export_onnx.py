@@ -176,7 +176,7 @@ def test_a_client_of_the_other_network_gets_our_labels_in_its_order(bisenet, tmp
     """uniface's class, unchanged but for where it finds its weights; without uniface what its documentation says."""
     portrait = Image.open(ROOT / "assets/astronaut.jpg").resize((512, 512), Image.Resampling.BICUBIC)
     portrait.save(tmp_path / "portrait.png")
-    call(validate, "--image_dir", tmp_path / "portrait.png", "--output_dir", tmp_path / "ours")
+    call(validate, "--image_dir", tmp_path / "portrait.png", "--output_dir", tmp_path / "ours", "--image_size", 512)
     expected = np.array(THEIR_IDS)[np.array(Image.open(tmp_path / "ours/portrait.png"))]
     photo = np.array(portrait.convert("RGB"))
     try:

@@ -80,7 +80,7 @@ def test_two_faces_in_one_picture(parser, portrait):
 def test_a_tilted_face_is_turned_upright(parser, portrait, angle):
     scene, truth = make_scene(portrait, (340, (400, 300), angle))
     (face,) = parser(scene).faces
-    assert face.angle == pytest.approx(angle, abs=5)
+    assert face.angle == pytest.approx(angle + 3, abs=5)  # in the portrait itself she tilts her head by 3 degrees
     assert agreement(parser(scene).labels, truth) > 0.9
 
 
