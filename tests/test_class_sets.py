@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers import SMALL, call
 
@@ -10,7 +11,7 @@ import f1score
 import main_deeplab
 import validate
 from faceparse.data.classes import CELEBAMASK, LAPA, class_set_from_dict, find_class_set
-from faceparse.data.images import read_mask, read_photo
+from faceparse.data.images import read_mask, read_photo, write_label_map
 from faceparse.errors import InputError
 from faceparse.inference import checkpoints
 from tools import make_sample_dataset
@@ -26,8 +27,12 @@ def folder(tmp_path_factory):
     (folder / "five.json").write_text(json.dumps(DESCRIPTION))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        flags = "--output_dir dataset --train 4 --val 2 --test 1 --image_size 64 --classes five.json"
+        flags = "--output_dir dataset --train 4 --val 2 --test 1 --image_size 64"
         call(make_sample_dataset, *flags.split())
+        ids = np.array([NAMES.index(name) if name in NAMES else 1 for name in CELEBAMASK.names], np.uint8)
+        ids[0] = 0
+        for mask in folder.glob("dataset/*/*_mask/*.png"):
+            write_label_map(mask, ids[read_mask(mask)])
         flags = "--classes five.json --batch_size 4 --epochs 1 --out_channels 5"
         call(main_deeplab, *flags.split(), *SMALL)
     return folder
