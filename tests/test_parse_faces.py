@@ -25,6 +25,7 @@ FAST = ("--image_size", 256)
 @pytest.fixture
 def run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("faceparse.data.drawing.find_spec", lambda name: None)  # pymatting takes seconds to load
 
     def call(*flags):
         """Run the script; return exit status and stderr."""
