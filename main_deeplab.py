@@ -43,6 +43,7 @@ from faceparse.training.state import STATES, TrainingState, read_newest
 from loss import loss_at_epoch
 from models import build_model
 from models.cost import count_parameters
+from models.layers import multiply_pointwise
 from options import train_parser
 
 
@@ -198,6 +199,8 @@ def build_training(args, device, class_set):
     model = build_model(args.model_type, num_classes=len(class_set))
     model.class_set, model.image_size = class_set, args.image_size
     model.to(device, memory_format=torch.channels_last)
+    if device.type == "cpu":
+        multiply_pointwise(model)
     if args.pretrained and not args.resume:
         checkpoints.load_imagenet(model, args.model_type)
     if args.load_model_path and not args.resume:

@@ -1,5 +1,6 @@
 """The challenge's network gives the original's logits and has its keys; every entry of MODELS does what models says."""
 
+import copy
 import hashlib
 import math
 import zlib
@@ -11,6 +12,7 @@ from helpers import CHALLENGE, SLIM
 
 from models import MODELS, build_model
 from models.cost import count_flops, count_parameters
+from models.layers import PointwiseConv2d, multiply_pointwise
 
 LITE0, MOBILENETV2 = "deeplabv3plus_lite0", "deeplabv3plus_mobilenetv2"
 
@@ -75,6 +77,19 @@ def test_our_networks_keep_the_limits(model_type, gflops):
     """The later edition of the challenge allows no more parameters; the cost is at most half of its solution's."""
     assert count_parameters(build_model(model_type)) <= 1_821_085
     assert count_flops(model_type) <= gflops * 1e9
+
+
+def test_matrix_products_are_the_pointwise_convolutions():
+    plain = build_model(LITE0).to(torch.float64, memory_format=torch.channels_last).train()
+    products = copy.deepcopy(plain)
+    multiply_pointwise(products)
+    assert sum(isinstance(module, PointwiseConv2d) for module in products.modules()) > 30
+    photos, gradients = torch.rand(2, 3, 64, 48).double().contiguous(memory_format=torch.channels_last), []
+    for model in (plain, products):
+        torch.manual_seed(0)  # of the dropout
+        model(photos).square().mean().backward()
+        gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
+    torch.testing.assert_close(*gradients)
 
 
 def test_aspp_rates():
