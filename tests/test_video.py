@@ -132,6 +132,15 @@ def test_smoothing_lets_fewer_pixels_change(monkeypatch):
     assert changes[0] < 0.7 * changes[1]
 
 
+def test_the_whole_is_seen_anew_in_every_third_frame_or_where_there_is_no_face():
+    wholes = []
+    for places in ([Crop(20, 20, 32, 32)], []):
+        tracker = FaceTracker(NoisyParser(*places))
+        wholes.append([tracker(BLANK).levels[0][0] for _ in range(4)])
+    assert [after is before for before, after in pairwise(wholes[0])] == [True, True, False]
+    assert not any(after is before for before, after in pairwise(wholes[1]))
+
+
 SMALL_CROP, LARGE_CROP = Crop(12, 12, 16, 16), Crop(28, 28, 24, 24)
 
 

@@ -9,6 +9,7 @@ from faceparse.faces.face_parser import ParsedPhoto
 from faceparse.faces.looks import Face
 
 SEARCH_EVERY = 15  # frames
+WHOLE_EVERY = 3  # frames; what lies far from a face moves less
 WHOLE_SHARE = 0.5  # side at the network of the look at the whole frame, share of a face's: a quarter of the time
 PATIENCE = 5  # frames in which a face may not be seen before it is given up
 STILL, MOVING = 0.3, 0.15  # weight of the new frame in the exponential means; motion that makes it 1, share of the side
@@ -38,16 +39,19 @@ class FaceTracker:
     """
 
     def __init__(self, parser):
-        self.parser, self.tracks, self.frames = parser, [], 0
+        self.parser, self.tracks, self.frames, self.whole = parser, [], 0, None
 
     def __call__(self, frame):
         self.follow(frame)
         if self.frames % SEARCH_EVERY == 0:
             self.search(frame)
+        if self.frames % WHOLE_EVERY == 0 or not self.tracks:
+            self.whole = self.parser.look(
+                frame, [whole_picture(frame.shape)], round(WHOLE_SHARE * self.parser.image_size)
+            )
         self.frames += 1
         faces = sorted((track.face for track in self.tracks), key=lambda face: -face.crop.width)
-        whole = self.parser.look(frame, [whole_picture(frame.shape)], round(WHOLE_SHARE * self.parser.image_size))
-        return ParsedPhoto(frame, faces, self.parser.class_set, [whole, faces])
+        return ParsedPhoto(frame, faces, self.parser.class_set, [self.whole, faces])
 
     def follow(self, frame):
         seen = self.parser.look(frame, [track.crop for track in self.tracks])

@@ -81,8 +81,11 @@ class OnnxNetwork:
             raise InputError(f"{path}: needs ONNX Runtime; pip install onnxruntime") from None
         if not Path(path).is_file():
             raise InputError(f"{path}: no such file; write one with export_onnx.py")
+        options = onnxruntime.SessionOptions()
+        # Its threads would spin between two photographs, and take the cores from whoever works there.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            self.session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+            self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
             metadata = self.session.get_modelmeta().custom_metadata_map
         except Exception as error:  # ONNX Runtime's own exception types have no common public base
             raise InputError(f"{path}: not a readable ONNX file ({first_line(error)})") from None
