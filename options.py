@@ -84,7 +84,7 @@ def train_parser(description):
         choices=tuple(AUGMENTATIONS),
         default="full",
         help="full adds flip, geometry, blur, noise; wide adds faces off-centre, tilted, half and twice as large, and "
-        "people before other photographs; strong is full with stronger changes of colour and CutMix",
+        "people before other photographs and drawn things; strong is full with stronger changes of colour and CutMix",
     )
     add("--augment_from_epoch", type=positive_int, default=1, help="first epoch that is augmented")
 

@@ -18,6 +18,9 @@ from faceparse.data.images import LUMA
 GEOMETRY = {"rotation": 25.0, "scale": 1.3, "shift": 0.1}
 WIDE_GEOMETRY = {"rotation": 45.0, "scale": 2.0, "shift": 0.25}
 SURROUNDED = 0.3  # share of samples that stand before another photograph
+DRAWN = 0.12  # share of samples that stand before something drawn
+DRAWN_SCALE = (0.25, 1.25)  # of such a sample
+THINGS, THING_SIZE = 12, (0.01, 0.4)  # their number, and half their length and breadth as shares of the picture's side
 BRIGHTNESS = CONTRAST = SATURATION = 0.2  # factors 1 +- this
 HUE = 0.03  # turns of the colour circle, either way
 STRONGER = 2.5  # the four above are multiplied by this in half of the samples of mode "strong"
@@ -81,6 +84,46 @@ def take_from_another(images, masks, replaced):
     return images, torch.where(replaced, masks.roll(1, dims=0), masks)
 
 
+def drawn_scene(images, masks, generator):
+    """Move and scale a share of the samples, without their background, to somewhere before something drawn.
+
+    So colours under a neck are not yet clothes. What is ignored stays so.
+    """
+    chosen = (uniform(len(images), 0, 1, generator) < DRAWN).nonzero()[:, 0]
+    n = len(chosen)
+    if not n:
+        return images, masks
+    scale = uniform(n, *map(math.log, DRAWN_SCALE), generator).exp()
+    x, y = (uniform(n, -1, 1, generator) * (1 - scale).abs() / scale for _ in range(2))
+    theta = torch.stack([1 / scale, 0 * x, x, 0 * y, 1 / scale, y], dim=1).view(n, 2, 3)
+    chosen, theta = (each.to(images.device, non_blocking=True) for each in (chosen, theta))
+    grid = F.affine_grid(theta, images[chosen].shape, align_corners=False)
+    people = F.grid_sample(images[chosen], grid, align_corners=False)
+    labels = resample_masks(masks[chosen], grid, outside=0)
+    pictures = torch.where(labels[:, None] == 0, draw_things(n, images.shape[-1], images.device, generator), people)
+    return images.index_copy(0, chosen, pictures), masks.index_copy(0, chosen, labels)
+
+
+def draw_things(n, side, device, generator):
+    """Return float [n, 3, side, side]: soft colours, and before them ellipses and boxes of one colour each."""
+    positions, thing = (torch.arange(side, device=device) + 0.5) / side, torch.zeros(n, side, side, device=device)
+    for number in range(1, THINGS + 1):
+        angle, x, y = (uniform(n, 0, high, generator) for high in (math.pi, 1, 1))
+        away = []  # along the thing's length and its breadth, 1 at its rim
+        for across, down in ((angle.cos(), angle.sin()), (-angle.sin(), angle.cos())):
+            half = uniform(n, *map(math.log, THING_SIZE), generator).exp()
+            terms = torch.stack([across, down, across * x + down * y]) / half
+            across, down, offset = terms.to(device, non_blocking=True)[:, :, None, None]
+            away.append((across * positions + (down * positions[:, None] - offset)).abs())
+        inside = (away[0].square() + away[1].square() if number % 2 else torch.maximum(*away)) < 1
+        thing = torch.where(inside, number, thing)
+    colours = torch.rand(n, 3, THINGS + 1, generator=generator).to(device, non_blocking=True)
+    colours = colours.gather(2, thing.long().flatten(1)[:, None].expand(-1, 3, -1)).view(n, 3, side, side)
+    soft = uniform(n, 0.15, 0.85, generator)[:, None, None, None] + 0.15 * torch.randn(n, 3, 4, 4, generator=generator)
+    soft = F.interpolate(soft.to(device, non_blocking=True), size=(side, side), mode="bicubic", align_corners=False)
+    return torch.where(thing[:, None] > 0, colours, soft)
+
+
 def cutmix(images, masks, generator):
     """In a share of the samples, replace a rectangle by that of another one, with its labels.
 
@@ -103,12 +146,12 @@ def cutmix(images, masks, generator):
     return take_from_another(images, masks, rows[:, :, None] & columns[:, None, :])
 
 
-def resample_masks(masks, grid):
-    """Resample int64 masks [N, S, S] by nearest neighbour; outside they are 255."""
+def resample_masks(masks, grid, outside=IGNORE_INDEX):
+    """Resample int64 masks [N, S, S] by nearest neighbour; beyond them is the id `outside`."""
     # grid_sample fills with 0, so all ids are raised by one before and lowered after.
     shifted = F.grid_sample((masks + 1).unsqueeze(1).float(), grid, mode="nearest", align_corners=False)
     masks = shifted.squeeze(1).round().long() - 1
-    return torch.where(masks < 0, IGNORE_INDEX, masks)
+    return torch.where(masks < 0, outside, masks)
 
 
 def color(images, masks, generator, stronger=1):
@@ -168,7 +211,7 @@ MODES = {
     "none": (None, ()),
     "color": (None, (color,)),
     "full": (geometry, (color, blur, noise)),
-    "wide": (wide_geometry, (surroundings, color, blur, noise)),
+    "wide": (wide_geometry, (surroundings, drawn_scene, color, blur, noise)),
     "strong": (geometry, (functools.partial(color, stronger=STRONGER), cutmix, blur, noise)),
 }
 
