@@ -7,7 +7,6 @@ const SAMPLE = "sample.jpg";
 const MAX_PIXELS = 4096 * 4096; // what a canvas holds on every phone
 const MAX_VIEW = 1280; // px of what is shown; downloads have the photograph's own size
 const CAMERA_SIZES = [256, 320, 384, 512]; // px that the network sees of a frame: as many as the device manages
-const WHOLE_EVERY = 4; // frames; the face is looked at in each
 const TOO_SLOW = 4; // frames a second
 const FAST_ENOUGH = 8; // to try the next size, which costs at most 1.8 times as much
 const BACKGROUND = 0; // class id
@@ -217,7 +216,7 @@ async function parseFrames(stream) {
     const frame = takePhoto(page.video, "camera");
     const square = looks && squareAround(looks.at(-1))?.square;
     const size = square ? CAMERA_SIZES[step] : model.image_size;
-    const isDue = !square || frames % WHOLE_EVERY === 0;
+    const isDue = !square || frames % model.whole_every === 0; // the face is looked at in each
     const coarse = square ? model.whole_share * size : size; // as in faceparse/faces/tracking.py
     looks = [isDue ? await look(frame.canvas, whole(frame.canvas), coarse) : looks[0]];
     if (square) looks.push(await look(frame.canvas, square, size));
