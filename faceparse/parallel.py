@@ -21,12 +21,14 @@ def usable_cores():
 def in_parallel(function, items, description, chunk=16):
     """Yield `function(item)` of each item, in order, from a process per core; a progress bar goes to stderr.
 
-    Processes and not threads are used because numpy's bincount holds the interpreter lock. The first error ends all.
+    Processes and not threads are used because numpy's bincount holds the interpreter lock; one chunk needs none. The
+    first error ends all.
     """
     items = list(items)
-    processes = max(1, min(usable_cores(), -(-len(items) // chunk), MAX_PROCESSES))
-    with ProcessPoolExecutor(processes, initializer=start_worker) as pool:
-        results = pool.map(function, items, chunksize=chunk)
+    processes = min(usable_cores(), -(-len(items) // chunk), MAX_PROCESSES)
+    alone = processes <= 1
+    with nullcontext() if alone else ProcessPoolExecutor(processes, initializer=start_worker) as pool:
+        results = map(function, items) if alone else pool.map(function, items, chunksize=chunk)
         yield from tqdm(results, description, total=len(items), leave=False, disable=None)
 
 
