@@ -7,10 +7,8 @@ OUT/test_image. Every part of a face is one outline, drawn into the photograph (
 (hard edges, the class id), so the masks are exact. Later parts hide earlier ones, in both.
 """
 
-from itertools import pairwise
 from math import cos, radians, sin
 from pathlib import Path
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -32,23 +30,19 @@ SIDES = ((1, "l"), (-1, "r"))  # the subject's left lies at positive x, the righ
 
 # The probabilities of what not every face has. Pictures 0 and 1 of every five also have what ROTATION says, so that the
 # first two pictures of a split already hold all classes.
-CHANCE = {"glasses": 0.15, "hat": 0.12, "earrings": 0.2, "necklace": 0.2, "open mouth": 0.5}
+CHANCE = {"glasses": 0.15, "hat": 0.12, "earrings": 0.2, "necklace": 0.2, "open mouth": 0.5, "long hair": 0.5}
 ROTATION = ({"glasses", "open mouth"}, {"hat", "earrings", "necklace"}, set(), set(), set())
 
 SKINS = ((236, 202, 178), (228, 184, 154), (216, 164, 130), (198, 140, 104), (156, 104, 72), (112, 74, 54))
 HAIRS = ((34, 28, 28), (62, 42, 32), (98, 64, 40), (142, 90, 50), (200, 160, 98), (150, 66, 36), (168, 164, 160))
+IRISES = ((92, 58, 36), (70, 104, 140), (84, 112, 70))
 METALS = ((222, 184, 84), (204, 208, 214), (214, 150, 130))
 
 
 class Canvas:
-    """A photograph (uint8 RGB [S, S, 3]) and its mask (uint8 [S, S]) that are drawn together.
-
-    Outlines are [N, 2] in face units: (0, 0) is the middle of the face, x to the right, y down, the chin is at (0, 1).
-    `depth` is how far a point lies in front of the middle of the head; turning the head moves it sideways by that.
-    """
+    """A photograph (uint8 RGB [S, S, 3]) and its mask (uint8 [S, S]) that are drawn together."""
 
     def __init__(self, size, rng):
-        self.size = size
         self.scale = size * rng.uniform(0.26, 0.305)
         self.centre = size * np.array([0.5, 0.475]) + size * rng.uniform(-1, 1, 2) * (0.05, 0.025)
         self.turn = rng.uniform(-0.11, 0.11)
@@ -59,26 +53,20 @@ class Canvas:
         self.mask = np.zeros((size, size), np.uint8)
 
     def part(self, name, colour, outline, depth=0.0, width=None):
-        """Draw one part of class `name` into photograph and mask: filled, or a line where `width` is given."""
-        self._draw(self.photo, tuple(map(float, colour)), outline, depth, width, cv2.LINE_AA)
-        self._draw(self.mask, CLASS_ID[name], outline, depth, width, cv2.LINE_8)
+        """Draw one part of class `name`: filled, or a line where `width` is given.
 
-    def detail(self, name, colour, *outlines, depth=0.0, width=None, opacity=1.0):
-        """Draw into the photograph only, and only where the mask says `name`: shading, pupils, strands of hair."""
-        layer = self.photo.copy()
-        for outline in outlines:
-            self._draw(layer, tuple(map(float, colour)), outline, depth, width, cv2.LINE_AA)
-        layer = cv2.addWeighted(layer, opacity, self.photo, 1 - opacity, 0)
-        cv2.copyTo(layer, (self.mask == CLASS_ID[name]).astype(np.uint8), self.photo)  # changes self.photo in place
-
-    def _draw(self, image, colour, outline, depth, width, line_type):
+        The outline is [N, 2] in face units: (0, 0) is the middle of the face, x to the right, y down, the chin is at
+        (0, 1). `depth` is how far it lies in front of the middle of the head; turning the head moves it by that.
+        """
         points = np.asarray(outline, float) + np.array([self.turn * depth, 0])
         points = points @ self.rotation * self.scale + self.centre - 0.5  # to OpenCV, whole numbers are pixel centres
         points = [np.round(points * 16).astype(np.int32)]  # the last 4 bits are the fraction
-        if width is None:
-            cv2.fillPoly(image, points, colour, line_type, shift=4)
-        else:
-            cv2.polylines(image, points, False, colour, max(1, round(width * self.scale)), line_type, shift=4)
+        colour = tuple(map(float, colour))
+        for image, value, line_type in ((self.photo, colour, cv2.LINE_AA), (self.mask, CLASS_ID[name], cv2.LINE_8)):
+            if width is None:
+                cv2.fillPoly(image, points, value, line_type, shift=4)
+            else:
+                cv2.polylines(image, points, False, value, max(1, round(width * self.scale)), line_type, shift=4)
 
 
 def as_uint8(image):
@@ -106,158 +94,81 @@ def symmetric(*points):
     return curve(*points, *[(-x, y) for x, y in reversed(points) if x > 0])
 
 
-def choose_look(rng, index):
-    """Choose who picture `index` of a split shows: colours (RGB), hair style and the names from CHANCE that apply."""
-
-    def one_of(colours):
-        return np.clip(rng.choice(colours) + rng.normal(0, 8) + rng.normal(0, 2, 3), 8, 250)
-
-    wears = {name for name, chance in CHANCE.items() if rng.random() < chance} | ROTATION[index % len(ROTATION)]
-    style = rng.choice(["short", "short", "bob", "long", "afro"])
-    return SimpleNamespace(
-        wears=wears,
-        skin=one_of(SKINS),
-        hair=one_of(HAIRS),
-        metal=one_of(METALS),
-        style=style,
-        fringe=rng.choice(["parted", "bangs", "back"]),
-        ears_shown=style == "short" or "earrings" in wears or rng.random() < 0.3,
-        # Never together with a hat, so that the second picture of a split always shows the eyes.
-        dark_lenses="glasses" in wears and "hat" not in wears and rng.random() < 0.3,
-    )
-
-
-def draw_back_hair(canvas, look):
-    if look.style == "afro":
-        canvas.part("hair", look.hair, ellipse(0, -0.38, 1.12, 1.0), depth=-0.4)
-    elif look.style in ("bob", "long"):
-        length = 0.85 if look.style == "bob" else 1.75
-        outline = symmetric((0, -1.18), (0.6, -1.02), (0.95, -0.5), (1.04, 0.2), (1.0, length - 0.2), (0.6, length))
-        canvas.part("hair", look.hair, outline, depth=-0.4)
-    else:
-        canvas.part("hair", look.hair, symmetric((0, -1.16), (0.6, -1.0), (0.86, -0.5), (0.81, 0), (0.4, 0.3)))
-
-
-def draw_body_and_head(canvas, look, rng):
+def draw_head_and_body(canvas, wears, skin, hair, metal, rng):
+    if "long hair" in wears:
+        end = rng.uniform(0.8, 1.75)
+        outline = symmetric((0, -1.18), (0.6, -1.02), (0.95, -0.5), (1.04, 0.2), (1.0, end - 0.2), (0.6, end))
+        canvas.part("hair", hair, outline, depth=-0.4)
+    canvas.part("hair", hair, symmetric((0, -1.16), (0.6, -1.0), (0.86, -0.5), (0.81, 0), (0.4, 0.3)))
     neck = symmetric((0, 0.5), (0.42, 0.6), (0.43, 1.05), (0.62, 1.3), (0.6, 2.2), (0, 2.3))
-    canvas.part("neck", look.skin * 0.93, neck)
-    canvas.detail("neck", look.skin * 0.7, ellipse(0, 0.9, 0.5, 0.32), depth=0.3, opacity=0.6)  # the chin's shadow
-    neckline = rng.uniform(1.5, 1.7) if "necklace" in look.wears else rng.uniform(1.2, 1.65)
+    canvas.part("neck", skin * 0.85, neck)
+    neckline = rng.uniform(1.5, 1.7)
     left_half = [(0.15, neckline), (0.36, neckline - 0.12), (0.5, 1.12), (1.0, 1.24), (1.4, 1.5), (1.7, 3)]
-    cloth = np.array([*left_half, *[(-x, y) for x, y in reversed(left_half)]])
-    canvas.part("cloth", rng.uniform(30, 230, 3), cloth)
-    if "necklace" in look.wears:
-        canvas.part("neck_l", look.metal, ellipse(0, 1.02, 0.46, 0.34, 10, 170), width=0.06)
-        canvas.part("neck_l", look.metal, ellipse(0, 1.41, 0.07, 0.09))
+    canvas.part("cloth", rng.uniform(30, 230, 3), [*left_half, *[(-x, y) for x, y in reversed(left_half)]])
+    if "necklace" in wears:
+        canvas.part("neck_l", metal, ellipse(0, 1.02, 0.46, 0.34, 10, 170), width=0.06)
+        canvas.part("neck_l", metal, ellipse(0, 1.41, 0.07, 0.09))
     for side, letter in SIDES:
-        canvas.part(f"{letter}_ear", look.skin * 0.95, ellipse(side * 0.79, 0.06, 0.13, 0.25), depth=-0.25)
+        canvas.part(f"{letter}_ear", skin * 0.95, ellipse(side * 0.79, 0.06, 0.13, 0.25), depth=-0.25)
     jaw = rng.uniform(0.5, 0.62)
-    canvas.part("skin", look.skin, symmetric((0, -1), (0.56, -0.82), (0.75, -0.2), (0.72, 0.3), (jaw, 0.68), (0.2, 1)))
+    canvas.part("skin", skin, symmetric((0, -1), (0.56, -0.82), (0.75, -0.2), (0.72, 0.3), (jaw, 0.68), (0.2, 1)))
 
 
-def draw_nose_and_mouth(canvas, look, rng):
+def draw_nose_and_mouth(canvas, wears, skin, rng):
     width = rng.uniform(0.85, 1.15)
     nose = symmetric((0.06, -0.12), (0.08, 0.1), (0.17 * width, 0.27), (0.12 * width, 0.37), (0, 0.4))
-    canvas.part("nose", look.skin * (0.96, 0.9, 0.88), nose, depth=1.2)
-    canvas.detail("nose", look.skin * 0.5, *[ellipse(side * 0.08, 0.355, 0.035, 0.02) for side, _ in SIDES], depth=1.2)
-
-    width, lift = rng.uniform(0.24, 0.32), rng.uniform(0, 0.07)
-    gap = rng.uniform(0.12, 0.18) if "open mouth" in look.wears else 0.0
-    lips = look.skin * (0.85, 0.5, 0.52) * rng.uniform(0.85, 1.1)
-    # Four bows from corner to corner: the outer edge of the upper lip, the inner edges of both, the lower outer edge.
-    x = np.linspace(-1, 1, 25)
-    cupid = 0.02 * np.exp(-((5 * x) ** 2))
-    bows = [y - (y - 0.6 + lift) * x**2 for y in (0.5 + cupid, 0.58, 0.59 + gap, 0.71 + gap)]
-    bows = [np.stack([width * x, bow], axis=1) for bow in bows]
-    upper, opening, lower = [np.concatenate([above, below[::-1]]) for above, below in pairwise(bows)]
-    canvas.part("l_lip", lips, lower, depth=1)
+    canvas.part("nose", skin * (0.96, 0.9, 0.88), nose, depth=1.2)
+    width, gap = rng.uniform(0.24, 0.32), rng.uniform(0.14, 0.2) * ("open mouth" in wears)
+    lips = skin * (0.85, 0.5, 0.52) * rng.uniform(0.85, 1.1)
+    canvas.part("l_lip", lips, ellipse(0, 0.56, width, 0.12 + gap, 0, 180), depth=1)
     if gap:
-        canvas.part("mouth", (84, 26, 30), opening, depth=1)
-        canvas.detail("mouth", (240, 236, 226), ellipse(0, 0.58, width * 0.8, gap * 0.5), depth=1)  # teeth
-    canvas.part("u_lip", lips * 0.88, upper, depth=1)
+        canvas.part("mouth", (84, 26, 30), ellipse(0, 0.56, 0.85 * width, gap, 0, 180), depth=1)
+    canvas.part("u_lip", lips * 0.88, ellipse(0, 0.56, width, 0.08, 180, 360), depth=1)
 
 
-def draw_brows_and_glasses(canvas, look, rng):
-    tilt = rng.uniform(-0.02, 0.04)
+def draw_brows_glasses_and_eyes(canvas, wears, skin, hair, rng):
+    """CelebAMask-HQ labels what is seen through a lens as eye, the rest of the glasses eye_g."""
+    tilt, radii, frame = rng.uniform(-0.02, 0.04), rng.uniform((0.24, 0.18), (0.28, 0.22)), rng.uniform(15, 110, 3)
+    height, gaze, iris = rng.uniform(0.1, 0.13), rng.uniform(-0.03, 0.03), rng.choice(IRISES)
+    if "glasses" in wears:
+        canvas.part("eye_g", frame, [(-0.1, -0.08), (0.1, -0.08)], depth=1, width=0.05)
     for side, letter in SIDES:
         brow = curve((0.13, -0.25), (0.33, -0.36 - tilt), (0.55, -0.25), (0.34, -0.29 - tilt), side=side)
-        canvas.part(f"{letter}_brow", look.hair * 0.75, brow, depth=0.9)
-    radii, frame = rng.uniform((0.24, 0.18), (0.28, 0.22)), rng.uniform(15, 110, 3)
-    if "glasses" not in look.wears:
-        return
-    for side, _ in SIDES:
-        lens = ellipse(side * 0.34, -0.04, *radii)
-        canvas.part("eye_g", frame * 0.4 if look.dark_lenses else look.skin * 0.9 + 22, lens, depth=1)
-        canvas.part("eye_g", frame, lens, depth=1, width=0.045)
-        canvas.part("eye_g", frame, [(side * 0.6, -0.1), (side * 0.76, -0.08)], depth=0.3, width=0.05)
-    canvas.part("eye_g", frame, [(-0.1, -0.08), (0.1, -0.08)], depth=1, width=0.05)
+        canvas.part(f"{letter}_brow", hair * 0.75, brow, depth=0.9)
+        if "glasses" in wears:
+            lens = ellipse(side * 0.34, -0.04, *radii)
+            canvas.part("eye_g", skin * 0.9 + 22, lens, depth=1)
+            canvas.part("eye_g", frame, lens, depth=1, width=0.045)
+            canvas.part("eye_g", frame, [(side * 0.6, -0.1), (side * 0.76, -0.08)], depth=0.3, width=0.05)
+        x, name = side * 0.33, f"{letter}_eye"
+        canvas.part(name, (238, 236, 232), ellipse(x, -0.04, 0.16, 0.6 * height), depth=0.9)
+        canvas.part(name, iris, ellipse(x + gaze, -0.04, 0.06, 0.06), depth=0.9)
+        canvas.part(name, (16, 12, 12), ellipse(x + gaze, -0.04, 0.03, 0.03), depth=0.9)
 
 
-def draw_eyes(canvas, look, rng):
-    """Draw the eyes over clear glasses: CelebAMask-HQ labels what is seen through a lens as eye, the rest eye_g."""
-    height, gaze = rng.uniform(0.08, 0.12), rng.uniform(-0.03, 0.03)
-    iris_colour = rng.choice([(92, 58, 36), (70, 104, 140), (84, 112, 70)])
-    if look.dark_lenses:
-        return
-    for side, letter in SIDES:
-        name, x, y = f"{letter}_eye", side * 0.33 + gaze, -0.05
-        upper_lid = (0.27, -0.04 - 0.8 * height), (0.38, -0.04 - 0.85 * height)
-        eye = curve((0.17, -0.02), *upper_lid, (0.5, -0.05), (0.34, -0.04 + 0.6 * height), side=side)
-        canvas.part(name, look.hair * 0.4, eye, depth=0.9)  # the lashes are the part that the white does not cover
-        canvas.detail(name, (238, 236, 232), eye + np.array([0, 0.03]), depth=0.9)
-        canvas.detail(name, iris_colour, ellipse(x, y, 0.08, 0.08), depth=0.9)
-        canvas.detail(name, (16, 12, 12), ellipse(x, y, 0.038, 0.038), depth=0.9)
-        canvas.detail(name, (250, 250, 250), ellipse(x + 0.025, y - 0.03, 0.016, 0.016), depth=0.9)
-
-
-def draw_front_hair(canvas, look, rng):
-    if not look.ears_shown:
-        length = {"bob": 0.8, "long": 1.5, "afro": 0.55}[look.style]
+def draw_front_hair_earrings_and_hat(canvas, wears, hair, metal, rng):
+    if "long hair" in wears and "earrings" not in wears:  # over the ears
         for side, _ in SIDES:
-            outer = (0.5, -0.8), (0.85, -0.6), (1.02, 0), (1.03, length - 0.2), (0.85, length)
-            lock = curve(*outer, (0.72, 0.5), (0.69, 0), (0.66, -0.4), side=side)
-            canvas.part("hair", look.hair, lock)
-    side = rng.choice([-1, 1])
-    hairline = {
-        "parted": [(0.72, -0.2), (0.6, -0.45), (0.1, -0.58), (-0.3, -0.82), (-0.62, -0.55), (-0.74, -0.15)],
-        "bangs": [(0.73, -0.15), (0.62, -0.38), (0.3, -0.4), (0, -0.43), (-0.3, -0.4), (-0.62, -0.38), (-0.73, -0.15)],
-        "back": [(0.74, -0.15), (0.62, -0.5), (0.3, -0.68), (-0.3, -0.68), (-0.62, -0.5), (-0.74, -0.15)],
-    }[look.fringe]
+            outer = (0.5, -0.8), (0.85, -0.6), (1.02, 0), (1.03, 0.6), (0.85, 0.8)
+            canvas.part("hair", hair, curve(*outer, (0.72, 0.5), (0.69, 0), (0.66, -0.4), side=side))
     crown = [(-0.86, -0.4), (-0.65, -0.98), (0, -1.18), (0.65, -0.98), (0.86, -0.4)]
-    canvas.part("hair", look.hair, curve(*crown, *hairline, side=side), depth=0.1)
-    t = np.linspace(0, 1, 12)[:, None]
-    for shade in (0.7, 0.85, 1.2, 1.35):  # strands fall from the crown to the sides, as Bezier curves
-        strands = []
-        for x in rng.uniform(-1, 1, 12):
-            p0, p1, p2, p3 = np.array([(0.15 * x, -1.3), (x, -1.1), (1.1 * x, -0.2), (x, 1.8)]) + rng.normal(0, 0.04, 2)
-            strands.append((1 - t) ** 3 * p0 + 3 * t * (1 - t) ** 2 * p1 + 3 * t**2 * (1 - t) * p2 + t**3 * p3)
-        canvas.detail("hair", look.hair * shade, *strands, width=0.025, opacity=0.5)
-
-
-def draw_earrings_and_hat(canvas, look, rng):
-    height = rng.uniform(0.07, 0.17)
-    if "earrings" in look.wears:
+    hairline = [(0.72, -0.2), (0.6, -0.45), (0.1, -0.58), (-0.3, rng.uniform(-0.82, -0.45)), (-0.62, -0.5)]
+    canvas.part("hair", hair, curve(*crown, *hairline, (-0.74, -0.15), side=rng.choice([-1, 1])), depth=0.1)
+    height, colour = rng.uniform(0.07, 0.17), rng.uniform(30, 220, 3)
+    if "earrings" in wears:
         for side, _ in SIDES:
-            canvas.part("ear_r", look.metal, ellipse(side * 0.83, 0.28 + height, 0.07, height), depth=-0.25)
-    colour = rng.uniform(30, 220, 3)
-    if "hat" in look.wears:
+            canvas.part("ear_r", metal, ellipse(side * 0.83, 0.28 + height, 0.07, height), depth=-0.25)
+    if "hat" in wears:
         canvas.part("hat", colour, symmetric((0, -1.42), (0.55, -1.4), (0.75, -0.9), (0.8, -0.6), (0, -0.55)))
         canvas.part("hat", colour * 0.9, ellipse(0, -0.62, 1.25, 0.17))
 
 
-def light(canvas, rng):
-    """Return the photograph (uint8) under a light from one side, with soft folds where parts meet, and noise."""
-    size = canvas.size
-    person = cv2.resize((canvas.mask > 0).astype(np.float32), (64, 64), interpolation=cv2.INTER_AREA)
-    roundness = cv2.resize(cv2.GaussianBlur(person, (0, 0), 6), (size, size))
-    edges = (cv2.morphologyEx(canvas.mask, cv2.MORPH_GRADIENT, np.ones((3, 3))) > 0).astype(np.float32)
-    folds = cv2.GaussianBlur(edges, (0, 0), 0.008 * size)
-    clouds = cv2.resize(rng.normal(0, 0.04, (7, 7)), (size, size), interpolation=cv2.INTER_CUBIC)
-    angle, strength = rng.uniform(0, 6.28), rng.uniform(0.05, 0.2)
+def light(photo, rng):
+    """Return a photograph (uint8) under a light from one side, with noise."""
+    size, angle, strength = len(photo), rng.uniform(0, 6.28), rng.uniform(0.05, 0.2)
     ramp = np.linspace(-strength, strength, size)
-    shade = 0.88 + 0.2 * roundness - 0.2 * folds + clouds + ramp * cos(angle) + ramp[:, None] * sin(angle)
-    noise = rng.uniform(1, 5) * rng.standard_normal((size, size, 1), np.float32)
-    return as_uint8(canvas.photo * shade[..., None].astype(np.float32) + noise)
+    shade = 1 + ramp * cos(angle) + ramp[:, None] * sin(angle)
+    return as_uint8(photo * shade[..., None] + rng.uniform(1, 5) * rng.standard_normal((size, size, 1)))
 
 
 def draw_face(size, seed, split, index):
@@ -266,16 +177,14 @@ def draw_face(size, seed, split, index):
     The same arguments give the same picture. `split` is a key of FOLDERS.
     """
     rng = np.random.default_rng((seed, list(FOLDERS).index(split), index))
-    look = choose_look(rng, index)
+    wears = {name for name, chance in CHANCE.items() if rng.random() < chance} | ROTATION[index % len(ROTATION)]
+    skin, hair, metal = (np.clip(rng.choice(each) + rng.normal(0, 8), 8, 250) for each in (SKINS, HAIRS, METALS))
     canvas = Canvas(size, rng)
-    draw_back_hair(canvas, look)
-    draw_body_and_head(canvas, look, rng)
-    draw_nose_and_mouth(canvas, look, rng)
-    draw_brows_and_glasses(canvas, look, rng)
-    draw_eyes(canvas, look, rng)
-    draw_front_hair(canvas, look, rng)
-    draw_earrings_and_hat(canvas, look, rng)
-    return light(canvas, rng), canvas.mask
+    draw_head_and_body(canvas, wears, skin, hair, metal, rng)
+    draw_nose_and_mouth(canvas, wears, skin, rng)
+    draw_brows_glasses_and_eyes(canvas, wears, skin, hair, rng)
+    draw_front_hair_earrings_and_hat(canvas, wears, hair, metal, rng)
+    return light(canvas.photo, rng), canvas.mask
 
 
 def make_sample_dataset(output_dir, train, val, test, image_size, seed):
