@@ -102,11 +102,6 @@ def build_loader(dataset, workers, **options):
     return DataLoader(dataset, num_workers=processes, generator=torch.Generator().manual_seed(0), **options)
 
 
-def one_by_one(dataset, workers):
-    """Yield the items of a dataset in order, read by worker processes."""
-    return raise_errors(build_loader(dataset, workers, batch_size=None))
-
-
 def raise_errors(items):
     for item in items:
         if isinstance(item, InputError):
@@ -178,7 +173,8 @@ class TrainingSet:
 
     def _read(self, share, description):
         """Yield (index, pair) of the indices in `share`, with a progress bar."""
-        pairs, hidden = one_by_one(Subset(self.dataset, share), self.workers), distributed.rank() > 0 or None
+        pairs = raise_errors(build_loader(Subset(self.dataset, share), self.workers, batch_size=None))
+        hidden = distributed.rank() > 0 or None
         return zip(share, tqdm(pairs, description, len(share), leave=False, disable=hidden), strict=True)
 
     def _classes_present(self):
