@@ -5,8 +5,6 @@ from pathlib import Path
 
 import torch
 
-import options
-from faceparse import flags
 from faceparse.data.classes import CELEBAMASK
 from faceparse.inference import checkpoints
 from models import build_model
@@ -19,28 +17,17 @@ SMALL = ("--image_size", 32, "--workers", 0)
 TRAIN = ("--dataset_dir", "dataset", "--batch_size", 4, "--epochs", 1, "--save_every", 1, *SMALL)
 PREDICT = ("--checkpoint", "model.pt", "--image_dir", "dataset/val/val_image", *SMALL)
 MERGE = (*PREDICT, "--label_dir", "dataset/val/val_mask", "--output_dir", "merged", "--colored_dir", "colored")
-PARSERS = {  # module of a script: its parser
-    "main_deeplab": options.train_parser,
-    "validate": options.validate_parser,
-    "generate_labels": options.generate_labels_parser,
-    "parse_faces": flags.parse_faces_parser,
-    "export_onnx": options.export_parser,
-    "evaluate": options.score_parser,
-    "iouclass": options.score_parser,
-    "f1score": options.f1score_parser,
-    "color_visualization": options.color_parser,
-    "class_imbalance_fig": options.class_imbalance_parser,
-    "tools.check_dataset": options.check_dataset_parser,
-    "tools.make_sample_dataset": options.sample_dataset_parser,
-    "tools.plot_runs": options.plot_runs_parser,
-    "tools.prepare_celebamask": options.preparation_parser,
-    "tools.prepare_lapa": options.preparation_parser,
-}
+
+
+def parser_of(script):
+    """Return the parser of a script's flags, by the one function that it imports for that."""
+    (make,) = (value for name, value in vars(script).items() if name.endswith("_parser"))
+    return make("Run.")
 
 
 def parse(script, *flags):
     """Return what a script's parser makes of flags, which may be numbers and paths."""
-    return PARSERS[script.__name__]("Run.").parse_args([str(flag) for flag in flags])
+    return parser_of(script).parse_args([str(flag) for flag in flags])
 
 
 def call(script, *flags):

@@ -8,12 +8,11 @@ from helpers import PREDICT, SMALL, THEIR_IDS, call
 from PIL import Image
 
 import f1score
+import parse_faces
 import validate
 from faceparse.data.classes import BISENET, CELEBAMASK, find_ids
 from faceparse.data.images import list_images, read_maker, read_mask, write_label_map
-from faceparse.errors import InputError, run_script
-from faceparse.faces.command import main
-from faceparse.flags import parse_faces_parser
+from faceparse.errors import InputError
 
 HEADS = {"names": ["background", "head", "hair"], "from": {"head": ["skin", "nose"]}}
 
@@ -82,8 +81,7 @@ def test_parse_faces_merges_classes_and_the_record_tells_two_ways_apart(place):
     flags = (photo, "--whole", "--checkpoint", "model.pt", *SMALL[:2])
     for name, description in (("ours", None), ("heads", heads), ("other", other)):
         more = ["--ids", write(place / f"{name}.json", description)] if description else []
-        arguments = [str(each) for each in (*flags, "--output_dir", name, *more)]
-        run_script(lambda arguments=arguments: main(parse_faces_parser("P.").parse_args(arguments)))
+        call(parse_faces, *flags, "--output_dir", name, *more)
     files = [place / name / f"{photo.stem}.png" for name in ("ours", "heads", "other")]
     ours, merged = (np.array(Image.open(file)) for file in files[:2])
     np.testing.assert_array_equal(merged, np.select([np.isin(ours, (1, 2)), ours == 13], [1, 2], 0))

@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from helpers import contents
+from helpers import contents, parse
 from PIL import Image
 
 import parse_faces
@@ -16,7 +16,6 @@ from faceparse import errors
 from faceparse.data.classes import CELEBAMASK
 from faceparse.data.drawing import cut_out, recolour
 from faceparse.data.images import read_mask, read_photo, write_label_map, write_picture
-from faceparse.flags import parse_faces_parser
 
 ASTRONAUT = Path(__file__).parents[1] / "assets/astronaut.jpg"
 FAST = ("--image_size", 256)
@@ -29,7 +28,7 @@ def run(tmp_path, monkeypatch, capsys):
 
     def call(*flags):
         """Run the script; return exit status and stderr."""
-        args = parse_faces_parser("Run.").parse_args([str(flag) for flag in (*flags, *FAST)])
+        args = parse(parse_faces, *flags, *FAST)
         status = 0
         try:
             errors.run_script(lambda: parse_faces.main(args))

@@ -245,9 +245,7 @@ def assert_counted(printed, before, after):
         assert [int(row[1]), int(row[4])] == counts
 
 
-def test_confident_predictions_replace_labels_and_the_rest_stays(
-    checkpoint_path, model, sample_dataset, tmp_path, capsys
-):
+def test_confident_predictions_replace_labels(checkpoint_path, model, sample_dataset, tmp_path, capsys):
     """The masks are palette PNGs with a coloured twin."""
     merged = relabel(checkpoint_path, sample_dataset / "val", tmp_path, 0.6)
     masks = {stem: read_mask(path) for stem, path in list_images(sample_dataset / "val/val_mask").items()}
@@ -276,9 +274,7 @@ def test_pixels_of_sets_of_classes_stay(place):
     assert (merged[32:] == 19).all() and (merged[:32] < 19).all() and (merged[:32] != 1).any()
 
 
-def test_photographs_without_masks_get_the_predictions(
-    predicted, checkpoint_path, sample_dataset, photos, tmp_path, capsys
-):
+def test_photographs_without_masks_get_labels(predicted, checkpoint_path, sample_dataset, photos, tmp_path, capsys):
     """Those of the same name as a photograph with a mask are refused, since their masks would lie in one folder.
     Threshold 1 changes no mask."""
     val, flags = sample_dataset / "val", ("--unlabelled_threshold", 0, "--unlabelled_dir", photos)

@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from helpers import call
 from PIL import Image
 
 import parse_faces
@@ -24,7 +25,6 @@ from faceparse.faces.face_parser import FaceParser
 from faceparse.faces.looks import Face, Look
 from faceparse.faces.tracking import FaceTracker, moved
 from faceparse.faces.video import Frames, open_video, parse_frames
-from faceparse.flags import parse_faces_parser
 
 ASTRONAUT = Path(__file__).parents[1] / "assets/astronaut.jpg"
 CLASS_SET = ClassSet(("background", "skin"), ((0, 0, 0), (255, 0, 0)))
@@ -63,8 +63,7 @@ def test_a_clip_becomes_an_overlay_of_its_rate_and_length(parser, tmp_path, monk
     write_clip(tmp_path / "mein Clip.mp4", frames)
     monkeypatch.setattr("faceparse.faces.face_parser.FaceParser", lambda *_, **__: parser)
     monkeypatch.setattr(video, "find_ffmpeg", lambda: None)
-    args = parse_faces_parser("Run.").parse_args([str(tmp_path), "--output_dir", str(tmp_path / "out")])
-    parse_faces.main(args)
+    call(parse_faces, tmp_path, "--output_dir", tmp_path / "out")
     stderr = capsys.readouterr().err
     assert "8 frames, 8 with faces, 0 broken" in stderr and "without sound" in stderr
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mein Clip_overlay.mp4"]

@@ -21,7 +21,7 @@ import helpers
 import numpy as np
 import pytest
 import torch
-from helpers import PARSERS, checkpoint_content
+from helpers import checkpoint_content, parser_of
 from hostile import CHECKPOINTS, DAMAGE, IMAGES, ONNX, picture
 from sandbox import run, tree
 
@@ -56,7 +56,8 @@ CLASSES = ('{"names": 3}', "[]", "{", '{"names": ["a", "a"]}', '{"names": ["a", 
 
 def numeric_flags(module):
     """Return the flags of a script that take a number."""
-    actions = [action for action in PARSERS[module]("Run.")._actions if action.option_strings and action.type]
+    actions = parser_of(import_module(module))._actions
+    actions = [action for action in actions if action.option_strings and action.type]
     return [action.option_strings[0] for action in actions if action.type.__name__ != "folder_name"]
 
 
@@ -79,7 +80,7 @@ def cases(chance):
         if name not in ("pipe", "device"):  # nobody's log is one
             script = chance.choice(("main_deeplab:resume", "tools.plot_runs"))
             yield f"log {name}", script, "", {"checkpoints/deeplab/log.jsonl": make}
-    for module in PARSERS:
+    for module in (key for key in SCRIPTS if ":" not in key):
         for flag in numeric_flags(module):
             value = chance.choice(NUMBERS)
             yield f"{module} {flag} {value!r}", module, f"{flag}={value}", {}
