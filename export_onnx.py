@@ -102,7 +102,7 @@ def export(module, path, names, metadata, size=None):
 
 def write_bisenet(model, path, metadata):
     """Write the file of --layout bisenet; return what came of it."""
-    photos = random_portrait(model.image_size)
+    photos = random_photos(1, 3, model.image_size, model.image_size)
     ids = [model.class_set.id_of(name) for name in BISENET.names]
     with torch.inference_mode():
         expected = model.eval()(photos)[:, ids]
@@ -115,14 +115,14 @@ def write_fixed(model, path, metadata):
     """Write the file of --fixed; return what came of it."""
     from onnx import load, save, version_converter
 
-    photos = random_portrait(model.image_size)
+    photos = random_photos(1, 3, model.image_size, model.image_size)
     export(CoarseLogits(model), path, ["photos", "logits"], metadata, model.image_size)
     save(version_converter.convert_version(load(path), FIXED_OPSET), path)
     return require_close(path, expected_logits(model, [photos]))
 
 
-def random_portrait(size):
-    return torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+def random_photos(*shape):
+    return torch.rand(shape, generator=torch.Generator().manual_seed(0))
 
 
 def expected_logits(model, batches):
@@ -138,7 +138,8 @@ def require_close(path, expected, tolerance=TOLERANCE):
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     (name,) = (each.name for each in session.get_inputs())
     found = [session.run(None, {name: photos.numpy()})[0] for photos, _ in expected]
-    difference = max(np.abs(ours - logits.numpy()).max() for ours, (_, logits) in zip(found, expected, strict=True))
+    pairs = zip(found, expected, strict=True)
+    difference = np.max([np.abs(ours - logits.numpy()).max() for ours, (_, logits) in pairs])
     if not difference <= tolerance:  # NaN too
         raise InputError(f"not written, its logits differ from PyTorch's by {difference:.2g}")
     return f"its logits differ from PyTorch's by at most {difference:.1g}"
@@ -226,8 +227,8 @@ def write(model, path, args, photos):
         if args.fixed:
             return write_fixed(model, path, metadata)
         export(CoarseLogits(model), path, ["photos", "logits"], metadata)
-        unseen = [torch.rand(shape) for shape in ((1, 3, 512, 512), (3, 3, 65, 130))]  # numbers and sizes
-        expected = expected_logits(model, unseen)
+        # Batches of numbers and sizes that the export has not seen.
+        expected = expected_logits(model, [random_photos(1, 3, 512, 512), random_photos(3, 3, 65, 130)])
         outcome = require_close(path, expected)
         if args.int8:
             return write_int8(TorchNetwork(model, torch.device("cpu")), path, photos)
