@@ -61,6 +61,19 @@ def test_large_ids_and_sums_do_not_overflow():
     np.testing.assert_allclose(Scores(np.full((19, 19), 2**40, dtype=np.int64)).iou, 1 / 37)
 
 
+def test_wrong_ids_and_shapes_raise():
+    """Unchecked, -1 would be counted as the last class of the true class before, and a row as if it were repeated."""
+    zeros = np.zeros((2, 2), dtype=np.uint8)
+    for wrong in (19, 255):
+        with pytest.raises(ValueError, match=str(wrong)):
+            confusion_matrix(zeros, np.full((2, 2), wrong, dtype=np.uint8), 19)
+    with pytest.raises(ValueError, match="-1"):
+        confusion_matrix(np.full((2, 2), -1), zeros, 19)
+    for other in (np.zeros((2, 3), dtype=np.uint8), zeros[:1]):
+        with pytest.raises(ValueError, match="differ in shape"):
+            confusion_matrix(zeros, other, 19)
+
+
 def test_table_has_means_without_the_background():
     """Of 3 pixels of the background one is found, of class 1 all, of class 2 one of two."""
     rows = [line.split() for line in format_table(Scores(np.array([[1, 1, 1], [0, 2, 0], [0, 1, 1]]))).splitlines()]

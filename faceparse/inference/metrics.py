@@ -25,12 +25,16 @@ from faceparse.parallel import in_parallel
 def confusion_matrix(truth, prediction, num_classes):
     """Count pixels by (true class, predicted class): int64 [C, C], rows truth, columns prediction.
 
-    Takes ids 0 to C-1 of the same shape, in any integer type, which is not checked: those of files are by `read_mask`,
-    and those of networks are an argmax. Pixels of truth 255 are left out.
+    Takes ids 0 to C-1 of the same shape, in any integer type; ValueError for others. Pixels of truth 255 are left out.
     """
+    if truth.shape != prediction.shape:
+        raise ValueError(f"truth {truth.shape} and prediction {prediction.shape} differ in shape")
     counted = truth != IGNORE_INDEX
     if not counted.all():
         truth, prediction = truth[counted], prediction[counted]
+    for ids in (truth, prediction):
+        if ids.size and (ids.min() < 0 or ids.max() >= num_classes):
+            raise ValueError(f"holds ids {ids.min()} to {ids.max()}; classes go from 0 to {num_classes - 1}")
     cells = truth.astype(np.uint16)  # the smallest type that holds C * C, for speed: at most 255 classes fit a mask
     cells *= num_classes
     cells += prediction.astype(np.uint16, copy=False)
