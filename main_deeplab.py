@@ -232,6 +232,8 @@ def check_start(args, run_dir, train_pairs, class_set, device):
     """Raise InputError for flags that would lose an earlier run or fail later."""
     if args.logger:
         import_logger(args.logger)
+    if args.out_channels not in (None, len(class_set)):
+        raise InputError(f"--out_channels {args.out_channels}: --classes {args.classes} has {len(class_set)} classes")
     states = [run_dir / name for name in STATES if (run_dir / name).exists()]
     if args.resume and not states:
         raise InputError(f"{run_dir / STATES[0]}: nothing to resume; start without --resume")

@@ -91,6 +91,7 @@ def train_parser(description):
     group = parser.add_argument_group("model")
     add = group.add_argument
     add("--model_type", choices=tuple(MODELS), default=next(iter(MODELS)), help="network")
+    add("--out_channels", type=positive_int, help="number of classes; must agree with --classes")
     start = group.add_mutually_exclusive_group()
     start.add_argument("--load_model_path", help="checkpoint to start from, ours or a bare state_dict")
     start.add_argument("--pretrained", action="store_true", help="start the encoder from its ImageNet weights")

@@ -100,6 +100,7 @@ def test_relabelling_masks_of_other_classes_than_the_checkpoint(place, refusal):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        ("--out_channels 5", "--out_channels 5: --classes celebamask has 19 classes"),
         ("--label_dir elsewhere", "elsewhere: no such file or folder"),
         ("--batch_size 1", "--batch_size 1 and 8 training pairs: BatchNorm needs 2"),
         ("--cuda_graphs", "--cuda_graphs: for one process on a GPU; leave it out on the CPU and under torchrun"),

@@ -33,7 +33,7 @@ def folder(tmp_path_factory):
         ids[0] = 0
         for mask in folder.glob("dataset/*/*_mask/*.png"):
             write_label_map(mask, ids[read_mask(mask)])
-        flags = "--classes five.json --batch_size 4 --epochs 1"
+        flags = "--classes five.json --batch_size 4 --epochs 1 --out_channels 5"
         call(main_deeplab, *flags.split(), *SMALL)
     return folder
 
