@@ -95,7 +95,8 @@ def parse_faces_parser(description):
     add("inputs", nargs="*", metavar="INPUT", help="photographs, videos, and folders of them")
     add("--output_dir", default="parsed", help="receives <stem>.png, _overlay.jpg and .json")
     add("--checkpoint", default=SHIPPED_CHECKPOINT, help="ours, or a file of export_onnx.py")
-    add("--image_size", type=network_input_size, help="side of a face at the network, px; default: as it was trained")
+    hint = "side of a face at the network, px, of which videos take three quarters; default: as it was trained"
+    add("--image_size", type=network_input_size, help=hint)
     hint = "also cut out classes, e.g. hair,hat or face or person; may be given several times"
     add("--cutout", action="append", default=[], metavar="NAMES", help=hint)
     hint = "also write <stem>_colored.jpg with a class in another colour; may be given several times"

@@ -112,7 +112,7 @@ class NoisyParser:
             return [Look(crops[0], np.zeros((2, 4, 4), np.float32))]
         return [Look(crop, self.rng.normal(0, 1, (2, 16, 16)).astype(np.float32)) for crop in crops]
 
-    def parse_detections(self, frame, detections):
+    def parse_detections(self, frame, detections, image_size=None):
         looks = self.look(frame, [each.crop for each in detections])
         return [
             Face(look.crop, look.log_probabilities, found.box) for look, found in zip(looks, detections, strict=True)

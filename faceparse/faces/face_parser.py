@@ -99,9 +99,9 @@ class FaceParser:
             levels += [self.look(photo, between) for between in crops_between(crops, photo.shape)] + [faces]
         return ParsedPhoto(photo, faces, self.class_set, levels)
 
-    def parse_detections(self, photo, detections):
-        """Return the Faces of Detections in a photograph."""
-        looks = self.look(photo, [found.crop for found in detections])
+    def parse_detections(self, photo, detections, image_size=None):
+        """Return the Faces of Detections in a photograph; `image_size` as for `look`."""
+        looks = self.look(photo, [found.crop for found in detections], image_size)
         return [face_of(found, look) for found, look in zip(detections, looks, strict=True)]
 
     def look(self, photo, crops, image_size=None):

@@ -7,8 +7,10 @@ import numpy as np
 from faceparse.faces.crops import Crop, crop_of_parts, part_centres, whole_picture
 from faceparse.faces.face_parser import ParsedPhoto
 from faceparse.faces.looks import Face
+from faceparse.inference.image_size import round_to_stride
 
 SEARCH_EVERY = 15  # frames
+FACE_SHARE = 0.75  # side at the network of the look at a face, share of a photograph's: half of the time
 WHOLE_EVERY = 3  # frames; what lies far from a face moves less
 WHOLE_SHARE = 0.5  # side at the network of the look at the whole frame, share of a face's: a quarter of the time
 PATIENCE = 5  # frames in which a face may not be seen before it is given up
@@ -40,6 +42,7 @@ class FaceTracker:
 
     def __init__(self, parser):
         self.parser, self.tracks, self.frames, self.whole = parser, [], 0, None
+        self.image_size = round_to_stride(FACE_SHARE * parser.image_size)
 
     def __call__(self, frame):
         self.follow(frame)
@@ -54,7 +57,7 @@ class FaceTracker:
         return ParsedPhoto(frame, faces, self.parser.class_set, [self.whole, faces])
 
     def follow(self, frame):
-        seen = self.parser.look(frame, [track.crop for track in self.tracks])
+        seen = self.parser.look(frame, [track.crop for track in self.tracks], self.image_size)
         for track, look in zip(self.tracks, seen, strict=True):
             log_probabilities, crop = track.face.log_probabilities, track.crop
             target = refined_crop(look, self.parser.class_set)
@@ -73,7 +76,7 @@ class FaceTracker:
 
     def search(self, frame):
         new = [each for each in self.parser.detector(frame) if not self.follows(*middle(each.box))]
-        for face in self.parser.parse_detections(frame, new):
+        for face in self.parser.parse_detections(frame, new, self.image_size):
             crop = refined_crop(face, self.parser.class_set) or face.crop
             self.tracks.append(Track(face, crop, is_refined=crop != face.crop))
 
