@@ -132,7 +132,7 @@ def expected_logits(model, batches):
 
 
 def require_close(path, expected, tolerance=TOLERANCE):
-    """Return how far a file's logits are from those of `expected_logits` at most; InputError if that is too far."""
+    """Return how far a file's logits are from those `expected` of photographs at most; InputError if too far."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])

@@ -143,19 +143,19 @@ def test_surroundings_are_those_of_another_sample_with_its_mask(masks):
     assert 8 <= chosen.sum() <= 30  # within 3 standard deviations of 0.3 * 64
 
 
-def test_people_stand_smaller_before_something_drawn_which_is_background():
+def test_people_are_scaled_and_moved_before_something_drawn_which_is_background():
     """They are squares of one colour that nothing drawn has, with an ignored column in the middle."""
     labels = torch.zeros(200, SIZE, SIZE, dtype=torch.long)
-    labels[:, 16:48, 16:48] = 3
-    labels[:, 16:48, 32] = 255
-    photos = torch.where(labels == 0, 5.0, 9.0)[:, None].expand(-1, 3, -1, -1)
+    labels[:, 32:, 16:48] = 3  # to the lower border, which must not mix with what is beyond it
+    labels[:, 32:, 32] = 255
+    photos = torch.full((200, 3, SIZE, SIZE), 9.0)
     images, found = tested.drawn_scene(photos, labels, rng())
     chosen = (images != photos).flatten(1).any(dim=1)
     assert 11 <= chosen.sum() <= 38  # within 3 standard deviations of 0.12 * 200
     assert torch.equal(found[~chosen], labels[~chosen])
     images, found = images[chosen], found[chosen]
     background = found == 0
-    assert images.movedim(1, -1)[background].max() < 2 and images.movedim(1, -1)[~background].min() > 4
+    assert images.movedim(1, -1)[background].max() < 2 and images.movedim(1, -1)[~background].min() > 8.99
     sides = (~background).sum((1, 2)).sqrt() / (SIZE / 2)
     assert 0.2 < sides.min() < 0.4 and 0.9 < sides.max() < 1.3
     assert (found == 255).any() and (found == 3).any() and set(found.unique().tolist()) == {0, 3, 255}

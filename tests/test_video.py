@@ -101,19 +101,21 @@ class NoisyParser:
     class_set, image_size = CLASS_SET, 64
 
     def __init__(self, *places):
-        self.rng = np.random.default_rng(0)
+        self.rng, self.sizes = np.random.default_rng(0), set()
         self.detections = [Detection((each.x - 5, each.y - 5, each.x + 5, each.y + 5), each) for each in places]
 
     def detector(self, _frame):
         return self.detections
 
     def look(self, frame, crops, image_size=None):
-        if crops == [whole_picture(frame.shape)]:
+        is_whole = crops == [whole_picture(frame.shape)]
+        self.sizes |= {(is_whole, image_size)}
+        if is_whole:
             return [Look(crops[0], np.zeros((2, 4, 4), np.float32))]
         return [Look(crop, self.rng.normal(0, 1, (2, 16, 16)).astype(np.float32)) for crop in crops]
 
     def parse_detections(self, frame, detections, image_size=None):
-        looks = self.look(frame, [each.crop for each in detections])
+        looks = self.look(frame, [each.crop for each in detections], image_size)
         return [
             Face(look.crop, look.log_probabilities, found.box) for look, found in zip(looks, detections, strict=True)
         ]
@@ -138,6 +140,7 @@ def test_the_whole_is_seen_anew_in_every_third_frame_or_where_there_is_no_face()
         wholes.append([tracker(BLANK).levels[0][0] for _ in range(4)])
     assert [after is before for before, after in pairwise(wholes[0])] == [True, True, False]
     assert not any(after is before for before, after in pairwise(wholes[1]))
+    assert tracker.parser.sizes == {(False, 48), (True, 32)}  # three quarters and half of 64
 
 
 SMALL_CROP, LARGE_CROP = Crop(12, 12, 16, 16), Crop(28, 28, 24, 24)

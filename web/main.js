@@ -217,7 +217,7 @@ async function parseFrames(stream) {
     const square = looks && squareAround(looks.at(-1))?.square;
     const size = square ? CAMERA_SIZES[step] : model.image_size;
     const isDue = !square || frames % model.whole_every === 0; // the face is looked at in each
-    const coarse = square ? model.whole_share * size : size; // as in faceparse/faces/tracking.py
+    const coarse = square ? model.whole_share * size : size; // which is of the face's
     looks = [isDue ? await look(frame.canvas, whole(frame.canvas), coarse) : looks[0]];
     if (square) looks.push(await look(frame.canvas, square, size));
     if (camera !== stream) return;

@@ -19,7 +19,7 @@ from faceparse.errors import InputError, run_script
 from faceparse.faces.crops import CLASSES_OF_PARTS, MEAN_PARTS
 from faceparse.faces.face_parser import PORTRAIT_OVERLAP
 from faceparse.faces.looks import MARGIN, STEP
-from faceparse.faces.tracking import WHOLE_EVERY, WHOLE_SHARE
+from faceparse.faces.tracking import FACE_SHARE, WHOLE_EVERY, WHOLE_SHARE
 from faceparse.files import atomic_path
 from faceparse.inference.networks import OnnxNetwork
 from options import serve_parser
@@ -63,7 +63,7 @@ def describe_network(path):
         ids = network.class_set.subject_ids(*CLASSES_OF_PARTS.get(part, (part,)))
         parts.append({"ids": ids, "centre": centre})  # shares of the sides
     constants = {"step": STEP, "margin": MARGIN, "portrait_overlap": PORTRAIT_OVERLAP}
-    constants |= {"whole_share": WHOLE_SHARE, "whole_every": WHOLE_EVERY}
+    constants |= {"whole_share": WHOLE_SHARE / FACE_SHARE, "whole_every": WHOLE_EVERY}
     classes = {"names": names, "colours": network.class_set.colours, "parts": parts}
     with atomic_path(path.with_suffix(".json")) as temporary:
         temporary.write_text(json.dumps(classes | constants | {"image_size": network.image_size}), encoding="utf-8")

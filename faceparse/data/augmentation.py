@@ -87,7 +87,7 @@ def take_from_another(images, masks, replaced):
 def drawn_scene(images, masks, generator):
     """Move and scale a share of the samples, without their background, to somewhere before something drawn.
 
-    So colours under a neck are not yet clothes. What is ignored stays so.
+    So the network does not take any colours below a neck for clothes. What is ignored stays so.
     """
     chosen = (uniform(len(images), 0, 1, generator) < DRAWN).nonzero()[:, 0]
     n = len(chosen)
@@ -98,7 +98,7 @@ def drawn_scene(images, masks, generator):
     theta = torch.stack([1 / scale, 0 * x, x, 0 * y, 1 / scale, y], dim=1).view(n, 2, 3)
     chosen, theta = (each.to(images.device, non_blocking=True) for each in (chosen, theta))
     grid = F.affine_grid(theta, images[chosen].shape, align_corners=False)
-    people = F.grid_sample(images[chosen], grid, align_corners=False)
+    people = F.grid_sample(images[chosen], grid, padding_mode="border", align_corners=False)
     labels = resample_masks(masks[chosen], grid, outside=0)
     pictures = torch.where(labels[:, None] == 0, draw_things(n, images.shape[-1], images.device, generator), people)
     return images.index_copy(0, chosen, pictures), masks.index_copy(0, chosen, labels)
@@ -106,19 +106,20 @@ def drawn_scene(images, masks, generator):
 
 def draw_things(n, side, device, generator):
     """Return float [n, 3, side, side]: soft colours, and before them ellipses and boxes of one colour each."""
-    positions, thing = (torch.arange(side, device=device) + 0.5) / side, torch.zeros(n, side, side, device=device)
-    for number in range(1, THINGS + 1):
-        angle, x, y = (uniform(n, 0, high, generator) for high in (math.pi, 1, 1))
-        away = []  # along the thing's length and its breadth, 1 at its rim
-        for across, down in ((angle.cos(), angle.sin()), (-angle.sin(), angle.cos())):
-            half = uniform(n, *map(math.log, THING_SIZE), generator).exp()
-            terms = torch.stack([across, down, across * x + down * y]) / half
-            across, down, offset = terms.to(device, non_blocking=True)[:, :, None, None]
-            away.append((across * positions + (down * positions[:, None] - offset)).abs())
-        inside = (away[0].square() + away[1].square() if number % 2 else torch.maximum(*away)) < 1
-        thing = torch.where(inside, number, thing)
+    positions = (torch.arange(side, device=device) + 0.5) / side
+    angle, x, y = (uniform(THINGS * n, 0, high, generator).view(THINGS, n) for high in (math.pi, 1, 1))
+    half_sides = uniform(2 * THINGS * n, *map(math.log, THING_SIZE), generator).exp().view(2, THINGS, n)
+    # How far away a pixel is along a thing's length and along its breadth, 1 at its rim, is linear in its position.
+    across, down = torch.stack([angle.cos(), -angle.sin()]), torch.stack([angle.sin(), angle.cos()])
+    terms = torch.stack([across, down, across * x + down * y], dim=2) / half_sides[:, :, None]
+    terms, thing = terms.to(device, non_blocking=True), torch.zeros(n, side, side, dtype=torch.long, device=device)
+    for number in range(THINGS):
+        across, down, offset = terms[:, number].movedim(1, 0)[..., None, None]
+        length, breadth = (across * positions + (down * positions[:, None] - offset)).abs()
+        inside = (length.square() + breadth.square() if number % 2 else torch.maximum(length, breadth)) < 1
+        thing = torch.where(inside, number + 1, thing)
     colours = torch.rand(n, 3, THINGS + 1, generator=generator).to(device, non_blocking=True)
-    colours = colours.gather(2, thing.long().flatten(1)[:, None].expand(-1, 3, -1)).view(n, 3, side, side)
+    colours = colours.gather(2, thing.flatten(1)[:, None].expand(-1, 3, -1)).view(n, 3, side, side)
     soft = uniform(n, 0.15, 0.85, generator)[:, None, None, None] + 0.15 * torch.randn(n, 3, 4, 4, generator=generator)
     soft = F.interpolate(soft.to(device, non_blocking=True), size=(side, side), mode="bicubic", align_corners=False)
     return torch.where(thing[:, None] > 0, colours, soft)

@@ -260,7 +260,7 @@ class Targets:
     def __init__(self, class_set, others=()):
         self.class_set, self.sets = class_set, []
         self.tables = [self.table_of(each) for each in (class_set, *others)]
-        self.flipped_ids()  # the mirror image of a set may be a new one
+        self.flipped = self.mirrored_ids()
 
     def table_of(self, source):
         ids = [self.class_set.id_of(name, "--extra_dir:") for name in source.names]
@@ -284,9 +284,12 @@ class Targets:
             raise InputError(f"--extra_dir: more than {IGNORE_INDEX - len(self.class_set)} sets of classes")
         return new_id
 
-    def flipped_ids(self):
-        """Return the 256 ids of the mirrored picture, by the id in the picture."""
+    def mirrored_ids(self):
         ids = self.class_set.flipped_ids()
-        for classes in self.sets:  # which grows in the first call
+        for classes in self.sets:  # which grows, as the mirror image of a set may be a new one
             ids[self.id_of(classes)] = self.id_of(tuple(sorted(ids[each] for each in classes)))
         return ids
+
+    def flipped_ids(self):
+        """Return the 256 ids of the mirrored picture, by the id in the picture."""
+        return self.flipped

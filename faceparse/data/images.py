@@ -15,7 +15,7 @@ from faceparse.files import atomic_path
 
 WRITTEN_SUFFIXES = {".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 HEIF_SUFFIXES = {".heic", ".heif"}  # iPhones' photographs
-AVIF_SUFFIXES = {".avif"} if "avif" in features.modules and features.check("avif") else set()  # Pillow 11.3
+AVIF_SUFFIXES = {".avif"} if "avif" in features.modules and features.check("avif") else set()  # Pillow 11.3 and newer
 READ_SUFFIXES = WRITTEN_SUFFIXES | HEIF_SUFFIXES | AVIF_SUFFIXES | {".bmp"}  # BMP files have no EXIF data
 ORIENTATION = ExifTags.Base.Orientation
 FIRST_SIDEWAYS = 5  # of the orientations 1 to 8; from here on width and height are exchanged

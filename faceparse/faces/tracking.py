@@ -10,9 +10,8 @@ from faceparse.faces.looks import Face
 from faceparse.inference.image_size import round_to_stride
 
 SEARCH_EVERY = 15  # frames
-FACE_SHARE = 0.75  # side at the network of the look at a face, share of a photograph's: half of the time
 WHOLE_EVERY = 3  # frames; what lies far from a face moves less
-WHOLE_SHARE = 0.5  # side at the network of the look at the whole frame, share of a face's: a quarter of the time
+FACE_SHARE, WHOLE_SHARE = 0.75, 0.5  # sides at the network, shares of a photograph's: half and a quarter of the time
 PATIENCE = 5  # frames in which a face may not be seen before it is given up
 STILL, MOVING = 0.3, 0.15  # weight of the new frame in the exponential means; motion that makes it 1, share of the side
 SAME_FACE = 0.3  # largest distance from the middle of the crop of a face that is followed, share of its side
@@ -42,22 +41,21 @@ class FaceTracker:
 
     def __init__(self, parser):
         self.parser, self.tracks, self.frames, self.whole = parser, [], 0, None
-        self.image_size = round_to_stride(FACE_SHARE * parser.image_size)
+        self.face_size = round_to_stride(FACE_SHARE * parser.image_size)
+        self.whole_size = round_to_stride(WHOLE_SHARE * parser.image_size)
 
     def __call__(self, frame):
         self.follow(frame)
         if self.frames % SEARCH_EVERY == 0:
             self.search(frame)
         if self.frames % WHOLE_EVERY == 0 or not self.tracks:
-            self.whole = self.parser.look(
-                frame, [whole_picture(frame.shape)], round(WHOLE_SHARE * self.parser.image_size)
-            )
+            self.whole = self.parser.look(frame, [whole_picture(frame.shape)], self.whole_size)
         self.frames += 1
         faces = sorted((track.face for track in self.tracks), key=lambda face: -face.crop.width)
         return ParsedPhoto(frame, faces, self.parser.class_set, [self.whole, faces])
 
     def follow(self, frame):
-        seen = self.parser.look(frame, [track.crop for track in self.tracks], self.image_size)
+        seen = self.parser.look(frame, [track.crop for track in self.tracks], self.face_size)
         for track, look in zip(self.tracks, seen, strict=True):
             log_probabilities, crop = track.face.log_probabilities, track.crop
             target = refined_crop(look, self.parser.class_set)
@@ -76,7 +74,7 @@ class FaceTracker:
 
     def search(self, frame):
         new = [each for each in self.parser.detector(frame) if not self.follows(*middle(each.box))]
-        for face in self.parser.parse_detections(frame, new, self.image_size):
+        for face in self.parser.parse_detections(frame, new, self.face_size):
             crop = refined_crop(face, self.parser.class_set) or face.crop
             self.tracks.append(Track(face, crop, is_refined=crop != face.crop))
 
