@@ -65,7 +65,7 @@ def damage_each(source, damages):
 
 def test_masks_are_the_merged_truth_in_the_official_splits(download, tmp_path, capsys, monkeypatch):
     """The drawn parts overlap, so that painting them in another order would give another mask."""
-    monkeypatch.setattr("faceparse.data.preparation.in_parallel", partial(in_parallel, chunk=1))  # makes masks in processes
+    monkeypatch.setattr("faceparse.data.preparation.in_parallel", partial(in_parallel, chunk=1))  # processes
     source, masks = download
     prepare(source, tmp_path / "out", "--seed", 3)
     for place, mask in zip(PLACES, masks, strict=True):
