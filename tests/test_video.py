@@ -53,7 +53,7 @@ def read_clip(path):
 
 @pytest.fixture(scope="module")
 def parser():
-    return FaceParser(image_size=256)
+    return FaceParser(image_size=384)
 
 
 @pytest.mark.slow
