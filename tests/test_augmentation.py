@@ -38,7 +38,7 @@ def inside(mask):
 @pytest.fixture(scope="module")
 def masks():
     """Two drawn faces and a square of 255, uint8 [2, 64, 64]; no part is thinner than 2 px."""
-    small = np.stack([draw_face(SIZE // 2, 0, "train", index)[1] for index in range(2)])
+    small = np.stack([draw_face(SIZE // 2, 2, "train", index)[1] for index in range(2)])
     small[:, 2:8, 3:9] = 255
     return torch.from_numpy(small.repeat(2, axis=1).repeat(2, axis=2))
 
@@ -110,7 +110,7 @@ def test_photograph_and_mask_stay_aligned(masks, transform, geometry):
     own = torch.from_numpy(MIRRORED)[labels] if geometry.get("flip") else labels
     for image, expected, label in zip(images, paint(own), labels, strict=True):
         compared = torch.from_numpy(inside(label)) & (label != 255)
-        assert compared.float().mean() > 0.25
+        assert compared.float().mean() > 0.3
         error = (image - expected).abs().amax(dim=0)[compared]
         assert (error < 1e-3).float().mean() > 0.995  # not at the tips of corners between two samples
 

@@ -83,6 +83,18 @@ def test_value_and_gradient_are_those_of_the_formula_in_float64(batch, loss, for
     )
 
 
+def test_dice_hand_worked():
+    """Pixel 0 is class 0 with p = (3/4, 1/4, 0), pixel 1 class 1 with (1/2, 1/2, 0), pixel 2 ignored with (0, 0, 1).
+
+    Class 0: I = 3/4, P = 5/4, T = 1, so 2 I / (P + T) = 2/3. Class 1: I = 1/2, P = 3/4, T = 1, so 4/7.
+    Class 2 is neither true nor predicted where pixels count: 1, by the smoothing.
+    """
+    probabilities = torch.tensor([[[[0.75, 0.5, 0.0]], [[0.25, 0.5, 0.0]], [[0.0, 0.0, 1.0]]]])
+    logits, target = probabilities.log().clamp(min=-1e4), torch.tensor([[[0, 1, 255]]])
+    assert dice_loss(logits, target).item() == pytest.approx(1 - (2 / 3 + 4 / 7) / 2, abs=1e-6)
+    assert dice_loss(logits, target, all_classes=True).item() == pytest.approx(1 - (2 / 3 + 4 / 7 + 1) / 3, abs=1e-6)
+
+
 @every_loss
 def test_ignored_pixels_change_neither_value_nor_gradient(batch, loss):
     logits, target = batch

@@ -17,7 +17,8 @@ from faceparse import SHIPPED_CHECKPOINT
 from faceparse.data.classes import CELEBAMASK, find_class_set
 from faceparse.data.images import list_images, read_maker, read_mask, read_photo, write_label_map
 from faceparse.errors import InputError
-from faceparse.inference import checkpoints
+from faceparse.inference import checkpoints, prediction
+from faceparse.inference.networks import load_network
 from faceparse.inference.prediction import FlipAndScale
 from faceparse.training.self_distillation import merge, pseudo_label
 from models import build_model
@@ -159,6 +160,18 @@ def test_the_shipped_checkpoint_finds_the_parts_of_a_face(tmp_path):
     (y, x) = ({name: parts[name].mean(axis=0)[axis] for name in features} for axis in (0, 1))
     assert x["r_eye"] < x["nose"] < x["l_eye"] and x["r_brow"] < x["nose"] < x["l_brow"]  # the subject's own sides
     assert max(y["l_brow"], y["r_brow"]) < min(y["l_eye"], y["r_eye"]) < y["nose"] < y["u_lip"] < y["l_lip"]
+
+
+def test_the_width_of_a_photograph_shifts_no_labels():
+    """Without rounding to the encoder's stride 1.4 % and 2.4 % of the labels differ from those of the full picture."""
+    network = load_network(SHIPPED_CHECKPOINT)
+    with Image.open(ROOT / "assets/astronaut.jpg") as image:
+        photo = np.asarray(image.resize((512, 512), Image.Resampling.BICUBIC))
+    photos = [photo, photo[:, :500], photo[:, :497]]
+    predictions = prediction.predict(network, photos, image_size=512, batch_size=1, workers=0, progress=None)
+    full, *cut = (prediction.label_map(logits, size) for _, logits, size in predictions)
+    for labels in cut:
+        assert labels.shape[0] == 512 and (labels != full[:, : labels.shape[1]]).mean() < 0.005
 
 
 # Tests of test-time augmentation.

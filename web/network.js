@@ -62,8 +62,14 @@ let lastRun = Promise.resolve();
 
 export const whole = ({ width, height }) => ({ x: 0, y: 0, width, height });
 
+const isWhole = (canvas, region) => region.width === canvas.width && region.height === canvas.height;
+
+/** The longer side at the network, px, of a region that is looked at as FaceParser does. */
+const lookSize = (canvas, region) =>
+  isWhole(canvas, region) ? model.image_size : Math.min(model.image_size, model.max_enlargement * region.width);
+
 /** Look at a region of a canvas, whose longer side becomes about `size` px. Returns a look, see pixels.js. */
-export async function look(canvas, region, size = model.image_size) {
+export async function look(canvas, region, size = lookSize(canvas, region)) {
   const scale = size / Math.max(region.width, region.height);
   const [width, height] = [region.width, region.height].map((side) => roundToStride(side * scale));
   const photos = new ort.Tensor("float32", toPlanes(canvas, region, width, height), [1, 3, height, width]);
@@ -71,7 +77,7 @@ export async function look(canvas, region, size = model.image_size) {
   lastRun = run.catch(() => {});
   const { logits } = await run;
   const [, , rows, columns] = logits.dims;
-  const margin = region.width === canvas.width && region.height === canvas.height ? 0 : model.margin;
+  const margin = isWhole(canvas, region) ? 0 : model.margin;
   return { canvas, region, margin, rows, columns, values: logits.data, labels: argmax(logits.data, rows * columns) };
 }
 

@@ -17,6 +17,7 @@ from faceparse.inference.image_size import round_to_stride
 from faceparse.inference.networks import load_network
 from faceparse.inference.prediction import predict
 
+MAX_ENLARGEMENT = 4  # of small faces: still larger, they are so blurred that hair is lost
 PORTRAIT_OVERLAP, PORTRAIT_ANGLE = 0.55, 20.0  # intersection over union of crop and picture; degrees
 
 
@@ -105,12 +106,20 @@ class FaceParser:
         return [face_of(found, look) for found, look in zip(detections, looks, strict=True)]
 
     def look(self, photo, crops, image_size=None):
-        """Return the Look at each Crop, a square or the whole picture; `image_size`: longer side at the network, px."""
-        image_size, all_of_it = image_size or self.image_size, whole_picture(photo.shape)
-        pictures = [photo if crop == all_of_it else cut(photo, crop, image_size) for crop in crops]
-        options = {"image_size": image_size, "batch_size": self.network.batch_size, "workers": 0, "progress": None}
-        predictions = predict(self.network, pictures, **options)
-        return [Look(crop, log_softmax(logits)) for crop, (_, logits, _) in zip(crops, predictions, strict=True)]
+        """Return the Look at each Crop, a square or the whole picture; `image_size`: longer side at the network, px.
+
+        Without it that is the parser's, but squares become at most MAX_ENLARGEMENT times as large.
+        """
+        looks = []
+        for crop in crops:
+            size, picture = image_size or self.image_size, photo
+            if crop != whole_picture(photo.shape):
+                size = image_size or min(size, round_to_stride(MAX_ENLARGEMENT * crop.width))
+                picture = cut(photo, crop, size)
+            options = {"image_size": size, "batch_size": 1, "workers": 0, "progress": None}
+            ((_, logits, _),) = predict(self.network, [picture], **options)
+            looks.append(Look(crop, log_softmax(logits)))
+        return looks
 
 
 def face_of(detection, look):
