@@ -55,7 +55,7 @@ class PointwiseConv2d(nn.Conv2d):
 def multiply_pointwise(model):
     """Make each 1 x 1 convolution of stride 1, without padding or groups, a PointwiseConv2d, in place.
 
-    Weights and names stay. A step of training on a CPU is 1.1 to 1.3 times as fast (docs/EXPERIMENTS.md).
+    Weights and names stay. A step of training on a CPU is 1.1 times as fast (docs/EXPERIMENTS.md).
     """
     for module in model.modules():
         if not isinstance(module, nn.Conv2d) or any(module.padding):
