@@ -207,6 +207,10 @@ def build_training(args, device, class_set):
         left_out = checkpoints.load_start(model, args.load_model_path, strict=not args.load_not_strict)
         if distributed.rank() == 0:
             print(*left_out, sep="\n", end="\n" * bool(left_out))
+    if args.freeze_early:
+        if not hasattr(model, "freeze_early"):
+            raise InputError(f"--freeze_early: {args.model_type} cannot do that; leave it out")
+        model.freeze_early()
     ema = optimisation.AveragedModel(model, args.ema) if args.ema else None
     optimizer = optimisation.build_optimizer(args, model)
     return TrainingState(args, model, ema, optimizer, optimisation.Precision(device, args.float32))

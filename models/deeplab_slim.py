@@ -51,6 +51,17 @@ class SlimDeepLab(nn.Module):
         self.classifier = nn.Conv2d(STRIDE2_CHANNELS, num_classes, 1)
         initialise_convolutions(self)
 
+    def freeze_early(self):
+        """Keep all layers up to stride 4 as they are, weights and BatchNorm statistics."""
+        self.stride2.requires_grad_(False)
+        self.stride4.requires_grad_(False)
+
+    def train(self, mode=True):
+        super().train(mode)
+        for part in (self.stride2, self.stride4):
+            part.train(mode and next(part.parameters()).requires_grad)
+        return self
+
     def coarse_logits(self, x):
         """Return logits at the decoder's last stride, 2; `forward` only resizes them."""
         low2 = self.stride2(x)

@@ -394,6 +394,16 @@ def test_an_epoch_trains_by_its_flags(sample_dataset, monkeypatch):
     assert rates == [(0.01, 0.01), (0.02, 0.02)] and modes == ["none", "full"]
 
 
+def test_frozen_layers_keep_weights_and_statistics(sample_dataset, refusal):
+    state, training_set = set_up(sample_dataset, *split("--batch_size 8 --freeze_early"))
+    before = {key: value.clone() for key, value in state.model.state_dict().items()}
+    main_deeplab.train_one_epoch(state, 1, state.model, training_set, CPU)
+    changed = {key.split(".")[0] for key, value in state.model.state_dict().items() if not value.equal(before[key])}
+    assert changed == {"stride16", "aspp", "project4", "decode4", "reduce", "decode2", "classifier"}
+    challenge = ("--dataset_dir", sample_dataset, "--freeze_early", "--model_type", "deeplabv3plus_mobilenet")
+    assert "--freeze_early: deeplabv3plus_mobilenet cannot" in refusal(main_deeplab, *challenge)
+
+
 # Optimisation.
 
 
