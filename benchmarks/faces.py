@@ -89,14 +89,8 @@ def print_table(groups):
         counts = [sum(getattr(each, kind) for each in results) for kind in ("found", "missed", "false")]
         miou = [Scores(sum(each.matrices[way] for each in results)).miou for way in WAYS]
         milliseconds = [np.mean([each.milliseconds[way] for each in results]) for way in WAYS]
-        cells = [
-            name,
-            len(results),
-            *counts,
-            *(f"{each:.4f}" for each in miou),
-            *(f"{each:.0f}" for each in milliseconds),
-        ]
-        print("|", " | ".join(map(str, cells)), "|")
+        cells = [*counts, *(f"{each:.4f}" for each in miou), *(f"{each:.0f}" for each in milliseconds)]
+        print("|", " | ".join(map(str, [name, len(results), *cells])), "|")
 
 
 def group_of_side(side):
