@@ -183,6 +183,15 @@ def f1score_parser(description):
     return parser
 
 
+def compare_scores_parser(description):
+    parser, add = new_parser(description)
+    add("before", metavar="BEFORE", help="folder of predicted label maps")
+    add("after", metavar="AFTER", help="folder of another network's")
+    add("--truth_dir", default="dataset/val/val_mask", help="true masks of the same stems")
+    add_classes(add)
+    return parser
+
+
 def color_parser(description):
     parser, add = new_parser(description)
     add("--label_dir", default="predictions", help="label maps: a folder, or one file")

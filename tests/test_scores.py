@@ -1,6 +1,7 @@
 """evaluate.py, f1score.py and iouclass.py as a user runs them."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ import iouclass
 from faceparse.data.classes import CELEBAMASK
 from faceparse.data.images import write_label_map
 from faceparse.inference.metrics import score_folders
+from tools import compare_scores
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = {evaluate: "scores.txt", iouclass: "iou_scores.txt", f1score: "scores_with_f1_precision_recall.txt"}
@@ -82,6 +84,22 @@ def test_per_image_metric(folders, capsys):
         means.append(np.mean(f1s))
     call(f1score, *FLAGS, "--per_image")
     assert capsys.readouterr().out.endswith(f"averaged over images: {np.mean(means):.4f}\n")
+
+
+def test_a_comparison_draws_the_same_photographs_for_both(folders, capsys):
+    """If the second network alone gets one of two photographs right, a quarter of the draws have only the other."""
+    shutil.copytree("submit", "same")
+    call(compare_scores, "submit", "same", "--truth_dir", "truth")
+    assert (
+        "mIoU" in (printed := capsys.readouterr().out)
+        and printed.count("+0.0000      +0.0000, +0.0000       0.0%") == 2
+    )
+    right, wrong = np.array([[5, 0], [0, 5]]), np.array([[0, 5], [5, 0]])
+    before, after = np.stack([right, wrong]), np.stack([right, right])
+    found = compare_scores.differences(before, after, draws=4000)
+    assert found[0] == pytest.approx([1 - 1 / 3, 0.5])  # half of each class was right: IoU 5 / 15, F1 10 / 20
+    assert {*found[:, 1].round(6)} == {0, 0.5, 1}
+    assert (found[1:, 1] == 0).mean() == pytest.approx(0.25, abs=0.03)
 
 
 def set_one_pixel(value, shape=(8, 8)):
