@@ -16,7 +16,7 @@ from faceparse.data.images import read_photo
 from faceparse.faces.crops import Crop
 from faceparse.faces.detection import Detection
 from faceparse.faces.face_parser import FaceParser, ParsedPhoto, is_portrait
-from faceparse.faces.looks import Face, Look, crops_between
+from faceparse.faces.looks import Face, Look, crops_between, without_islands
 
 ROOT = Path(__file__).parents[1]
 ASTRONAUT = ROOT / "assets/astronaut.jpg"
@@ -144,6 +144,23 @@ def test_a_finer_look_takes_the_place_of_a_coarser_one_but_for_its_margin():
     # Odds of skin to hair are 98 to 1 outside. A weight w makes them 98 ** (1 - 2 w), and leaves background 0.01 to 1.
     odds = [(98 ** (1 - weight), 98**weight) for weight in (0, 0.25, 0.75, 1)]
     np.testing.assert_allclose(hair, [ours / (1 + theirs + ours) for theirs, ours in odds], atol=1e-4)
+
+
+def test_small_pieces_of_people_without_a_face_are_background():
+    """In a whole picture of 40 x 40 px on a grid of 20 x 20 cells: a person of 60 cells, and pieces of 2 cells each."""
+    ids = np.zeros((20, 20), int)
+    ids[8:14, 8:18] = 1
+    ids[2:4, 2] = ids[2:4, 7] = ids[17:19, 3] = 2
+    faces = [Crop(15, 6, 4, 4), Crop(26, 22, 12, 12)]
+    cleaned = without_islands(sure_look(ids, Crop(20, 20, 40, 40), sureness=0.6), faces)
+    ids[2:4, 2] = ids[17:19, 3] = 0
+    np.testing.assert_array_equal(cleaned.labels, ids)
+    assert cleaned.probabilities[0, 4, 4] > 0.99 and cleaned.probabilities[0, 5, 5] == pytest.approx(0.6)  # 2 cells, 3
+    ids[8:14, 8:18] = 2  # a piece of as much as a twentieth stays
+    ids[2:5, 2] = 1
+    np.testing.assert_array_equal(without_islands(sure_look(ids, Crop(20, 20, 40, 40)), []).labels[2:5, 2], [1, 1, 1])
+    nobody = sure_look(np.zeros((4, 4), int), Crop(20, 20, 40, 40))
+    assert without_islands(nobody, [Crop(45, -3, 9, 9)]).labels.sum() == 0  # its middle lies beyond the picture
 
 
 @pytest.mark.parametrize("surer", [0, 1])

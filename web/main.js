@@ -1,6 +1,6 @@
 /** The page: what is on the screen and what a person does with it. */
 
-import { findHead, load, look, lookCloser, squareAround, squareAt, whole } from "./network.js";
+import { findHead, load, look, lookCloser, squareAround, squareAt, whole, withoutIslands } from "./network.js";
 import { colourLayer, cutOut, imageData, labelMap, recolour, resize, toLabelPng, toPng } from "./pixels.js";
 
 const SAMPLE = "sample.jpg";
@@ -219,7 +219,7 @@ async function parseFrames(stream) {
     const isDue = !square || frames % model.whole_every === 0; // the face is looked at in each
     const coarse = square ? model.whole_share * size : size; // which is of the face's
     looks = [isDue ? await look(frame.canvas, whole(frame.canvas), coarse) : looks[0]];
-    if (square) looks.push(await look(frame.canvas, square, size));
+    if (square) looks = [withoutIslands(looks[0], square), await look(frame.canvas, square, size)];
     if (camera !== stream) return;
     paint({ ...frame, looks });
     frames += 1;

@@ -81,11 +81,52 @@ export async function look(canvas, region, size = lookSize(canvas, region)) {
   return { canvas, region, margin, rows, columns, values: logits.data, labels: argmax(logits.data, rows * columns) };
 }
 
+/** The connected cells of `open` from a start, which are closed in it. */
+function takePiece(open, start, columns) {
+  const piece = [start];
+  open[start] = false;
+  for (const at of piece) { // which grows
+    const x = at % columns;
+    for (const next of [x > 0 ? at - 1 : -1, x < columns - 1 ? at + 1 : -1, at - columns, at + columns]) {
+      if (!open[next]) continue;
+      open[next] = false;
+      piece.push(next);
+    }
+  }
+  return piece;
+}
+
+/** A look at a whole photograph without small pieces of people but for that of the face in a square; as in Python. */
+export function withoutIslands(whole, { x, y, width }) {
+  const { canvas, rows, columns } = whole;
+  const [labels, values] = [whole.labels.slice(), whole.values.slice()];
+  const cellAt = (row, column) => Math.floor(row) * columns + Math.floor(column);
+  const face = cellAt(((y + width / 2) / canvas.height) * rows, ((x + width / 2) / canvas.width) * columns);
+  const open = Array.from(labels, (id) => id > 0);
+  const pieces = [];
+  for (let start = open.indexOf(true); start >= 0; start = open.indexOf(true, start)) {
+    pieces.push(takePiece(open, start, columns));
+  }
+  const least = model.island * Math.max(...pieces.map((piece) => piece.length));
+  const islands = pieces.filter((piece) => piece.length < least && !piece.includes(face));
+  for (const at of islands.flat()) labels[at] = 0;
+  const reach = Array.from({ length: 2 * model.island_edge + 1 }, (_, at) => at - model.island_edge);
+  for (const at of islands.flat()) {
+    for (const [down, across] of reach.flatMap((down) => reach.map((across) => [down, across]))) {
+      const [row, column] = [Math.floor(at / columns) + down, (at % columns) + across];
+      const cell = cellAt(row, column);
+      if (row < 0 || row >= rows || column < 0 || column >= columns || labels[cell]) continue; // beyond it, or of people
+      for (let id = 0; id < model.names.length; id++) values[id * labels.length + cell] = id ? Math.log(1e-3) : 0;
+    }
+  }
+  return { ...whole, labels, values };
+}
+
 /** The looks from that at a whole photograph to that at a square of it, as FaceParser's in faceparse/faces. */
 export async function lookCloser(coarsest, square) {
   const { canvas } = coarsest;
-  const looks = [coarsest];
-  if (square.width ** 2 / (canvas.width * canvas.height) >= model.portrait_overlap) return looks; // a portrait
+  if (square.width ** 2 / (canvas.width * canvas.height) >= model.portrait_overlap) return [coarsest]; // a portrait
+  const looks = [withoutIslands(coarsest, square)];
   const steps = Math.log(Math.max(canvas.width, canvas.height) / square.width) / Math.log(model.step);
   for (let power = Math.ceil(steps) - 1; power >= 0; power--) {
     const side = square.width * model.step ** power;
@@ -155,22 +196,12 @@ function surestFace(labels, columns) {
   let surest = { parts: [], cells: 0 };
   for (let start = open.indexOf(true); start >= 0; start = open.indexOf(true, start)) {
     const patch = parts.map(({ centre }) => ({ x: 0, y: 0, cells: 0, expected: centre }));
-    const stack = [start];
-    open[start] = false;
-    while (stack.length) {
-      const at = stack.pop();
-      const x = at % columns;
+    for (const at of takePiece(open, start, columns)) {
       const part = patch[partOf[labels[at]]];
-      if (part) {
-        part.cells += 1;
-        part.x += (x + 0.5 - part.x) / part.cells;
-        part.y += (Math.floor(at / columns) + 0.5 - part.y) / part.cells;
-      }
-      for (const next of [x > 0 ? at - 1 : -1, x < columns - 1 ? at + 1 : -1, at - columns, at + columns]) {
-        if (!open[next]) continue;
-        open[next] = false;
-        stack.push(next);
-      }
+      if (!part) continue;
+      part.cells += 1;
+      part.x += ((at % columns) + 0.5 - part.x) / part.cells;
+      part.y += (Math.floor(at / columns) + 0.5 - part.y) / part.cells;
     }
     const seen = patch.filter((part) => part.cells >= MIN_PART_CELLS);
     const cells = seen.reduce((sum, part) => sum + part.cells, 0);

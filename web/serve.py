@@ -18,7 +18,7 @@ from pathlib import Path
 from faceparse.errors import InputError, run_script
 from faceparse.faces.crops import CLASSES_OF_PARTS, MEAN_PARTS
 from faceparse.faces.face_parser import MAX_ENLARGEMENT, PORTRAIT_OVERLAP
-from faceparse.faces.looks import MARGIN, STEP
+from faceparse.faces.looks import ISLAND, ISLAND_EDGE, MARGIN, STEP
 from faceparse.faces.tracking import FACE_SHARE, WHOLE_EVERY, WHOLE_SHARE
 from faceparse.files import atomic_path
 from faceparse.inference.networks import OnnxNetwork
@@ -63,7 +63,7 @@ def describe_network(path):
         ids = network.class_set.subject_ids(*CLASSES_OF_PARTS.get(part, (part,)))
         parts.append({"ids": ids, "centre": centre})  # shares of the sides
     constants = {"step": STEP, "margin": MARGIN, "portrait_overlap": PORTRAIT_OVERLAP}
-    constants |= {"max_enlargement": MAX_ENLARGEMENT}
+    constants |= {"max_enlargement": MAX_ENLARGEMENT, "island": ISLAND, "island_edge": ISLAND_EDGE}
     constants |= {"whole_share": WHOLE_SHARE / FACE_SHARE, "whole_every": WHOLE_EVERY}
     classes = {"names": names, "colours": network.class_set.colours, "parts": parts}
     with atomic_path(path.with_suffix(".json")) as temporary:

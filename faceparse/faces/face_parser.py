@@ -12,7 +12,7 @@ from faceparse.data.images import read_photo, to_rgb
 from faceparse.errors import InputError
 from faceparse.faces.crops import cut, whole_picture
 from faceparse.faces.detection import MtcnnDetector
-from faceparse.faces.looks import Face, Look, combined_labels, combined_probability, crops_between
+from faceparse.faces.looks import Face, Look, combined_labels, combined_probability, crops_between, without_islands
 from faceparse.inference.image_size import round_to_stride
 from faceparse.inference.networks import load_network
 from faceparse.inference.prediction import predict
@@ -97,6 +97,7 @@ class FaceParser:
         else:
             crops = [found.crop for found in detections]
             faces = self.parse_detections(photo, detections)
+            levels = [[without_islands(all_of_it, crops)]]
             levels += [self.look(photo, between) for between in crops_between(crops, photo.shape)] + [faces]
         return ParsedPhoto(photo, faces, self.class_set, levels)
 

@@ -3,12 +3,15 @@
 from dataclasses import dataclass, replace
 from math import ceil, hypot, log
 
+import cv2
 import numpy as np
 
 from faceparse.faces.crops import Crop, paste_back
 
 MARGIN = 0.1  # of a look's side, over which it fades into what the coarser looks behind it show
 STEP = 3.0  # largest ratio of the sides of two looks, one behind the other
+ISLAND = 0.05  # of the largest piece of people: a smaller one without a face is none
+ISLAND_EDGE = 2  # cells around it in which people are likely, too
 NEAR = 0.3  # of the side: a look between so close to another one shows nothing new
 
 
@@ -44,6 +47,27 @@ class Face(Look):
     box: tuple[float, float, float, float] | None = None
     landmarks: tuple[tuple[float, float], ...] = ()
     angle: float = 0.0
+
+
+def without_islands(whole, crops):
+    """Return the Look at a whole picture with background in place of small pieces of people that hold no face.
+
+    Networks see hair and clothes in clutter. `crops`: those of the faces, whose middles lie within their people.
+    """
+    height, width = whole.labels.shape
+    people = (whole.labels > 0).astype(np.uint8)
+    _, pieces, statistics, _ = cv2.connectedComponentsWithStats(people, connectivity=4)
+    areas = statistics[1:, cv2.CC_STAT_AREA]
+    is_island = np.append(False, areas < ISLAND * areas.max(initial=0))
+    for crop in crops:
+        x, y = int(crop.x / whole.crop.width * width), int(crop.y / whole.crop.height * height)
+        is_island[pieces[min(max(y, 0), height - 1), min(max(x, 0), width - 1)]] = False
+    islands = is_island[pieces]
+    side = 2 * ISLAND_EDGE + 1
+    emptied = cv2.dilate(islands.astype(np.uint8), np.ones((side, side), np.uint8)) > 0
+    emptied &= islands | (pieces == 0)
+    background = np.where(np.arange(len(whole.log_probabilities)) == 0, 0, log(1e-3)).astype(np.float32)
+    return Look(whole.crop, np.where(emptied, background[:, None, None], whole.log_probabilities))
 
 
 def crops_between(crops, shape):

@@ -6,7 +6,7 @@ import numpy as np
 
 from faceparse.faces.crops import Crop, crop_of_parts, part_centres, whole_picture
 from faceparse.faces.face_parser import ParsedPhoto
-from faceparse.faces.looks import Face
+from faceparse.faces.looks import Face, without_islands
 from faceparse.inference.image_size import round_to_stride
 
 SEARCH_EVERY = 15  # frames
@@ -49,7 +49,8 @@ class FaceTracker:
         if self.frames % SEARCH_EVERY == 0:
             self.search(frame)
         if self.frames % WHOLE_EVERY == 0 or not self.tracks:
-            self.whole = self.parser.look(frame, [whole_picture(frame.shape)], self.whole_size)
+            (whole,) = self.parser.look(frame, [whole_picture(frame.shape)], self.whole_size)
+            self.whole = [without_islands(whole, [track.crop for track in self.tracks])]
         self.frames += 1
         faces = sorted((track.face for track in self.tracks), key=lambda face: -face.crop.width)
         return ParsedPhoto(frame, faces, self.parser.class_set, [self.whole, faces])
