@@ -8,7 +8,7 @@
 
 Writes under checkpoints/<save_prefix>/: Deeplab_checkpoint_epoch_<N>.pt, best.pt (by validation mIoU), last.pt (all
 that resuming needs), previous.pt (the last.pt before it), log.jsonl (a line an epoch) and training_loss_plot.png;
-merged_labels/, visualizations/ and tensorboard/ if the flags ask for them.
+merged_labels/ and visualizations/ if the flags ask for them.
 """
 
 import math
@@ -37,7 +37,7 @@ from faceparse.inference.networks import TorchNetwork
 from faceparse.inference.prediction import label_map, predict
 from faceparse.parallel import in_threads
 from faceparse.training import distributed, optimisation
-from faceparse.training.log import draw_runs, import_logger, open_logger, read_log, write_log
+from faceparse.training.log import draw_runs, read_log, write_log
 from faceparse.training.self_distillation import format_changes, write_labels
 from faceparse.training.state import STATES, TrainingState, read_newest
 from loss import loss_at_epoch
@@ -234,8 +234,6 @@ def holds_a_run(run_dir, states):
 
 def check_start(args, run_dir, train_pairs, class_set, device):
     """Raise InputError for flags that would lose an earlier run or fail later."""
-    if args.logger:
-        import_logger(args.logger)
     if args.out_channels not in (None, len(class_set)):
         raise InputError(f"--out_channels {args.out_channels}: --classes {args.classes} has {len(class_set)} classes")
     states = [run_dir / name for name in STATES if (run_dir / name).exists()]
@@ -295,7 +293,6 @@ def train(args, device, run_dir):
             f"{len(train_pairs)} training and {counted(len(val_pairs), 'validation pair')}; "
             f"epochs {first_epoch} to {args.epochs}"
         )
-    send = open_logger(args.logger if is_first else None, run_dir, log, first_epoch, vars(args), class_set)
     if args.cuda_graphs:
         side = round_to_stride(args.image_size)
         optimisation.use_cuda_graphs(state.model, state.precision, (args.batch_size, 3, side, side))
@@ -304,8 +301,7 @@ def train(args, device, run_dir):
         log.append(line)
         table = format_table(scores, class_set) if scores else table
         if is_first:
-            save_epoch(state, run_dir, log)
-            send(line)
+            save_epoch(state, run_dir, log)  # a logger gets `line` here
         # Early stopping is a `break` here; losses and scores are the same in all processes.
     if is_first and table:
         print(table)

@@ -84,7 +84,7 @@ def train_parser(description):
         choices=tuple(AUGMENTATIONS),
         default="full",
         help="full adds flip, geometry, blur, noise; wide adds faces off-centre, tilted, half and twice as large, and "
-        "people before other photographs and drawn things; strong is full with stronger changes of colour and CutMix",
+        "people before other photographs and drawn things",
     )
     add("--augment_from_epoch", type=positive_int, default=1, help="first epoch that is augmented")
 
@@ -127,7 +127,6 @@ def train_parser(description):
     add("--save_every", type=positive_int, default=5, help="epochs between validations and checkpoints")
     add("--save_visualizations", action="store_true", help="colour the last validation's predictions")
     add("--resume", action="store_true", help="continue from checkpoints/SAVE_PREFIX/last.pt")
-    add("--logger", choices=("tensorboard", "wandb"), help="send the log's lines there too")
 
     add = _add_hardware(parser).add_argument
     add("--float32", action="store_true", help="no bf16 or fp16 autocast on CUDA; TF32 stays")

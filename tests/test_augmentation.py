@@ -162,23 +162,6 @@ def test_people_are_scaled_and_moved_before_something_drawn_which_is_background(
     assert background.all(dim=0).float().mean() < 0.6  # they are all over the picture
 
 
-def test_cutmix_replaces_a_rectangle_by_that_of_another_sample_with_its_mask():
-    """Pixel by pixel; the share of samples, the rectangle's area and the ratio of its sides are those asked for."""
-    photos = torch.rand(400, 1, SIZE, SIZE, generator=rng()).expand(400, 3, SIZE, SIZE)
-    labels = torch.arange(400)[:, None, None].expand(400, SIZE, SIZE)
-    images, found = tested.cutmix(photos, labels, rng())
-    replaced = found != labels
-    assert torch.equal(found, torch.where(replaced, labels[torch.arange(400) - 1], labels))
-    assert torch.equal(images, torch.where(replaced[:, None], photos[torch.arange(400) - 1], photos))
-    height, width, area = replaced.any(2).sum(1), replaced.any(1).sum(1), replaced.sum((1, 2))
-    assert torch.equal(height * width, area)  # a rectangle
-    chosen = area > 0
-    assert 170 <= chosen.sum() <= 230  # within 3 standard deviations of 200
-    share, ratio = area[chosen] / SIZE**2, height[chosen] / width[chosen]
-    assert 0.01 < share.min() < 0.05 and 0.35 < share.max() < 0.42
-    assert ratio.min() > 1 / 3.8 and ratio.max() < 3.8  # 3, and a pixel of 64 more or less
-
-
 def factors(**changed):
     """Return the parameters of apply_color for one sample; those not given change nothing."""
     neutral = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.0}

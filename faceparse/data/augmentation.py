@@ -23,10 +23,6 @@ DRAWN_SCALE = (0.25, 1.25)  # of such a sample
 THINGS, THING_SIZE = 12, (0.01, 0.4)  # their number, and half their length and breadth as shares of the picture's side
 BRIGHTNESS = CONTRAST = SATURATION = 0.2  # factors 1 +- this
 HUE = 0.03  # turns of the colour circle, either way
-STRONGER = 2.5  # the four above are multiplied by this in half of the samples of mode "strong"
-CUTMIX = 0.5  # share of samples that get a rectangle of another photograph
-CUTMIX_AREA = (0.02, 0.4)  # of the picture
-CUTMIX_ASPECT = 3.0  # largest ratio of the rectangle's sides
 BLUR = 0.3  # share of samples that are blurred
 NOISE = 0.03  # largest standard deviation, of the range 0 to 1
 
@@ -75,11 +71,7 @@ def wide_geometry(images, masks, generator, class_set=CELEBAMASK):
 def surroundings(images, masks, generator):
     """Fill the background, id 0, of a share of the samples with another one, whose people keep their labels."""
     chosen = (uniform(len(images), 0, 1, generator) < SURROUNDED).to(images.device, non_blocking=True)
-    return take_from_another(images, masks, (masks == 0) & chosen[:, None, None])
-
-
-def take_from_another(images, masks, replaced):
-    """Replace the pixels where `replaced` [N, S, S] is true by those of another sample, in photograph and mask."""
+    replaced = (masks == 0) & chosen[:, None, None]
     images = torch.where(replaced[:, None], images.roll(1, dims=0), images)
     return images, torch.where(replaced, masks.roll(1, dims=0), masks)
 
@@ -125,28 +117,6 @@ def draw_things(n, side, device, generator):
     return torch.where(thing[:, None] > 0, colours, soft)
 
 
-def cutmix(images, masks, generator):
-    """In a share of the samples, replace a rectangle by that of another one, with its labels.
-
-    CutMix (Yun et al., 2019, https://arxiv.org/abs/1905.04899), with ranges of our own for area and sides. In portraits
-    the face is always in the same place, so a hat or an earring lands near where it belongs on another head.
-    """
-    n, side, ratio = len(images), images.shape[-1], math.log(CUTMIX_ASPECT)
-    area, aspect = uniform(n, *CUTMIX_AREA, generator), uniform(n, -ratio, ratio, generator).exp()
-    chosen = (uniform(n, 0, 1, generator) < CUTMIX)[:, None]
-    centres = (torch.arange(side) + 0.5) / side
-
-    def extent(length):
-        length = length.clamp(max=1)
-        start = uniform(n, 0, 1, generator) * (1 - length)
-        return (start[:, None] <= centres) & (centres < (start + length)[:, None])
-
-    rows, columns = extent((area * aspect).sqrt()) & chosen, extent((area / aspect).sqrt())
-    # Combined on the device, because sending a mask for each pixel from the host takes too long.
-    rows, columns = (each.to(images.device, non_blocking=True) for each in (rows, columns))
-    return take_from_another(images, masks, rows[:, :, None] & columns[:, None, :])
-
-
 def resample_masks(masks, grid, outside=IGNORE_INDEX):
     """Resample int64 masks [N, S, S] by nearest neighbour; beyond them is the id `outside`."""
     # grid_sample fills with 0, so all ids are raised by one before and lowered after.
@@ -155,14 +125,11 @@ def resample_masks(masks, grid, outside=IGNORE_INDEX):
     return torch.where(masks < 0, outside, masks)
 
 
-def color(images, masks, generator, stronger=1):
-    """Change brightness, contrast, saturation and hue, in half of the samples `stronger` times as much."""
+def color(images, masks, generator):
+    """Change brightness, contrast, saturation and hue."""
     n = len(images)
     factors = [uniform(n, 1 - most, 1 + most, generator) for most in (BRIGHTNESS, CONTRAST, SATURATION)]
     hue = uniform(n, -HUE, HUE, generator) * (2 * math.pi)
-    if stronger != 1:  # the other modes draw nothing here, so that a seed gives them what it always gave
-        strength = torch.where(uniform(n, 0, 1, generator) < 0.5, stronger, 1)
-        factors, hue = [1 + strength * (factor - 1) for factor in factors], strength * hue
     return apply_color(images, *factors, hue), masks
 
 
@@ -213,7 +180,6 @@ MODES = {
     "color": (None, (color,)),
     "full": (geometry, (color, blur, noise)),
     "wide": (wide_geometry, (surroundings, drawn_scene, color, blur, noise)),
-    "strong": (geometry, (functools.partial(color, stronger=STRONGER), cutmix, blur, noise)),
 }
 
 

@@ -1,11 +1,10 @@
 """The log of a training run, a JSON line an epoch, and its plot."""
 
-import importlib
 import json
 import math
 
 from faceparse.data.drawing import plot
-from faceparse.errors import InputError, first_line
+from faceparse.errors import InputError
 from faceparse.files import atomic_path
 
 
@@ -71,55 +70,3 @@ def write_log(path, log):
     log = json.loads(json.dumps(log), parse_constant=lambda nan: None)
     with atomic_path(path, durable=True) as temporary:
         temporary.write_text("".join(json.dumps(line) + "\n" for line in log))
-
-
-def import_logger(kind):
-    """Return the module of a logger, "tensorboard" or "wandb"; InputError if its package is missing."""
-    try:
-        return importlib.import_module("torch.utils.tensorboard" if kind == "tensorboard" else kind)
-    except ImportError:
-        raise InputError(f"--logger {kind}: the package is missing; pip install {kind}") from None
-
-
-def open_logger(kind, run_dir, log, first_epoch, flags, class_set):
-    """Return a function that sends a line of the log to the logger; it does nothing if `kind` is None.
-
-    log: the earlier lines of a resumed run, which continues with `first_epoch`; flags: {name: value} of the run.
-    """
-    if kind is None:
-        return lambda line: None
-    start = open_tensorboard if kind == "tensorboard" else open_wandb
-    send = start(run_dir, [(scalars(each, class_set), each["epoch"]) for each in log], first_epoch, flags)
-    return lambda line: send(scalars(line, class_set), line["epoch"])
-
-
-def open_tensorboard(run_dir, _, first_epoch, flags):
-    """Write into RUN/tensorboard; of a resumed run, what was written for the epochs to come is hidden."""
-    writer = import_logger("tensorboard").SummaryWriter(str(run_dir / "tensorboard"), purge_step=first_epoch)
-    writer.add_text("flags", "\n".join(f"    {name}: {value}" for name, value in flags.items()), first_epoch)
-
-    def send(values, epoch):
-        for name, value in values.items():
-            writer.add_scalar(name, value, epoch)
-        writer.flush()
-
-    return send
-
-
-def open_wandb(run_dir, log, _, flags):
-    """Start a run of this name; a resumed run is a new one in the same group, which gets the earlier lines too."""
-    wandb, name = import_logger("wandb"), run_dir.name
-    try:
-        run = wandb.init(project="face-parser", name=name, group=name, dir=str(run_dir), config=flags)
-    except Exception as error:  # no account, no connection: wandb has many errors
-        raise InputError(f"--logger wandb: {first_line(error)}; WANDB_MODE=offline needs no account") from None
-    for values, epoch in log:
-        run.log(values, step=epoch)
-    return lambda values, epoch: run.log(values, step=epoch)
-
-
-def scalars(line, class_set):
-    """Return {name: number} of a line of the log, with an entry for each class's IoU and none for what has no value."""
-    values = {name: value for name, value in line.items() if name not in ("epoch", "IoU")}
-    values |= {f"IoU/{name}": iou for name, iou in zip(class_set.names, line.get("IoU", []), strict=False)}
-    return {name: value for name, value in values.items() if value is not None and not math.isnan(value)}

@@ -17,7 +17,7 @@ from faceparse.training.optimisation import AveragedModel, Precision
 
 # The flags that may differ between a run and its --resume.
 FREE_ON_RESUME = {
-    *("resume", "epochs", "learning_rate", "batch_size", "save_every", "save_visualizations", "save_prefix", "logger"),
+    *("resume", "epochs", "learning_rate", "batch_size", "save_every", "save_visualizations", "save_prefix"),
     *("dataset_dir", "label_dir", "truth_dir", "unlabelled_dir", "extra_dir", "classes", "cache", "gpu_id", "workers"),
     *("cuda_graphs", "pretrained", "freeze_early", "load_model_path", "load_not_strict"),
 }
