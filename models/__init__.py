@@ -4,7 +4,8 @@ To add one, write a module beside these and name its class in MODELS. The class 
 initialises its own weights, and offers
 - `coarse_logits(x)`: photographs float32 [N, 3, H, W] in [0, 1] to logits [N, num_classes, h, w] at the decoder's own
   stride, which prediction and the ONNX export use,
-- `forward(x)`: the same logits at input size, float32 [N, num_classes, H, W], which the losses use.
+- `forward(x)`: the same logits at input size, float32 [N, num_classes, H, W], which the losses use,
+- if it can, `freeze_early()` for --freeze_early and `load_imagenet_weights()` for --pretrained.
 """
 
 from models.deeplab import DeepLabV3Plus

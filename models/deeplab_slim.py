@@ -57,6 +57,7 @@ class SlimDeepLab(nn.Module):
         self.stride4.requires_grad_(False)
 
     def train(self, mode=True):
+        """As of nn.Module, but frozen layers stay in eval mode."""
         super().train(mode)
         for part in (self.stride2, self.stride4):
             part.train(mode and next(part.parameters()).requires_grad)

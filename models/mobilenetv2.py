@@ -2,7 +2,6 @@
 
 from functools import partial
 
-import torch
 from torch import nn
 from torch.nn import functional as F
 
@@ -13,7 +12,7 @@ class ReLU6(nn.ReLU6):
     """ReLU6 in place, but not where gradients are needed: PyTorch would copy its input first, unlike that of ReLU."""
 
     def forward(self, x):
-        return F.relu6(x, inplace=self.inplace and not torch.is_grad_enabled())
+        return F.relu6(x, inplace=self.inplace and not x.requires_grad)
 
 
 OUTPUT_STRIDE = 16  # of the encoder

@@ -73,16 +73,6 @@ def test_bare_state_dict_of_other_classes_needs_their_names(tmp_path):
     assert torch.equal(logits(checkpoints.load_model(tmp_path / "a.pt", class_set=LAPA)), logits(model))
 
 
-def test_float16_weights_load_as_float32(tmp_path, challenge_model):
-    half = {
-        key: value.half() if value.is_floating_point() else value for key, value in challenge_model.state_dict().items()
-    }
-    checkpoints.save(tmp_path / "half.pt", checkpoints.describe(CHALLENGE, CELEBAMASK, half))
-    loaded = checkpoints.load_model(tmp_path / "half.pt").state_dict()
-    assert {value.dtype for value in loaded.values()} == {torch.float32, torch.int64}
-    assert all(torch.equal(loaded[key], value.to(loaded[key].dtype)) for key, value in half.items())
-
-
 def test_strict_loading_lists_all_that_does_not_fit_and_the_other_loads_what_does(challenge_model):
     misfits = [
         f"{MISSING} is missing here, [32] in the model",

@@ -62,16 +62,6 @@ def test_logits_of_any_batch_and_size_are_pytorchs(exported):
 
 
 @pytest.mark.slow
-def test_validate_takes_the_file_in_place_of_a_checkpoint(exported, tmp_path):
-    random_photo().save(tmp_path / "me.png")
-    for name in ("a.pt", "a.onnx"):
-        flags = ("--checkpoint", exported / name, "--classes", "lapa", "--image_dir", tmp_path / "me.png")
-        call(validate, *flags, "--workers", 0, "--output_dir", tmp_path / name)
-    labels = [np.asarray(Image.open(tmp_path / name / "me.png")) for name in ("a.pt", "a.onnx")]
-    assert labels[0].shape == (60, 80) and (labels[0] != labels[1]).mean() < 1e-3
-
-
-@pytest.mark.slow
 def test_int8_file_is_smaller_and_labels_as_float32_does_or_is_not_written(exported, tmp_path, monkeypatch):
     (tmp_path / "photos").mkdir()
     for index in range(3):
@@ -152,14 +142,6 @@ def test_opencv_runs_a_fixed_file(fixed):
     network = cv2.dnn.readNetFromONNX(str(path))
     network.setInput(photo)
     np.testing.assert_allclose(network.forward(), expected, atol=1e-3)
-
-
-@pytest.mark.slow
-def test_openvino_runs_a_fixed_file(fixed):
-    openvino = pytest.importorskip("openvino")
-    path, photo, expected = fixed
-    network = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    np.testing.assert_allclose(network(photo)[0], expected, atol=1e-3)
 
 
 @pytest.fixture(scope="module")

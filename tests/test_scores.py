@@ -132,7 +132,7 @@ def test_predictions_without_truth_are_left_out_with_a_line(folders, capsys):
     total, _ = score_folders(folders / "submit", folders / "truth")
     set_one_pixel(0)(folders / "submit/extra.png")
     again, _ = score_folders(folders / "submit", folders / "truth")
-    assert (again == total).all()
+    assert (again == total).all() and total.shape == (len(STEMS), 19, 19)
     assert "left out" in capsys.readouterr().err
 
 

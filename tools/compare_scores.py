@@ -5,39 +5,32 @@ python -m tools.compare_scores predictions_before predictions_after --truth_dir 
 Each draw takes as many photographs as there are, with replacement, the same ones for both (Efron, 1979).
 """
 
-from functools import partial
-
 import numpy as np
 
 from faceparse.data.classes import find_class_set
 from faceparse.errors import run_script
-from faceparse.inference.metrics import Scores, match_predictions, score_pair
-from faceparse.parallel import in_parallel
+from faceparse.inference.metrics import Scores, score_folders
 from options import compare_scores_parser
 
 DRAWS = 2000
 
 
-def matrices_of(submit_dir, truth_dir, class_set):
-    """Return the confusion matrix of each photograph, [n, C, C]."""
-    pairs = match_predictions(submit_dir, truth_dir)
-    scored = in_parallel(partial(score_pair, class_set=class_set), pairs, f"scoring {submit_dir}")
-    return np.stack([matrix for matrix, _, _ in scored])
-
-
 def differences(before, after, draws=DRAWS):
-    """Return (mIoU, macro F1) after minus those before, [1 + draws, 2]: first of all photographs, then of the draws."""
+    """Return (mIoU, macro F1) after minus those before, [1 + draws, 2]: first of all photographs, then of the draws.
+
+    before, after: the confusion matrices of each photograph, [n, C, C].
+    """
     count = len(before)
     drawn = np.random.default_rng(0).multinomial(count, [1 / count] * count, draws)
     times = np.concatenate([np.ones((1, count), int), drawn])  # how often each photograph is in a draw
     sums = ([Scores(matrix) for matrix in np.tensordot(times, each, 1)] for each in (after, before))
-    ours, theirs = (np.array([(each.miou, each.macro_f1) for each in scores]) for scores in sums)
-    return ours - theirs
+    later, earlier = (np.array([(each.miou, each.macro_f1) for each in scores]) for scores in sums)
+    return later - earlier
 
 
 def main(args):
     class_set = find_class_set(args.classes)
-    before, after = (matrices_of(folder, args.truth_dir, class_set) for folder in (args.before, args.after))
+    before, after = (score_folders(folder, args.truth_dir, class_set)[0] for folder in (args.before, args.after))
     found = differences(before, after)
     print(f"{len(before)} photographs, {DRAWS} draws")
     print("           before     after  difference     95 % of the draws  better in")

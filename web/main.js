@@ -218,8 +218,8 @@ async function parseFrames(stream) {
     const size = square ? CAMERA_SIZES[step] : model.image_size;
     const isDue = !square || frames % model.whole_every === 0; // the face is looked at in each
     const coarse = square ? model.whole_share * size : size; // which is of the face's
-    looks = [isDue ? await look(frame.canvas, whole(frame.canvas), coarse) : looks[0]];
-    if (square) looks = [withoutIslands(looks[0], square), await look(frame.canvas, square, size)];
+    const seen = isDue ? await look(frame.canvas, whole(frame.canvas), coarse) : looks[0];
+    looks = square ? [isDue ? withoutIslands(seen, square) : seen, await look(frame.canvas, square, size)] : [seen];
     if (camera !== stream) return;
     paint({ ...frame, looks });
     frames += 1;

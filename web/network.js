@@ -96,10 +96,13 @@ function takePiece(open, start, columns) {
   return piece;
 }
 
-/** A look at a whole photograph without small pieces of people but for that of the face in a square; as in Python. */
-export function withoutIslands(whole, { x, y, width }) {
-  const { canvas, rows, columns } = whole;
-  const [labels, values] = [whole.labels.slice(), whole.values.slice()];
+/**
+ * A look at a whole photograph without small pieces of people but for that of the face in a square; as
+ * without_islands in faceparse/faces/looks.py.
+ */
+export function withoutIslands(coarsest, { x, y, width }) {
+  const { canvas, rows, columns } = coarsest;
+  const [labels, values] = [coarsest.labels.slice(), coarsest.values.slice()];
   const cellAt = (row, column) => Math.floor(row) * columns + Math.floor(column);
   const face = cellAt(((y + width / 2) / canvas.height) * rows, ((x + width / 2) / canvas.width) * columns);
   const open = Array.from(labels, (id) => id > 0);
@@ -111,15 +114,16 @@ export function withoutIslands(whole, { x, y, width }) {
   const islands = pieces.filter((piece) => piece.length < least && !piece.includes(face));
   for (const at of islands.flat()) labels[at] = 0;
   const reach = Array.from({ length: 2 * model.island_edge + 1 }, (_, at) => at - model.island_edge);
+  const around = reach.flatMap((down) => reach.map((across) => [down, across]));
   for (const at of islands.flat()) {
-    for (const [down, across] of reach.flatMap((down) => reach.map((across) => [down, across]))) {
+    for (const [down, across] of around) {
       const [row, column] = [Math.floor(at / columns) + down, (at % columns) + across];
       const cell = cellAt(row, column);
       if (row < 0 || row >= rows || column < 0 || column >= columns || labels[cell]) continue; // beyond it, or of people
       for (let id = 0; id < model.names.length; id++) values[id * labels.length + cell] = id ? Math.log(1e-3) : 0;
     }
   }
-  return { ...whole, labels, values };
+  return { ...coarsest, labels, values };
 }
 
 /** The looks from that at a whole photograph to that at a square of it, as FaceParser's in faceparse/faces. */

@@ -123,30 +123,28 @@ def score_pair(pair, class_set):
 
 
 def score_folders(submit_dir, truth_dir, class_set=CELEBAMASK):
-    """Score the label maps of two folders: the summed confusion matrix, int64 [C, C], and the mean per-image F1.
+    """Score the label maps of two folders: confusion matrices, int64 [n, C, C], and F1 of each photograph, [n].
 
     Says what made the label maps, if they tell it. Raises InputError for a file that is missing or does not fit, for
     label maps of another class set, and if no pixel of the truth counts.
     """
-    matrix, f1_of_images, makers = 0, [], Counter()
     pairs = match_predictions(submit_dir, truth_dir)
-    for counts, f1, maker in in_parallel(partial(score_pair, class_set=class_set), pairs, "scoring"):
-        matrix = matrix + counts
-        f1_of_images.append(f1)
-        makers[maker] += 1
-    if not matrix.any():
+    scored = in_parallel(partial(score_pair, class_set=class_set), pairs, "scoring")
+    matrices, f1_of_images, makers = zip(*scored, strict=True)
+    makers = Counter(makers)
+    if not any(matrix.any() for matrix in matrices):
         raise InputError(f"{truth_dir}: every pixel is 255, ignored; there is nothing to score")
     require_makers_class_set(submit_dir, makers, class_set)
     describe_makers(submit_dir, makers)
-    return matrix, mean(f1_of_images)
+    return np.stack(matrices), f1_of_images
 
 
 def write_scores(args, file_name, format_file):
     """Score as the flags say, write `format_file(scores)`, print the table; return the mean per-image F1."""
     class_set = find_class_set(args.classes)
-    matrix, f1_of_images = score_folders(args.submit_dir, args.truth_dir, class_set)
-    scores, path = Scores(matrix), Path(args.output_dir) / file_name
+    matrices, f1_of_images = score_folders(args.submit_dir, args.truth_dir, class_set)
+    scores, path = Scores(matrices.sum(axis=0)), Path(args.output_dir) / file_name
     with atomic_path(path) as temporary:
         temporary.write_text(format_file(scores))
     print(f"{format_table(scores, class_set)}\n{path}: written")
-    return f1_of_images
+    return mean(f1_of_images)

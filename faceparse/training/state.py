@@ -19,7 +19,7 @@ from faceparse.training.optimisation import AveragedModel, Precision
 FREE_ON_RESUME = {
     *("resume", "epochs", "learning_rate", "batch_size", "save_every", "save_visualizations", "save_prefix"),
     *("dataset_dir", "label_dir", "truth_dir", "unlabelled_dir", "extra_dir", "classes", "cache", "gpu_id", "workers"),
-    *("cuda_graphs", "pretrained", "freeze_early", "load_model_path", "load_not_strict"),
+    *("cuda_graphs", "pretrained", "load_model_path", "load_not_strict"),
 }
 STATES = ("last.pt", "previous.pt")  # what --resume reads: the first of them, or the second if that is damaged
 STATE_FIELDS = ("args", "epoch", "optimizer", "trained_state_dict", "averaged_steps", "best_miou")

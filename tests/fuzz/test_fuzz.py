@@ -45,6 +45,7 @@ SCRIPTS = {  # module, before a colon: flags that work
     "class_imbalance_fig": "--label_dir dataset/val/val_mask",
     "tools.check_dataset": "--dataset_dir dataset --fix_left_right fixed",
     "tools.make_sample_dataset": "--train 1 --val 1 --test 1 --image_size 32 --output_dir sample",
+    "tools.compare_scores": "predicted predicted --truth_dir dataset/val/val_mask",
     "tools.plot_runs": "checkpoints/deeplab --output runs.png",
     **dict.fromkeys(("tools.prepare_celebamask", "tools.prepare_lapa"), "--source nowhere --output_dir prepared"),
 }
