@@ -95,7 +95,7 @@ def train_parser(description):
     start = group.add_mutually_exclusive_group()
     start.add_argument("--load_model_path", help="checkpoint to start from, ours or a bare state_dict")
     start.add_argument("--pretrained", action="store_true", help="start the encoder from its ImageNet weights")
-    add("--freeze_early", action="store_true", help="keep layers up to stride 4 as they start; 3/4 of the time on CPUs")
+    add("--freeze_early", action="store_true", help="keep layers up to stride 4 as they start; saves a sixth on CPUs")
     add("--load_not_strict", action="store_true", help="load what fits and list what was left out")
 
     add = parser.add_argument_group("optimisation").add_argument

@@ -4,7 +4,7 @@
 #   lite_256        10 epochs at 256 px
 #   lite_384         2 epochs at 384 px, half of the faces tilted, off-centre, half or twice as large (--augment wide)
 #   lite_512         3 epochs at 512 px, likewise
-#   lite_512_late    3 epochs in another order (--seed 2), the layers up to stride 4 kept as they are: 3/4 of the time
+#   lite_512_late    3 epochs in another order (--seed 2), the layers up to stride 4 kept as they are: 5/6 of the time
 #
 #   pip install -e ".[pretrained]"
 #   bash recipes/lite.sh [--workers 4 ...]     # further flags go to all; called again, it continues

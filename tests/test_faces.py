@@ -89,7 +89,9 @@ def test_a_tiny_face_and_none(parser, portrait):
     parsed = parser(scene)
     assert len(parsed.faces) == 1 and len(parsed.levels) == 4  # the whole, two squares around the person, the face
     assert agreement(parsed.labels, truth) > 0.75
-    parsed = parser(draw_backdrop(np.random.default_rng(3), (320, 240)))
+    room = draw_backdrop(np.random.default_rng(3), (320, 240))
+    (look,), parsed = parser.look(room, [Crop(160, 120, 320, 240)]), parser(room)
+    np.testing.assert_array_equal(parsed.labels, parsed_of([without_islands(look, [])], [], shape=(240, 320)).labels)
     assert parsed.faces == [] and parsed.labels.shape == (240, 320)
 
 

@@ -131,6 +131,8 @@ def test_without_the_detectors_package_only_the_whole_picture(run, monkeypatch):
     [
         ((), "give photographs"),
         (("a/me.jpg", "b/me.png"), "would write me.png"),
+        (("b/me.png", "b/me_FACE1.jpg", "--each_face"), "would write me_face1.png, which --each_face may make of b/me"),
+        (("b/me.png", "b/me_face1_hair.jpg", "--each_face", "--cutout", "hair"), "would write me_face1_hair.png"),
         (("a/me.jpg", "--output_dir", "a"), "holds the files to read"),
         (("a/me.jpg", "--output_dir", "masks"), "me.png does not say that this program made it"),
         (("a/me.jpg", "--output_dir", "."), "me.json does not say that this program made it"),
@@ -138,7 +140,7 @@ def test_without_the_detectors_package_only_the_whole_picture(run, monkeypatch):
     ],
 )
 def test_bad_flags_write_nothing(run, tmp_path, flags, message):
-    for name in ("a/me.jpg", "b/me.png"):
+    for name in ("a/me.jpg", "b/me.png", "b/me_FACE1.jpg", "b/me_face1_hair.jpg"):
         write_picture(tmp_path / name, np.zeros((64, 64, 3), np.uint8))
     (tmp_path / "me.json").write_text('{"shapes": [], "imagePath": "me.jpg"}')
     write_label_map(tmp_path / "masks/me.png", np.zeros((64, 64), np.uint8), palette_of=CELEBAMASK)

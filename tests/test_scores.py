@@ -90,10 +90,7 @@ def test_a_comparison_draws_the_same_photographs_for_both(folders, capsys):
     """If the second network alone gets one of two photographs right, a quarter of the draws have only the other."""
     shutil.copytree("submit", "same")
     call(compare_scores, "submit", "same", "--truth_dir", "truth")
-    assert (
-        "mIoU" in (printed := capsys.readouterr().out)
-        and printed.count("+0.0000      +0.0000, +0.0000       0.0%") == 2
-    )
+    assert capsys.readouterr().out.count("+0.0000      +0.0000, +0.0000       0.0%") == 2
     right, wrong = np.array([[5, 0], [0, 5]]), np.array([[0, 5], [5, 0]])
     before, after = np.stack([right, wrong]), np.stack([right, right])
     found = compare_scores.differences(before, after, draws=4000)

