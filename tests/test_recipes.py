@@ -13,7 +13,7 @@ import main_deeplab
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.sh"))
 STAGED = {
     "slim.sh": [("slim_256", 30), ("slim_512", 20)],
-    "lite.sh": [("lite_256", 10), ("lite_384", 2), ("lite_512", 3), ("lite_512_late", 3)],
+    "lite.sh": [("lite_256", 10), ("lite_384", 2), ("lite_512", 3), ("lite_512_late", 3), ("lite_512_portraits", 4)],
 }
 
 
